@@ -1,0 +1,23 @@
+"""keras_kare: train a network's neural tangent kernel to generalise."""
+
+from keras_kare._backend import require_tensorflow
+
+require_tensorflow()
+
+from keras_kare import kernels, layers, losses, metrics, models, risk, solvers  # noqa: E402
+from keras_kare._version import __version__  # noqa: E402
+from keras_kare.layers import NTKRidgeHead  # noqa: E402
+from keras_kare.models import KAREModel  # noqa: E402
+
+__all__ = [
+    "KAREModel",
+    "NTKRidgeHead",
+    "__version__",
+    "kernels",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "risk",
+    "solvers",
+]

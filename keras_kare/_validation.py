@@ -1,0 +1,161 @@
+"""Bad input, named before any long work."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+def check_option(name: str, value: Any, options: Sequence[str]) -> None:
+    """Refuse a value that is none of the known strings."""
+    if value not in options:
+        known = ", ".join(repr(option) for option in options)
+        raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}")
+
+
+def check_ridge(name: str, value: Any, auto: bool = False) -> None:
+    """Refuse a ridge that is no positive finite number (or `"auto"`, where allowed)."""
+    if auto and isinstance(value, str) and value == "auto":
+        return
+    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or value <= 0:
+        choice = ' or "auto"' if auto else ""
+        raise ValueError(
+            f"`{name}` must be a positive finite number{choice}. Received: {name}={value!r}"
+        )
+
+
+def check_rows(name: str, x: Any) -> Any:
+    """Inputs as tensors: numeric, finite, the same positive number of rows each.
+
+    Returns:
+        The same nested structure of `tf.Tensor`s.
+    """
+    if x is None:
+        raise ValueError(f"`{name}` is missing. Received: {name}=None")
+    x = keras.tree.map_structure(lambda part: _numeric(name, part), x)
+    parts = keras.tree.flatten(x)
+    if not parts:
+        raise ValueError(f"`{name}` is empty. Received: {name}={x!r}")
+    for part in parts:
+        if part.shape.rank == 0:
+            raise ValueError(f"`{name}` must have rows. Received: a scalar")
+    counts = sorted({int(part.shape[0]) for part in parts})
+    if len(counts) > 1:
+        raise ValueError(
+            f"All inputs in `{name}` must have the same number of rows. "
+            f"Received: inputs of {' and '.join(map(str, counts))} rows"
+        )
+    if counts[0] == 0:
+        raise ValueError(f"`{name}` has no rows. Received: {name} of shape {parts[0].shape}")
+    for part in parts:
+        check_finite(name, part)
+    return x
+
+
+def check_targets(name: str, y: Any, rows: int) -> np.ndarray:
+    """Targets as a float array of shape `(n, c)`.
+
+    Raises:
+        ValueError: If `y` is missing, not numeric, holds class labels, NaN or Inf,
+            or has other rows than the inputs.
+    """
+    if y is None:
+        raise ValueError(
+            f"`{name}` is missing: kernels are trained and solved on targets. "
+            f"Received: {name}=None"
+        )
+    y = np.asarray(y)
+    if y.ndim == 0 or y.shape[0] != rows:
+        raise ValueError(
+            f"`{name}` must have one row for each row of the inputs. Received: "
+            f"{name} of shape {y.shape}, inputs of {rows} rows"
+        )
+    y = y.reshape(rows, -1)
+    if y.shape[1] == 0:
+        raise ValueError(f"`{name}` has no columns. Received: {name} of shape {y.shape}")
+    if y.dtype.kind not in "fiub":
+        raise ValueError(
+            f"`{name}` must hold numbers. Encode class labels as targets, one column a "
+            "class, 1 for the row's class and -1 elsewhere. "
+            f"Received: {name} of dtype {y.dtype}"
+        )
+    if y.dtype.kind != "f":
+        _refuse_labels(name, y)
+    check_finite(name, y)
+    return y if y.dtype.kind == "f" else y.astype(keras.config.floatx())
+
+
+def check_finite(name: str, value: Any) -> None:
+    """Refuse NaN and Inf in a floating array or tensor."""
+    value = tf.convert_to_tensor(value)
+    if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
+        raise ValueError(
+            f"`{name}` holds NaN or Inf. Remove or impute those entries. Received: "
+            f"{name} of shape {tuple(value.shape)}"
+        )
+
+
+def check_finite_weight(variable: keras.Variable) -> None:
+    """Refuse NaN and Inf in a variable of the network."""
+    value = tf.convert_to_tensor(variable.value)
+    if value.dtype.is_floating and not bool(tf.reduce_all(tf.math.is_finite(value))):
+        raise ValueError(
+            f"The network's weight `{variable.path}` holds NaN or Inf: its training has "
+            "diverged, or it was set so. Train again with a smaller learning rate, or "
+            "restore earlier weights."
+        )
+
+
+def check_no_weights(sample_weight: Any, class_weight: Any = None) -> None:
+    """Refuse example weights, which KARE does not define yet."""
+    for name, value in (("sample_weight", sample_weight), ("class_weight", class_weight)):
+        if value is not None:
+            raise ValueError(
+                f"`{name}` is not supported: KARE of weighted rows is not defined yet. "
+                f"Repeat rows instead, or pass `{name}=None`."
+            )
+
+
+def _numeric(name: str, part: Any) -> tf.Tensor:
+    if not tf.is_tensor(part):
+        part = np.asarray(part)
+        if part.dtype.kind not in "fiub":
+            raise ValueError(
+                f"`{name}` must hold numbers. Encode text and categories first (for "
+                "example with `keras.layers.StringLookup`). "
+                f"Received: {name} of dtype {part.dtype}"
+            )
+        if part.dtype.kind == "f":
+            part = part.astype(keras.config.floatx(), copy=False)
+    part = tf.convert_to_tensor(part)
+    if part.dtype == tf.string:
+        raise ValueError(f"`{name}` must hold numbers. Received: {name} of dtype string")
+    return part
+
+
+def _refuse_labels(name: str, y: np.ndarray) -> None:
+    """One column of whole numbers is taken for class labels, unless it holds -1 and 1."""
+    if y.shape[1] > 1 or (y.dtype.kind == "i" and set(np.unique(y)) <= {-1, 1}):
+        return
+    raise ValueError(
+        f"`{name}` holds integers in one column, which look like class labels; kernels "
+        "need targets. For two classes 0 and 1 pass `2.0 * y - 1.0`; for more pass "
+        "`2.0 * keras.utils.to_categorical(y) - 1.0`; if they are quantities pass "
+        f'`y.astype("float32")`. Received: {name} of dtype {y.dtype}'
+    )
+
+
+def check_ridge_value(name: str, value: Any) -> None:
+    """`check_ridge` for a number or a scalar tensor; symbolic ones are let through."""
+    if tf.is_tensor(value) or isinstance(value, tf.Variable | np.ndarray):
+        if not tf.executing_eagerly() or tf.size(value) != 1:
+            return
+        value = float(tf.reshape(value, ()))
+    check_ridge(name, value)

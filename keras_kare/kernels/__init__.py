@@ -1,0 +1,17 @@
+"""What K is: kernels that answer `gram`, `cross` and `diag`."""
+
+from keras_kare.kernels import second_derivatives as second_derivatives
+from keras_kare.kernels.factors import Factor, FullFactor, OuterFactor
+from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.ntk import NTK
+from keras_kare.kernels.structured import LayerRule, register_rule
+
+__all__ = [
+    "NTK",
+    "Factor",
+    "FullFactor",
+    "Kernel",
+    "LayerRule",
+    "OuterFactor",
+    "register_rule",
+]

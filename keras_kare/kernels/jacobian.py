@@ -1,0 +1,45 @@
+"""The plain definition of the NTK: `GradientTape.jacobian`, then `J Jᵀ`."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_kare.kernels.factors import FullFactor
+
+
+def outputs_of(network: keras.Model, x: Any) -> tf.Tensor:
+    """The network's outputs without training behaviour, flattened to `(n, c)`.
+
+    Raises:
+        ValueError: If the network returns several tensors, or outputs whose number
+            is not known from its shapes.
+    """
+    f = network(x, training=False)
+    if not tf.is_tensor(f):
+        raise ValueError(
+            "`network` must return one tensor; an NTK needs one vector of outputs a "
+            "row. Concatenate the outputs, or pass a model of one of them. "
+            f"Received: outputs of type {type(f).__name__}"
+        )
+    count = f.shape[1:].num_elements()
+    if not count:
+        raise ValueError(
+            "`network` must return a fixed, positive number of outputs a row. "
+            f"Received: outputs of shape {tuple(f.shape)}"
+        )
+    return tf.reshape(f, (-1, count)) if f.shape.rank != 2 else f
+
+
+def jacobian_factor(
+    tape: tf.GradientTape, targets: tf.Tensor, variable: keras.Variable, dtype: tf.DType
+) -> FullFactor:
+    """Gradients of `targets`, `(n, C)`, with respect to one variable, written out."""
+    j = tape.jacobian(
+        targets, variable.value, unconnected_gradients=tf.UnconnectedGradients.ZERO
+    )
+    j = tf.reshape(j, (-1, targets.shape[1], math.prod(variable.shape)))
+    return FullFactor(tf.cast(tf.transpose(j, (1, 0, 2)), dtype))

@@ -1,0 +1,299 @@
+"""The neural tangent kernel of a Keras network."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare import _validation
+from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.structured import probe
+from keras_kare.kernels.structured.features import FeatureMap, Plan
+
+OUTPUTS = ("sum", "trace", "full")
+METHODS = ("auto", "structured", "jacobian")
+
+
+@keras.saving.register_keras_serializable(package="keras_kare")
+class NTK(Kernel):
+    """The neural tangent kernel of a network, exact and differentiable.
+
+    With `J(x)` the Jacobian of the outputs `f(x; θ)` with respect to the trainable
+    variables, `K(x, x') = J(x) J(x')ᵀ`. The network runs with `training=False`.
+    Variables of frozen layers (`trainable=False`) are not part of the kernel.
+
+    Args:
+        network: A `keras.Model` that maps rows to one tensor of `c` outputs a row.
+            Its rows must not interact. Outputs of more axes are flattened.
+        outputs: Which kernel when `c > 1`; for `c = 1` all agree.
+            `"sum"`: the NTK of the summed outputs, `sum_kl J_k J_lᵀ`, `(n1, n2)`.
+            `"trace"`: `(1/c) sum_k J_k J_kᵀ`, `(n1, n2)`.
+            `"full"`: all blocks `J_k J_lᵀ`, `(n1, n2, c, c)`.
+            Defaults to `"sum"`.
+        method: How it is computed; all are exact.
+            `"jacobian"`: the plain definition, `tf.GradientTape.jacobian` and a
+            product, one variable at a time. Slow; certain.
+            `"structured"`: from each layer's inputs and output gradients; no array
+            of `n` times the number of variables. Variables that no layer rule
+            serves, or whose use elsewhere was detected, take the plain Jacobian.
+            `"auto"`: whichever is cheaper, today always `"structured"`.
+            Defaults to `"auto"`.
+        name: Name of the layer.
+
+    Raises:
+        TypeError: If `network` is no `keras.Model`.
+        ValueError: If `outputs` or `method` is unknown. At the first use: if the
+            network has no trainable variable, rows that interact, random outputs,
+            or constant summed outputs with `outputs="sum"`.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import keras_kare as kk
+
+    network = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(64, "gelu"), keras.layers.Dense(1)]
+    )
+    kernel = kk.kernels.NTK(network)
+    x = np.random.default_rng(0).normal(size=(10, 4)).astype("float32")
+    gram = kernel.gram(x)            # (10, 10)
+    cross = kernel.cross(x[:3], x)   # (3, 10)
+    ```
+
+    References:
+        - Jacot, Gabriel, Hongler, "Neural tangent kernel", arXiv:1806.07572.
+        - Novak, Sohl-Dickstein, Schoenholz, "Fast finite width neural tangent
+          kernel", arXiv:2206.08720.
+        - Schwab, Kelly, Malamud, Xu, "Training NTK to generalize with KARE",
+          arXiv:2505.11347.
+    """
+
+    has_features = True
+
+    def __init__(
+        self,
+        network: keras.Model,
+        outputs: str = "sum",
+        method: str = "auto",
+        name: str | None = None,
+        **kwargs: Any,
+    ):
+        if not isinstance(network, keras.Model):
+            raise TypeError(
+                "`network` must be a `keras.Model`. "
+                f"Received: network={network!r} of type {type(network).__name__}"
+            )
+        _validation.check_option("outputs", outputs, OUTPUTS)
+        _validation.check_option("method", method, METHODS)
+        super().__init__(name=name, **kwargs)
+        self.network = network
+        self.outputs = outputs
+        self.method = method
+        self.has_features = outputs != "full"
+        self._runtime = _Runtime()
+
+    def build(self, input_shape: Any) -> None:
+        if not self.network.built:
+            self.network.build(input_shape)
+        self.built = True
+
+    def gram(self, x: Any, dtype: str | None = None) -> tf.Tensor:
+        """Kernel values between all rows of `x`, symmetric by construction.
+
+        Args:
+            x: `(n, ...)`, or a nested structure of such arrays.
+            dtype: Type in which the products are formed. Defaults to that of the
+                network's variables (at least float32).
+
+        Returns:
+            `(n, n)`, or `(n, n, c, c)` for `outputs="full"`. Differentiable with
+            respect to the network's variables.
+
+        Raises:
+            ValueError: If `x` is empty, or `x` or a weight holds NaN or Inf.
+        """
+        return self._run("gram", (x,), (), dtype)
+
+    def cross(self, x1: Any, x2: Any, dtype: str | None = None) -> tf.Tensor:
+        """Kernel values between the rows of `x1` and `x2`.
+
+        Args and errors as in `gram`.
+
+        Returns:
+            `(n1, n2)`, or `(n1, n2, c, c)` for `outputs="full"`.
+        """
+        return self._run("cross", (x1, x2), (), dtype)
+
+    def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
+        """The diagonal of `gram(x)` without the rest.
+
+        Returns:
+            `(n,)`, or `(n, c, c)` for `outputs="full"`.
+        """
+        return self._run("diag", (x,), (), dtype)
+
+    def vjp(self, x: Any, v: Any, dtype: str | None = None) -> list[tf.Tensor]:
+        """`Jᵀ v` for `m` vectors at once: reverse mode.
+
+        Args:
+            x: `(n, ...)`.
+            v: `(n, m)`.
+            dtype: Type in which the sums over rows are formed.
+
+        Returns:
+            For each trainable variable, `(m, C) + variable.shape`, where `C` is 1
+            for `outputs="sum"` and `c` for `"trace"`, whose feature map is that of
+            all outputs side by side, divided by `√c`. Then `jvp(x', vjp(x, v))`
+            equals `cross(x', x) v`.
+        """
+        self._require_features()
+        return self._run("vjp", (x,), (v,), dtype)
+
+    def jvp(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
+        """`J w` for `m` directions at once: forward mode.
+
+        Args:
+            x: `(n, ...)`.
+            w: One array a trainable variable, `(m, C) + variable.shape`, as `vjp`
+                returns them.
+
+        Returns:
+            `(n, m)`.
+        """
+        self._require_features()
+        return self._run("jvp", (x,), (list(w),), None)
+
+    def check(self, x: Any) -> None:
+        """Refuse rows or weights without an NTK, and plan how to compute it.
+
+        Raises:
+            ValueError: As listed in the class and in `gram`.
+        """
+        x = _validation.check_rows("x", x)
+        self._check_weights()
+        self._plan(x)
+        self.built = True
+
+    def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
+        variables = self.network.trainable_variables
+        plan = next(iter(self._runtime.plans.values()), None)
+        served = plan.serves if plan else lambda variable: True
+        parameters = sum(math.prod(v.shape) for v in variables)
+        c = self.network.output_shape[-1] if self.outputs == "trace" else 1
+        pair = sum(
+            sum(v.shape) if served(v) else c * math.prod(v.shape) for v in variables
+        )
+        costs = {"dual": float(anchors * (pair + targets))}
+        if self.has_features:
+            costs["primal"] = float(2 * parameters + targets * c * parameters)
+        return costs
+
+    def _require_features(self) -> None:
+        if self.outputs == "full":
+            raise ValueError(
+                'A kernel with `outputs="full"` has no primal form yet. Use '
+                '`outputs="sum"` or `outputs="trace"`.'
+            )
+
+    def _run(self, verb: str, rows: tuple[Any, ...], extra: Any, dtype: Any) -> Any:
+        """Run a verb of the feature map: inline while tracing, else as a function."""
+        if not tf.executing_eagerly():
+            return getattr(self._feature_map(rows[0], dtype), verb)(*rows, *extra)
+        names = ("x",) if len(rows) == 1 else ("x1", "x2")
+        rows = tuple(_validation.check_rows(n, x) for n, x in zip(names, rows, strict=True))
+        self._check_weights()
+        extra = keras.tree.map_structure(tf.convert_to_tensor, extra)
+        feature_map = self._feature_map(rows[0], dtype)
+        specs = keras.tree.map_structure(_any_rows, rows)
+        # The first axis of a weight in `jvp` is a number of directions, not of rows.
+        specs += _exactly(extra) if verb == "jvp" else keras.tree.map_structure(_any_rows, extra)
+        key = (verb, feature_map.plan, feature_map.dtype, repr(specs))
+        if key not in self._runtime.functions:
+            traced = tf.function(getattr(feature_map, verb), autograph=False)
+            self._runtime.functions[key] = traced.get_concrete_function(*specs)
+        return self._runtime.functions[key](*rows, *extra)
+
+    def _feature_map(self, x: Any, dtype: str | None) -> FeatureMap:
+        plan = self._plan(x)
+        used = {tf.as_dtype(v.dtype) for v in plan.structured + plan.jacobian}
+        default = tf.float64 if tf.float64 in used else tf.float32
+        return FeatureMap(
+            self.network, plan, self.outputs, tf.as_dtype(dtype) if dtype else default
+        )
+
+    def _plan(self, x: Any) -> Plan:
+        """The plan for the variables that are trainable now; made once."""
+        if not self.network.built and tf.executing_eagerly():
+            self.network(keras.tree.map_structure(_probe_rows, x), training=False)
+        key = tuple(id(v) for v in self.network.trainable_variables)
+        if key not in self._runtime.plans:
+            rows = keras.tree.map_structure(_probe_rows, x)
+            # A thread of its own: eager even while a function is being traced, and
+            # out of sight of the caller's tapes and scopes.
+            with ThreadPoolExecutor(max_workers=1) as thread:
+                planned = thread.submit(
+                    probe.make_plan, self.network, rows, self.method, self.outputs
+                )
+                self._runtime.plans[key] = planned.result()
+        return self._runtime.plans[key]
+
+    def _check_weights(self) -> None:
+        for variable in self.network.weights:
+            _validation.check_finite_weight(variable)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        config["network"] = keras.saving.serialize_keras_object(self.network)
+        config["outputs"] = self.outputs
+        config["method"] = self.method
+        return config
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> NTK:
+        network = keras.saving.deserialize_keras_object(
+            config["network"], custom_objects=custom_objects
+        )
+        return cls(**{**config, "network": network})
+
+
+class _Runtime:
+    """What one process has planned and traced; never tracked, saved or copied."""
+
+    def __init__(self) -> None:
+        self.plans: dict[tuple[int, ...], Plan] = {}
+        self.functions: dict[Any, Any] = {}
+
+    def __deepcopy__(self, memo: Any) -> _Runtime:
+        return _Runtime()
+
+    def __reduce__(self) -> Any:
+        return (_Runtime, ())
+
+
+def _exactly(x: Any) -> Any:
+    return keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), x)
+
+
+def _any_rows(x: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *x.shape[1:]], x.dtype)
+
+
+def _probe_rows(x: Any) -> tf.Tensor:
+    """A few rows to verify a plan on: of `x`, or made up where `x` is symbolic."""
+    rng = np.random.default_rng(1)
+    if hasattr(x, "graph"):  # a symbolic tensor: only its shape and type are known
+        shape = (probe.ROWS, *(4 if d is None else d for d in x.shape[1:]))
+        made = rng.normal(size=shape) if x.dtype.is_floating else np.zeros(shape)
+        return tf.cast(tf.constant(made), x.dtype)
+    x = tf.convert_to_tensor(x)
+    count = int(x.shape[0])
+    picked = np.linspace(0, count - 1, max(2, min(probe.ROWS, count))).astype(int)
+    return tf.gather(x, picked)

@@ -1,0 +1,281 @@
+"""Finding out, once, which variables a structured path may serve.
+
+Capturing layers can be wrong in silence: a kernel also used outside its layer
+(tied weights), rows that were folded into another axis, layers inside control
+flow or rematerialisation. So every plan is verified before it is used. On a few
+rows, at *perturbed* weights (so that zero initialisation hides nothing), the
+structured `Jᵀ v` of every variable is compared with one plain gradient. A variable
+that does not agree goes the way of the plain Jacobian.
+
+The same pass refuses networks that have no NTK: rows that interact, outputs that
+are random, summed outputs that are constant.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare.kernels.jacobian import outputs_of
+from keras_kare.kernels.structured.capture import Recorder, recording
+from keras_kare.kernels.structured.features import Plan, shares
+from keras_kare.kernels.structured.registry import rule_for
+
+ROWS = 4
+
+
+def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
+    """Verify the roads on the rows `x` (at least two, concrete) and choose.
+
+    Raises:
+        ValueError: If the network has no trainable variable that its outputs
+            depend on, rows that interact or outputs that are random, or, for
+            `outputs="sum"`, summed outputs that do not depend on the variables.
+    """
+    variables = list(network.trainable_variables)
+    if not variables:
+        raise ValueError(
+            f"`network` has no trainable variable, so its NTK is zero. Set "
+            "`trainable = True` on the layers that belong to the kernel. "
+            f"Received: network={network.name!r}"
+        )
+    rng = np.random.default_rng(0)
+    values = [_perturbed(v, rng) for v in variables]
+    tolerance = _tolerance(network)
+    found = _Probe(network, variables, method == "jacobian", rng).run(x, values)
+    _refuse_coupled(network, x, variables, values, found.f, tolerance)
+
+    alive = [i for i, g in enumerate(found.plain) if g is not None]
+    if not alive:
+        raise ValueError(
+            "The outputs of `network` depend on none of its trainable variables. "
+            f"Received: network={network.name!r}"
+        )
+    if outputs == "sum" and found.f.shape[1] > 1:
+        _refuse_constant_sum(found, tolerance)
+    served = [i for i in alive if _agrees(found.plain[i], found.structured[i], tolerance)]
+    rest = [i for i in alive if i not in served]
+    plan = Plan(
+        structured=tuple(variables[i] for i in served),
+        jacobian=tuple(variables[i] for i in rest),
+        refused=tuple(variables[i] for i in rest if found.structured[i] is not None),
+    )
+    if method != "jacobian":
+        _warn_of_fallback(plan)
+    return plan
+
+
+class _Found:
+    """What one probe saw; all values are arrays at the perturbed weights."""
+
+    f: np.ndarray
+    plain: list[np.ndarray | None]
+    summed: list[np.ndarray | None]
+    structured: list[np.ndarray | None]
+
+
+class _Probe:
+    """One traced pass: outputs, plain gradients, structured gradients."""
+
+    def __init__(
+        self,
+        network: keras.Model,
+        variables: list[keras.Variable],
+        plain_only: bool,
+        rng: np.random.Generator,
+    ):
+        self.network = network
+        self.variables = variables
+        self.plain_only = plain_only
+        self.rng = rng
+
+    def run(self, x: Any, values: list[tf.Tensor]) -> _Found:
+        self.moments_elsewhere = False
+        rows = int(keras.tree.flatten(x)[0].shape[0])
+        v = tf.constant(self.rng.normal(size=rows))
+        seen = _trace_and_run(self._trace, x, values, v)
+        if self.moments_elsewhere:
+            warnings.warn(
+                f"{self.network.name!r} uses `tf.nn.moments` (or `keras.ops.moments`) "
+                "outside the layers that keras_kare corrects. TensorFlow's second "
+                "derivative of it is wrong, so KARE's gradient through it will be off. "
+                "Use `keras.ops.mean` and `keras.ops.var`, or register a rule with "
+                "`kk.kernels.register_rule`.",
+                stacklevel=2,
+            )
+        found = _Found()
+        found.f = seen["f"].numpy()
+        for name in ("plain", "summed", "structured"):
+            by_index = {int(i): t.numpy() for i, t in seen[name].items()}
+            setattr(found, name, [by_index.get(i) for i in range(len(values))])
+        return found
+
+    def _trace(self, x: Any, values: list[tf.Tensor], v: tf.Tensor) -> dict[str, Any]:
+        mapping = list(zip(self.variables, values, strict=True))
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(values)
+            recorder = Recorder(tape, self._wanted)
+            with keras.StatelessScope(state_mapping=mapping), recording(recorder):
+                f = outputs_of(self.network, x)
+            weights = tf.constant(self.rng.normal(size=(1, f.shape[1])), f.dtype)
+            target = tf.reduce_sum(f * weights)
+            weighted = tf.reduce_sum(f * weights * tf.cast(v, f.dtype)[:, None])
+            summed = tf.reduce_sum(f * tf.cast(v, f.dtype)[:, None])
+        self.moments_elsewhere = _stops_mean(recorder.graph)
+        plain = tape.gradient(weighted, values)
+        sums = tape.gradient(summed, values)
+        structured = self._structured(recorder, tape, target, f, v)
+        return {
+            "f": f,
+            "plain": _without_none(plain),
+            "summed": _without_none(sums),
+            "structured": structured,
+        }
+
+    def _wanted(self, layer: keras.layers.Layer) -> bool:
+        return not self.plain_only and bool(layer.trainable_variables)
+
+    def _structured(
+        self, recorder: Recorder, tape: tf.GradientTape, target: Any, f: Any, v: Any
+    ) -> dict[str, tf.Tensor]:
+        """`Jᵀ v` by the rules; a variable claimed by two layers is left out."""
+        index = {id(variable): i for i, variable in enumerate(self.variables)}
+        gradients = tape.gradient(target, [call.h for call in recorder.calls])
+        unreachable = {
+            id(call.layer)
+            for call, g in zip(recorder.calls, gradients, strict=True)
+            if g is None
+        }
+        kept = [
+            (call, g[None])
+            for call, g in zip(recorder.calls, gradients, strict=True)
+            if id(call.layer) not in unreachable
+        ]
+        plan = Plan(structured=tuple(self.variables), jacobian=())
+        dtype, found, claimed = f.dtype, {}, set()
+        for variables, factor in shares(
+            [call for call, _ in kept], [g for _, g in kept], tf.shape(f)[0], plan, dtype
+        ):
+            parts = factor.vjp(tf.cast(v, dtype)[:, None])
+            for variable, part in zip(variables, parts, strict=True):
+                key = str(index[id(variable)])
+                if key in claimed:
+                    found.pop(key, None)
+                    continue
+                claimed.add(key)
+                found[key] = tf.reshape(part, variable.shape)
+        return found
+
+
+def _trace_and_run(function: Callable[..., Any], *args: Any) -> Any:
+    return tf.function(function, autograph=False).get_concrete_function(*args)(*args)
+
+
+def _perturbed(variable: keras.Variable, rng: np.random.Generator) -> tf.Tensor:
+    value = np.asarray(variable.value, "float64")
+    fan_in = max(1, math.prod(variable.shape[:-1]))
+    scale = max(0.5 * float(np.sqrt(np.mean(value**2))), 0.1 / math.sqrt(fan_in))
+    noisy = value + scale * rng.normal(size=value.shape)
+    return tf.cast(tf.constant(noisy), variable.dtype)
+
+
+def _tolerance(network: keras.Model) -> float:
+    """Relative error that rounding may cause in one backward pass."""
+    return {"float64": 1e-9, "float32": 1e-3}.get(network.compute_dtype, 0.1)
+
+
+def _agrees(plain: Any, structured: Any, tolerance: float) -> bool:
+    if plain is None or structured is None:
+        return False
+    scale = float(np.max(np.abs(plain.astype("float64")), initial=0.0))
+    error = np.abs(structured.astype("float64") - plain.astype("float64"))
+    return float(np.max(error, initial=0.0)) <= tolerance * scale
+
+
+def _refuse_coupled(
+    network: keras.Model,
+    x: Any,
+    variables: list[keras.Variable],
+    values: list[tf.Tensor],
+    f: np.ndarray,
+    tolerance: float,
+) -> None:
+    """Row 0 must not change when the other rows do, nor from one call to the next."""
+    others = keras.tree.map_structure(_other_rows, x)
+
+    def outputs(x: Any, values: list[tf.Tensor]) -> tf.Tensor:
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return outputs_of(network, x)
+
+    again = _trace_and_run(outputs, others, values).numpy()
+    scale = float(np.max(np.abs(f), initial=0.0)) or 1.0
+    if not np.all(np.isfinite(f)):
+        return  # the caller names non-finite weights and inputs
+    if float(np.max(np.abs(again[0] - f[0]))) > 0.1 * tolerance * scale:
+        raise ValueError(
+            "The outputs of `network` for one row depend on the other rows of the "
+            "batch, or are random, even with `training=False`. Such a network has no "
+            "neural tangent kernel. Look for statistics over the batch axis, a "
+            "`training=True` in a layer's call, or an axis swapped with the rows. "
+            f"Received: network={network.name!r}"
+        )
+
+
+def _refuse_constant_sum(found: _Found, tolerance: float) -> None:
+    def size(gradients: list[np.ndarray | None]) -> float:
+        return max(
+            (float(np.max(np.abs(g), initial=0.0)) for g in gradients if g is not None),
+            default=0.0,
+        )
+
+    if size(found.summed) <= 0.01 * tolerance * size(found.plain):
+        raise ValueError(
+            "The summed outputs of `network` are constant (a softmax, it seems), so its "
+            '`outputs="sum"` kernel is zero. Use `outputs="trace"`, or a network whose '
+            "last layer is linear."
+        )
+
+
+def _other_rows(x: tf.Tensor) -> tf.Tensor:
+    """The same first row with other rows behind it."""
+    if x.dtype.is_floating:
+        return tf.concat([x[:1], x[1:] * 1.37 + 0.11], axis=0)
+    return tf.repeat(x[:1], tf.shape(x)[0], axis=0)
+
+
+def _without_none(gradients: list[Any]) -> dict[str, tf.Tensor]:
+    return {
+        str(i): tf.convert_to_tensor(g) for i, g in enumerate(gradients) if g is not None
+    }
+
+
+def _stops_mean(graph: Any) -> bool:
+    """Whether `tf.nn.moments`, which stops the gradient of its mean, was traced."""
+    operations = [] if graph is None else graph.get_operations()
+    return any(op.type == "StopGradient" and "moments" in op.name for op in operations)
+
+
+def _warn_of_fallback(plan: Plan) -> None:
+    if not plan.jacobian:
+        return
+    names = ", ".join(v.path for v in plan.jacobian)
+    refused = {id(v) for v in plan.refused}
+    reason = (
+        "no layer rule serves them"
+        if not refused
+        else "no layer rule serves them, or they reach the outputs by another road "
+        "than their layer (tied weights, control flow)"
+    )
+    warnings.warn(
+        "The NTK takes the plain Jacobian, exact but slow, for these variables, since "
+        f"{reason}: {names}. `kk.kernels.register_rule` teaches a layer; "
+        '`method="jacobian"` asks for the Jacobian without this warning.',
+        stacklevel=2,
+    )

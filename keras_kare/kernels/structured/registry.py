@@ -1,0 +1,50 @@
+"""Which rule goes with which layer type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_kare.kernels.structured.rule import CallRule, LayerRule
+
+_RULES: dict[type, LayerRule | CallRule] = {}
+
+
+def register_rule(layer_type: type, rule: LayerRule | CallRule) -> None:
+    """Use `rule` for layers whose type is exactly `layer_type`.
+
+    Args:
+        layer_type: A class derived from `keras.layers.Layer`.
+        rule: A `keras_kare.kernels.LayerRule`. Replaces an earlier rule for the
+            same type; kernels made before keep the rule they have planned with.
+
+    Raises:
+        TypeError: If `layer_type` is no layer class, or `rule` no rule.
+
+    Example: see `keras_kare.kernels.LayerRule`.
+    """
+    if not (isinstance(layer_type, type) and issubclass(layer_type, keras.layers.Layer)):
+        raise TypeError(
+            "`layer_type` must be a class derived from `keras.layers.Layer`. "
+            f"Received: layer_type={layer_type!r}"
+        )
+    if not isinstance(rule, LayerRule | CallRule):
+        raise TypeError(
+            "`rule` must be an instance of `keras_kare.kernels.LayerRule` (an "
+            f"instance, not the class). Received: rule={rule!r}"
+        )
+    _RULES[layer_type] = rule
+
+
+def registered() -> dict[type, LayerRule | CallRule]:
+    """All rules by layer type (a copy)."""
+    return dict(_RULES)
+
+
+def rule_for(layer: Any) -> LayerRule | None:
+    """The layer rule that describes this instance, if any."""
+    rule = _RULES.get(type(layer))
+    if isinstance(rule, LayerRule) and rule.accepts(layer):
+        return rule
+    return None

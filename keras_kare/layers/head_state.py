@@ -1,0 +1,164 @@
+"""Arrays of a head, whose sizes are known only once it is solved."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+
+class HeadState:
+    """Anchors, their targets, the dual solution and the primal weights.
+
+    Arrays that predictions read live in `tf.Variable`s of unknown length, so that a
+    traced prediction function stays valid when the head is solved again. Plain
+    facts (ridge, report, fingerprint) live in `facts`, which must be JSON.
+    """
+
+    def __init__(self) -> None:
+        self.anchors: Any = None
+        self.targets: np.ndarray | None = None
+        self.dual: tf.Variable | None = None
+        self.weights: list[tf.Variable] | None = None
+        self.facts: dict[str, Any] = {}
+
+    @property
+    def solved(self) -> bool:
+        """Whether there is something to predict with."""
+        return bool(self.facts)
+
+    def hold(self, x: Any, y: np.ndarray | None) -> None:
+        """Keep rows to solve on; an earlier solution is dropped."""
+        self.anchors = _assigned(self.anchors, x)
+        self.targets = y
+        self.drop_solution()
+
+    def drop_anchors(self) -> None:
+        """Forget the rows, and the dual that belongs to them."""
+        self.anchors = self.targets = self.dual = None
+
+    def drop_solution(self) -> None:
+        """Forget what was solved; the variables stay, for traced functions."""
+        self.facts = {}
+
+    def set_dual(self, dual: np.ndarray) -> None:
+        """Store `α`, `(n, c)`."""
+        self.dual = _assigned(self.dual, dual)
+
+    def set_weights(self, weights: list[tf.Tensor] | None) -> None:
+        """Store `w`, one array a variable, or forget it."""
+        self.weights = weights and _exact(self.weights, weights)
+
+    def key(self) -> Any:
+        """What a traced prediction depends on besides the values of variables."""
+        parts = (self.anchors, self.dual, self.weights)
+        return repr([keras.tree.map_structure(id, part) for part in parts if part is not None])
+
+    def save(self, store: Any) -> None:
+        """Write everything into a Keras variable store."""
+        flat = [] if self.anchors is None else keras.tree.flatten(self.anchors)
+        for i, anchor in enumerate(flat):
+            store[f"anchor_{i}"] = anchor.numpy()
+        if self.targets is not None:
+            store["targets"] = self.targets
+        if self.solved and self.dual is not None:
+            store["dual"] = self.dual.numpy()
+        weights = self.weights if self.solved else None
+        for i, weight in enumerate(weights or []):
+            store[f"weight_{i}"] = weight.numpy()
+        meta = {
+            "facts": self.facts,
+            "anchors": _skeleton(self.anchors),
+            "weights": None if weights is None else len(weights),
+        }
+        store["meta"] = np.frombuffer(json.dumps(meta).encode(), "uint8")
+
+    def load(self, store: Any) -> None:
+        """Read what `save` wrote."""
+        self.__init__()  # type: ignore[misc]
+        keys = set(store.keys())
+        if "meta" not in keys:
+            return
+        meta = json.loads(np.asarray(store["meta"], "uint8").tobytes().decode())
+        self.facts = meta["facts"]
+        if meta["anchors"] is not None:
+            x = _filled(meta["anchors"], lambda i: np.asarray(store[f"anchor_{i}"]))
+            self.anchors = _assigned(None, x)
+        self.targets = np.asarray(store["targets"]) if "targets" in keys else None
+        if "dual" in keys:
+            self.set_dual(np.asarray(store["dual"]))
+        if meta["weights"] is not None:
+            arrays = [np.asarray(store[f"weight_{i}"]) for i in range(meta["weights"])]
+            self.set_weights([tf.constant(array) for array in arrays])
+
+
+def describe(x: Any) -> Any:
+    """Shapes and types of nested inputs, as JSON."""
+    parts = [tf.convert_to_tensor(part) for part in keras.tree.flatten(x)]
+    specs = [[list(part.shape[1:]), part.dtype.name] for part in parts]
+    return {"structure": _skeleton(x), "specs": specs}
+
+
+def signature(description: Any) -> Any:
+    """The nested `tf.TensorSpec`s of what `describe` was given, for any number of rows."""
+
+    def spec(i: int) -> tf.TensorSpec:
+        shape, dtype = description["specs"][i]
+        return tf.TensorSpec([None, *shape], dtype)
+
+    return _filled(description["structure"], spec)
+
+
+def _assigned(old: Any, new: Any) -> Any:
+    """Assign to the old variables where they fit, else make new ones; any length."""
+    new = keras.tree.map_structure(tf.convert_to_tensor, new)
+    if old is not None and _specs(old) == _specs(new):
+        keras.tree.map_structure(lambda v, t: v.assign(t), old, new)
+        return old
+    return keras.tree.map_structure(
+        lambda t: tf.Variable(t, trainable=False, shape=[None, *t.shape[1:]]), new
+    )
+
+
+def _exact(old: list[tf.Variable] | None, new: list[tf.Tensor]) -> list[tf.Variable]:
+    """As `_assigned`, for shapes that are fixed."""
+    specs = [(t.shape, t.dtype) for t in new]
+    if old is not None and [(v.shape, v.dtype) for v in old] == specs:
+        for variable, value in zip(old, new, strict=True):
+            variable.assign(value)
+        return old
+    return [tf.Variable(t, trainable=False) for t in new]
+
+
+def _specs(x: Any) -> str:
+    return repr(keras.tree.map_structure(lambda t: (tuple(t.shape[1:]), t.dtype), x))
+
+
+def _skeleton(x: Any) -> Any:
+    """The nested structure with a number in place of each array."""
+    if x is None:
+        return None
+    numbers = iter(range(len(keras.tree.flatten(x))))
+    marked = keras.tree.map_structure(lambda _: next(numbers), x)
+    return _to_json(marked)
+
+
+def _to_json(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {"dict": {k: _to_json(v) for k, v in x.items()}}
+    if isinstance(x, list | tuple):
+        return {"tuple" if isinstance(x, tuple) else "list": [_to_json(v) for v in x]}
+    return x
+
+
+def _filled(skeleton: Any, array: Any) -> Any:
+    if isinstance(skeleton, int):
+        return array(skeleton)
+    ((kind, parts),) = skeleton.items()
+    if kind == "dict":
+        return {k: _filled(v, array) for k, v in parts.items()}
+    filled = [_filled(v, array) for v in parts]
+    return tuple(filled) if kind == "tuple" else filled

@@ -1,0 +1,382 @@
+"""The solved kernel machine as a Keras layer."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare import _validation
+from keras_kare.kernels.jacobian import outputs_of
+from keras_kare.kernels.kernel import Kernel
+from keras_kare.layers import ridge_selection
+from keras_kare.layers.head_state import HeadState, describe, signature
+from keras_kare.layers.ridge_selection import Choice
+from keras_kare.solvers import Solution, cholesky
+
+FORMS = ("auto", "dual", "primal")
+CHUNK = 4096
+
+
+@keras.saving.register_keras_serializable(package="keras_kare")
+class NTKRidgeHead(keras.layers.Layer):
+    """Kernel ridge regression on a kernel, and its predictions.
+
+    Solves `(K/n + λI) α = y` in float64 and predicts `ŷ(x) = (1/n) K(x, X) α`.
+
+    Args:
+        ridge: The ridge, a positive number, or `"auto"`: chosen on validation rows
+            where there are any, else on rows held out from training, and by
+            leave-one-out only where the kernel never saw `y`; `report` names the
+            way. Candidates are `λ̃ = 1e-6 … 1e4`, all from one eigendecomposition.
+            Defaults to `"auto"`.
+        relative: Whether a given ridge is `λ̃`, with `λ = λ̃ tr(K)/n²`, or `λ`
+            itself. Defaults to `True`.
+        form: How predictions are computed. `"dual"`: kernel against the anchors.
+            `"primal"`: from `w = (1/n) J(X)ᵀ α`, as one forward-mode derivative of
+            the network in direction `w`; the cost does not depend on `n`, and no
+            anchors are needed. `"auto"`: whichever takes fewer operations. They
+            agree. Defaults to `"auto"`.
+        residual: Whether the machine corrects the network instead of replacing it:
+            `ŷ(x) = f(x) + (1/n) K(x, X) (K/n + λI)⁻¹ (y − f(X))`. Defaults to `False`.
+        keep_anchors: Whether training rows are kept, which lets a stale head be
+            solved again. `False` needs the primal form. Defaults to `True`.
+        name: Name of the layer.
+
+    Attributes:
+        dual: `α`, `(n, c)` float64, or `None` (not solved, or dropped).
+        anchors: The inputs `X`, or `None`.
+        ridge_value: `λ` of the last solution, or `None`.
+        report: Of the last solution: `ridge` (in the units of the argument),
+            `ridge_value` (`λ`), `relative_ridge` (`λ̃`), `chosen_by`, `rows`,
+            `leave_one_out_mse`, `kare` (at `z = λ`), `effective_dimension`
+            (`tr K(K + nλI)⁻¹`), `jitter`, `solver`, `form`, `seconds`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    head = kk.NTKRidgeHead(ridge=1e-2, relative=True)
+    model = kk.KAREModel(network, head=head)
+    model.fit_head(x, y)
+    model.head.report["effective_dimension"]
+    ```
+
+    References:
+        - Schwab et al., arXiv:2505.11347 (after-NTK and the residual machine).
+    """
+
+    def __init__(
+        self,
+        ridge: float | str = "auto",
+        relative: bool = True,
+        form: str = "auto",
+        residual: bool = False,
+        keep_anchors: bool = True,
+        name: str | None = None,
+        **kwargs: Any,
+    ):
+        _validation.check_ridge("ridge", ridge, auto=True)
+        _validation.check_option("form", form, FORMS)
+        if not keep_anchors and form == "dual":
+            raise ValueError(
+                "`keep_anchors=False` needs the primal form: the dual one predicts from "
+                'the anchors. Received: form="dual", keep_anchors=False'
+            )
+        super().__init__(name=name, trainable=False, **kwargs)
+        self.ridge = ridge
+        self.relative = relative
+        self.form = form
+        self.residual = residual
+        self.keep_anchors = keep_anchors
+        self.built = True
+        self._state = HeadState()
+
+    def call(self, inputs: Any, kernel: Kernel) -> tf.Tensor:
+        """Predictions for the rows `inputs`, `(n, c)`, by the kernel it was solved on."""
+        state = self._state
+        if not state.solved:
+            raise ValueError(
+                "The head has not been solved. Call `fit` or `fit_head(x, y)` first."
+            )
+        if state.weights is not None:
+            outputs = kernel.jvp(inputs, [tf.convert_to_tensor(w) for w in state.weights])
+        else:
+            anchors = keras.tree.map_structure(tf.convert_to_tensor, state.anchors)
+            dual = tf.convert_to_tensor(state.dual)
+            cross = kernel.cross(inputs, anchors, dtype="float64")
+            outputs = tf.matmul(cross, dual) / tf.cast(tf.shape(dual)[0], tf.float64)
+        outputs = tf.cast(outputs, keras.config.floatx())
+        if self.residual:
+            outputs += tf.cast(_network_outputs(kernel, inputs), outputs.dtype)
+        return outputs
+
+    @property
+    def dual(self) -> tf.Tensor | None:
+        dual = self._state.dual if self._state.solved else None
+        return None if dual is None else dual.read_value()
+
+    @property
+    def anchors(self) -> Any:
+        if self._state.anchors is None:
+            return None
+        return keras.tree.map_structure(lambda v: v.read_value(), self._state.anchors)
+
+    @property
+    def ridge_value(self) -> float | None:
+        return self.report.get("ridge_value")
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return dict(self._state.facts.get("report", {}))
+
+    @property
+    def solved(self) -> bool:
+        """Whether there is a solution, fresh or stale."""
+        return self._state.solved
+
+    @property
+    def trace_key(self) -> Any:
+        """Changes whenever a traced prediction function has to be traced again."""
+        return self._state.key()
+
+    def is_fresh(self, kernel: Kernel) -> bool:
+        """Whether the solution belongs to the kernel's present weights."""
+        solved_for = self._state.facts.get("fingerprint")
+        return self._state.solved and solved_for == kernel.fingerprint()
+
+    def hold(self, x: Any, y: np.ndarray) -> None:
+        """Keep rows to be solved on later; an earlier solution is dropped."""
+        self._state.hold(x, y)
+
+    def solve(
+        self,
+        kernel: Kernel,
+        x: Any,
+        y: np.ndarray,
+        validation: tuple[Any, np.ndarray] | None = None,
+        choice: Choice | None = None,
+    ) -> None:
+        """Solve on the rows `x`, `y`, choosing the ridge if it is `"auto"`.
+
+        Args:
+            kernel: The kernel.
+            x: `(n, ...)`.
+            y: `(n, c)`.
+            validation: Rows to choose the ridge on.
+            choice: A ridge that was chosen elsewhere, to use instead of all that.
+
+        Raises:
+            ValueError: If the kernel is zero on `x`, or `residual=True` does not fit.
+        """
+        begun = time.perf_counter()
+        targets = self._machine_targets(kernel, x, y)
+        gram = self._gram(kernel, x)
+        if choice is None and self.ridge != "auto":
+            choice = Choice(self.ridge, by="the user", relative=self.relative)
+        solution = None
+        if choice is None and validation is None:
+            choice, solution = ridge_selection.by_leave_one_out(gram, targets)
+        elif choice is None:
+            choice, solution = self._choose(kernel, x, gram, targets, validation)
+        if solution is None:
+            solution = cholesky(gram, targets, choice.absolute(gram))
+        self._store(kernel, x, y, solution, choice, ridge_selection.unit(gram))
+        self._state.facts["report"]["seconds"] = time.perf_counter() - begun
+
+    def solve_again(self, kernel: Kernel) -> None:
+        """Solve on the rows that were kept, at the relative ridge chosen before.
+
+        Raises:
+            ValueError: If no rows were kept.
+        """
+        state = self._state
+        if state.anchors is None or state.targets is None:
+            raise ValueError(
+                "The head is stale: the network's weights have changed since it was "
+                "solved, and it kept no rows to be solved again. Call "
+                "`fit_head(x, y)`, or make it with `keep_anchors=True`."
+                if state.solved
+                else "The head has not been solved. Call `fit` or `fit_head(x, y)` first."
+            )
+        before = state.facts.get("choice")
+        choice = Choice(**before) if before and self.ridge == "auto" else None
+        if choice is None and self.ridge == "auto":
+            choice = Choice(ridge_selection.WITHOUT_EVIDENCE, by="default")
+        self.solve(kernel, self.anchors, state.targets, choice=choice)
+
+    def _gram(self, kernel: Kernel, x: Any) -> np.ndarray:
+        gram = kernel.gram(x, dtype="float64").numpy()
+        if gram.ndim != 2:
+            raise ValueError(
+                'A head needs a kernel with one value a pair of rows, and `outputs="full"` '
+                'has a block. Use `outputs="sum"` or `outputs="trace"`.'
+            )
+        if not np.all(np.isfinite(gram)):
+            raise ValueError(
+                "The Gram matrix overflows: the network's gradients on `x` are too "
+                "large. Scale the inputs or the weights down."
+            )
+        if not np.trace(gram) > 0.0:
+            raise ValueError(
+                "The kernel is zero on all rows of `x`: the network's outputs do not "
+                "react to its weights there (dead or saturated units)."
+            )
+        return gram
+
+    def _machine_targets(self, kernel: Kernel, x: Any, y: np.ndarray) -> np.ndarray:
+        y = np.asarray(y, "float64")
+        if not self.residual:
+            return y
+        f = np.asarray(_network_outputs(kernel, x), "float64")
+        if f.shape != y.shape:
+            raise ValueError(
+                "`residual=True` needs as many targets as the network has outputs. "
+                f"Received: targets of shape {y.shape}, outputs of shape {f.shape}"
+            )
+        return y - f
+
+    def choose_ridge(
+        self, kernel: Kernel, x: Any, y: np.ndarray, validation: Any, by: str
+    ) -> Choice:
+        """The ridge with the least squared error on validation rows, solving on `x`."""
+        targets, gram = self._machine_targets(kernel, x, y), self._gram(kernel, x)
+        return self._choose(kernel, x, gram, targets, validation, by)[0]
+
+    def _choose(
+        self,
+        kernel: Kernel,
+        x: Any,
+        gram: np.ndarray,
+        targets: np.ndarray,
+        validation: Any,
+        by: str = "validation data",
+    ) -> tuple[Choice, Solution]:
+        xv, yv = validation
+        cross = kernel.cross(xv, x, dtype="float64").numpy()
+        left = self._machine_targets(kernel, xv, yv)
+        return ridge_selection.by_rows(gram, targets, cross, left, by)
+
+    def _store(
+        self, kernel: Kernel, x: Any, y: np.ndarray, solution: Solution, choice: Choice, unit: float
+    ) -> None:
+        state = self._state
+        form = self._choose_form(kernel, *solution.dual.shape)
+        state.hold(x, y)
+        state.set_dual(solution.dual)
+        state.set_weights(_primal(kernel, x, solution.dual) if form == "primal" else None)
+        if not self.keep_anchors:
+            state.drop_anchors()
+        state.facts = {
+            "fingerprint": kernel.fingerprint(),
+            "choice": dataclasses.asdict(choice),
+            "inputs": describe(x),
+            "report": {
+                "ridge": solution.ridge / unit if self.relative else solution.ridge,
+                "ridge_value": solution.ridge,
+                "relative_ridge": solution.ridge / unit,
+                "chosen_by": choice.by,
+                "rows": len(solution.dual),
+                "leave_one_out_mse": solution.leave_one_out_mse,
+                "kare": solution.kare,
+                "effective_dimension": solution.effective_dimension,
+                "jitter": solution.jitter,
+                "solver": solution.solver,
+                "form": form,
+            },
+        }
+
+    def _choose_form(self, kernel: Kernel, anchors: int, targets: int) -> str:
+        if self.form != "auto" or not self.keep_anchors:
+            form = self.form if self.keep_anchors else "primal"
+            self._check_form(form, kernel)
+            return form
+        costs = kernel.prediction_cost(anchors, targets)
+        return min(costs, key=lambda form: costs[form])
+
+    def _check_form(self, form: str, kernel: Kernel) -> None:
+        if form == "primal" and not kernel.has_features:
+            raise ValueError(
+                f"{type(kernel).__name__} has no primal form. Use `form=\"dual\"` and "
+                f"`keep_anchors=True`. Received: form={self.form!r}, "
+                f"keep_anchors={self.keep_anchors}"
+            )
+
+    def in_form(self, form: str, kernel: Kernel) -> NTKRidgeHead:
+        """This solution, to be predicted with in the form `"primal"` or `"dual"`."""
+        if form == self.report["form"]:
+            return self
+        state = self._state
+        if state.anchors is None or state.dual is None:
+            raise ValueError(
+                "The head kept no anchors, so only its primal form is left. Received: "
+                f"form={form!r}"
+            )
+        self._check_form(form, kernel)
+        other = NTKRidgeHead.from_config({**self.get_config(), "form": form})
+        other._state.hold(self.anchors, state.targets)
+        other._state.set_dual(state.dual.numpy())
+        if form == "primal":
+            other._state.set_weights(_primal(kernel, self.anchors, state.dual.numpy()))
+        other._state.facts = {**state.facts, "report": {**self.report, "form": form}}
+        return other
+
+    def prediction_variables(self) -> list[tf.Variable]:
+        """The variables that predictions read, besides the kernel's."""
+        state = self._state
+        if state.weights is not None:
+            return list(state.weights)
+        return [*keras.tree.flatten(state.anchors), state.dual]
+
+    def input_signature(self) -> Any:
+        """Shapes and types of the inputs it was solved on, as `tf.TensorSpec`s."""
+        return signature(self._state.facts["inputs"])
+
+    def save_own_variables(self, store: Any) -> None:
+        self._state.save(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        self._state.load(store)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        config.pop("trainable", None)
+        return {
+            **config,
+            "ridge": self.ridge,
+            "relative": self.relative,
+            "form": self.form,
+            "residual": self.residual,
+            "keep_anchors": self.keep_anchors,
+        }
+
+
+def _network_outputs(kernel: Kernel, x: Any) -> tf.Tensor:
+    network = getattr(kernel, "network", None)
+    if network is None:
+        raise ValueError(
+            "`residual=True` corrects a network, and this kernel has none. Received: "
+            f"kernel of type {type(kernel).__name__}"
+        )
+    return outputs_of(network, x)
+
+
+def _primal(kernel: Kernel, x: Any, dual: np.ndarray) -> list[tf.Tensor]:
+    """`w = (1/n) J(X)ᵀ α`, summed in float64 over chunks of rows."""
+    n, total = len(dual), None
+    for begin in range(0, n, CHUNK):
+        rows = slice(begin, begin + CHUNK)
+        part = keras.tree.map_structure(lambda t, rows=rows: t[rows], x)
+        w = kernel.vjp(part, dual[rows] / n, dtype="float64")
+        total = w if total is None else [a + b for a, b in zip(total, w, strict=True)]
+    assert total is not None
+    return [
+        tf.cast(w, v.dtype)
+        for w, v in zip(total, kernel.trainable_variables, strict=True)
+    ]

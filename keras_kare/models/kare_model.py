@@ -1,0 +1,274 @@
+"""`KAREModel`: train a kernel with KARE, predict with its kernel machine."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare import _validation
+from keras_kare.kernels import NTK, Kernel
+from keras_kare.layers import NTKRidgeHead, ridge_selection
+from keras_kare.layers.ridge_selection import Choice
+from keras_kare.models import rows as rows_module
+from keras_kare.models.export import export_saved_model
+from keras_kare.models.rows import Rows
+from keras_kare.models.training import KARETrainer
+
+
+@keras.saving.register_keras_serializable(package="keras_kare")
+class KAREModel(KARETrainer, keras.Model):
+    """A kernel machine whose kernel is trained to generalise.
+
+    `fit` minimises KARE, an estimate of the test error, by gradient descent on the
+    network whose neural tangent kernel (NTK) this is, and ends by solving the head on
+    all training rows. `predict` returns the kernel machine's outputs,
+    `ŷ(x) = (1/n) K(x, X) (K/n + λI)⁻¹ y`.
+
+    Args:
+        kernel: A `keras.Model`, of which the NTK is taken (`kernels.NTK(network)`), or
+            any kernel of `keras_kare.kernels`.
+        head: A `keras_kare.NTKRidgeHead`. Defaults to one with `ridge="auto"`.
+        validation_anchors: Most training rows that the machine is solved on for
+            validation during `fit`. Defaults to `4096`.
+        name: Name of the model.
+
+    Attributes:
+        kernel: The kernel.
+        network: The network of the kernel; `model.network.predict(x)` gives its own
+            outputs.
+        head: The head; `head.report` tells of the last solution.
+
+    Raises:
+        TypeError: If `kernel` is neither a model nor a kernel, or `head` no head.
+
+    Example:
+
+    ```python
+    import keras, numpy as np
+    import keras_kare as kk
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(200, 5)).astype("float32")
+    y = np.sin(x[:, :1] + x[:, 1:2])
+    network = keras.Sequential(
+        [keras.Input((5,)), keras.layers.Dense(64, "gelu"), keras.layers.Dense(1)]
+    )
+    model = kk.KAREModel(network)
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss="kare")
+    model.fit(x[:100], y[:100], epochs=20, validation_data=(x[100:], y[100:]))
+    model.predict(x[100:])
+    ```
+
+    References:
+        - Schwab, Kelly, Malamud, Xu, "Training NTK to generalize with KARE",
+          arXiv:2505.11347.
+    """
+
+    def __init__(
+        self,
+        kernel: keras.Model | Kernel,
+        head: NTKRidgeHead | None = None,
+        validation_anchors: int = 4096,
+        name: str | None = None,
+        **kwargs: Any,
+    ):
+        if isinstance(kernel, keras.Model):
+            kernel = NTK(kernel)
+        if not isinstance(kernel, Kernel):
+            raise TypeError(
+                "`kernel` must be a `keras.Model` or a kernel of `keras_kare.kernels`. "
+                f"Received: kernel={kernel!r} of type {type(kernel).__name__}"
+            )
+        head = NTKRidgeHead() if head is None else head
+        if not isinstance(head, NTKRidgeHead):
+            raise TypeError(
+                "`head` must be a `keras_kare.NTKRidgeHead`. "
+                f"Received: head={head!r} of type {type(head).__name__}"
+            )
+        if not isinstance(validation_anchors, int) or validation_anchors < 2:
+            raise ValueError(
+                "`validation_anchors` must be a whole number of at least 2. "
+                f"Received: validation_anchors={validation_anchors!r}"
+            )
+        super().__init__(name=name, **kwargs)
+        self.kernel = kernel
+        self.head = head
+        self.validation_anchors = validation_anchors
+        self._training_rows: Rows | None = None
+        self._traced_for: Any = None
+        network = self.network
+        if network is not None and network.built:
+            kernel.built = self.built = True
+
+    @property
+    def network(self) -> keras.Model | None:
+        """The network of the kernel, or `None` where the kernel has none."""
+        return getattr(self.kernel, "network", None)
+
+    def build(self, input_shape: Any) -> None:
+        if not self.kernel.built:
+            self.kernel.build(input_shape)
+        self.built = True
+
+    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
+        """The kernel machine's outputs for the rows `inputs`, `(n, c)`."""
+        if tf.executing_eagerly():
+            self._refresh_head()
+        return self.head.call(inputs, self.kernel)
+
+    def fit_head(self, x: Any, y: Any = None, validation_data: Any = None) -> None:
+        """Solve the head on rows, without any training.
+
+        On a network trained by other means this is the paper's after-NTK.
+
+        Args:
+            x: Inputs `(n, ...)` or a dataset of `(x, y)` batches.
+            y: Targets `(n,)` or `(n, c)`.
+            validation_data: Rows to choose `ridge="auto"` on, as in `fit`. Without
+                them, leave-one-out chooses, if the network has not been trained; for
+                a trained one the errors of its own training rows choose far too small
+                a ridge, so `λ̃ = 1` is used, with a warning.
+
+        Raises:
+            ValueError: For bad input, named.
+        """
+        rows = rows_module.gather(x, y, None)
+        validation = rows_module.gather_validation(validation_data, None)
+        self._check_rows(rows, validation)
+        self._solve_head(rows, validation, self._choice_without_rows(validation))
+
+    def predict(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> np.ndarray:
+        """The kernel machine's outputs, `(n, c)`.
+
+        Args:
+            x: Inputs `(n, ...)` or a dataset.
+            batch_size: Rows at a time. Defaults to 1,024.
+            verbose, steps, callbacks: As in Keras.
+
+        Raises:
+            ValueError: If no head was solved, if it is stale and kept no rows, or if
+                `x` is empty or holds NaN or Inf.
+        """
+        self._refresh_head()
+        if not rows_module.is_dataset(x):
+            x = _validation.check_rows("x", rows_module.without_pandas(x))
+            batch_size = batch_size or 1024
+        self._forget_stale_traces()
+        return super().predict(
+            x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
+        )
+
+    def predict_on_batch(self, x: Any) -> np.ndarray:
+        """The kernel machine's outputs for one batch, `(n, c)`; errors as `predict`."""
+        self._refresh_head()
+        x = _validation.check_rows("x", rows_module.without_pandas(x))
+        self._forget_stale_traces()
+        return super().predict_on_batch(x)
+
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",
+        form: str = "primal",
+        verbose: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write a SavedModel that TensorFlow runs without keras and keras_kare.
+
+        Args:
+            filepath: The folder to write.
+            format: `"tf_saved_model"`.
+            form: `"primal"`: no training row is in the files. `"dual"`: the anchors
+                are. Defaults to `"primal"`.
+            verbose: Whether to print where it was written.
+
+        Raises:
+            ValueError: If no head was solved, or the format or form is unknown.
+        """
+        _validation.check_option("format", format, ("tf_saved_model",))
+        _validation.check_option("form", form, ("primal", "dual"))
+        self._refresh_head()
+        export_saved_model(self, filepath, form, verbose, **kwargs)
+
+    def _refresh_head(self) -> None:
+        """Solve a stale head again; refuse where that is impossible."""
+        if not self.head.is_fresh(self.kernel):
+            self.head.solve_again(self.kernel)
+
+    def _forget_stale_traces(self) -> None:
+        """Drop traced functions that read variables the head no longer uses."""
+        if self._traced_for != self.head.trace_key:
+            self.test_function = self.predict_function = None
+            self._traced_for = self.head.trace_key
+
+    def _check_rows(self, rows: Rows, validation: Rows | None) -> None:
+        """Refuse, before any long work, what cannot be trained or solved on."""
+        if len(rows) < 2:
+            raise ValueError(
+                "`x` must have at least two rows: a kernel compares rows. "
+                f"Received: {len(rows)} row"
+            )
+        if validation is not None and validation.y.shape[1] != rows.y.shape[1]:
+            raise ValueError(
+                "The targets of `validation_data` must have as many columns as `y`. "
+                f"Received: {validation.y.shape[1]} and {rows.y.shape[1]} columns"
+            )
+        self.kernel.check(rows.x)
+        self.built = True
+
+    def _solve_head(
+        self, rows: Rows, validation: Rows | None, choice: Choice | None
+    ) -> None:
+        pair = None if validation is None else (validation.x, validation.y)
+        self.head.solve(self.kernel, rows.x, rows.y, validation=pair, choice=choice)
+
+    def _choice_without_rows(self, validation: Rows | None) -> Choice | None:
+        """`None` where rows or leave-one-out may choose the ridge."""
+        if self.head.ridge != "auto" or validation is not None or not self._has_trained():
+            return None
+        warnings.warn(
+            '`ridge="auto"` has no rows to choose on: the network has been trained, so '
+            "that leave-one-out on its training rows would choose far too small a ridge. "
+            "Using a relative ridge of 1. Pass `validation_data`, or a number as `ridge`.",
+            stacklevel=3,
+        )
+        return Choice(ridge_selection.WITHOUT_EVIDENCE, by="default")
+
+    def _has_trained(self) -> bool:
+        """Whether this model or its network has taken a training step here."""
+        return any(
+            int(optimizer.iterations.numpy()) > 0
+            for model in (self, self.network)
+            if (optimizer := getattr(model, "optimizer", None)) is not None
+        )
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        return {
+            **config,
+            "kernel": keras.saving.serialize_keras_object(self.kernel),
+            "head": keras.saving.serialize_keras_object(self.head),
+            "validation_anchors": self.validation_anchors,
+        }
+
+    @classmethod
+    def from_config(
+        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
+    ) -> KAREModel:
+        config = dict(config)
+        for part in ("kernel", "head"):
+            config[part] = keras.saving.deserialize_keras_object(
+                config[part], custom_objects=custom_objects
+            )
+        return cls(**config)

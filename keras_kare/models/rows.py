@@ -1,0 +1,194 @@
+"""Training and validation data as rows: what a kernel machine is solved on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare import _validation
+
+FULL_BATCH = 4096
+"""Most rows of a default full batch."""
+
+USUAL_BATCH = 1024
+"""About how many rows a default batch has above that."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Checked inputs and targets.
+
+    Attributes:
+        x: Nested structure of tensors, `(n, ...)`.
+        y: `(n, c)`.
+        batch_size: Of the dataset that the rows came from; all rows for arrays.
+    """
+
+    x: Any
+    y: np.ndarray
+    batch_size: int = 0
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def take(self, indices: np.ndarray) -> Rows:
+        """The rows with these numbers."""
+        return Rows(
+            keras.tree.map_structure(lambda t: tf.gather(t, indices), self.x), self.y[indices]
+        )
+
+    def split(self, fraction: float) -> tuple[Rows, Rows]:
+        """The first rows and the last `fraction` of them, as Keras splits."""
+        first = math.floor(len(self) * (1.0 - fraction))
+        if first < 2 or first == len(self):
+            raise ValueError(
+                "`validation_split` leaves too few rows to train or to validate on. "
+                f"Received: validation_split={fraction}, {len(self)} rows"
+            )
+        numbers = np.arange(len(self))
+        return self.take(numbers[:first]), self.take(numbers[first:])
+
+
+def is_dataset(x: Any) -> bool:
+    """Whether `x` yields batches by itself."""
+    return isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
+
+
+def gather(x: Any, y: Any, steps: int | None, name: str = "") -> Rows:
+    """All rows of arrays, of a `tf.data.Dataset` or of a `PyDataset`.
+
+    Args:
+        x: Inputs, or a dataset of `(x, y)` batches.
+        y: Targets, or `None` for a dataset.
+        steps: How many batches of a dataset to read; `None` for all.
+        name: Prefix of argument names in errors: "" or "validation ".
+
+    Raises:
+        ValueError: As the checks of inputs and targets; for generators, which can be
+            read only once; for endless datasets without `steps`.
+    """
+    batch_size = 0
+    if is_dataset(x):
+        if y is not None:
+            raise ValueError(
+                f"`{name}y` must not be given with a dataset, whose batches are (x, y). "
+                f"Received: {name}y of type {type(y).__name__}"
+            )
+        x, y, batch_size = _concatenated(x, steps, name)
+    elif hasattr(x, "__next__") or hasattr(x, "__iter__") and not hasattr(x, "__len__"):
+        raise ValueError(
+            f"`{name}x` must be arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`: "
+            "the rows are read once more to solve the head, and a generator can be read "
+            f"only once. Received: {name}x of type {type(x).__name__}"
+        )
+    x = _validation.check_rows(f"{name}x", without_pandas(x))
+    rows = int(keras.tree.flatten(x)[0].shape[0])
+    y = _validation.check_targets(f"{name}y", y, rows)
+    return Rows(x, y, batch_size or rows)
+
+
+def gather_validation(data: Any, steps: int | None) -> Rows | None:
+    """Rows of `validation_data`, in any of the forms that Keras takes."""
+    if data is None:
+        return None
+    if is_dataset(data):
+        return gather(data, None, steps, "validation ")
+    if not isinstance(data, list | tuple) or len(data) not in (2, 3):
+        raise ValueError(
+            "`validation_data` must be (x, y) or a dataset. "
+            f"Received: validation_data of type {type(data).__name__}"
+        )
+    _validation.check_no_weights(data[2] if len(data) == 3 else None)
+    return gather(data[0], data[1], None, "validation ")
+
+
+def default_batch_size(rows: int) -> int:
+    """All rows up to 4,096, else batches of about 1,024 that are evenly split."""
+    if rows <= FULL_BATCH:
+        return rows
+    return math.ceil(rows / math.ceil(rows / USUAL_BATCH))
+
+
+def even_batch_size(rows: int, batches: int) -> int:
+    """A size for about so many even batches, none of one row."""
+    size = math.ceil(rows / batches)
+    return size if rows % size != 1 else _fitting(size, rows)
+
+
+def check_batch_size(batch_size: Any, rows: int) -> None:
+    """Refuse sizes whose batches, the last one too, would have a single row."""
+    whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+    if not whole or batch_size < 2:
+        raise ValueError(
+            "`batch_size` must be a whole number of at least 2: KARE needs the kernel "
+            f"between rows. Received: batch_size={batch_size!r}"
+        )
+    if rows % batch_size == 1:
+        raise ValueError(
+            "`batch_size` leaves a last batch of one row, which has no KARE. Use another "
+            f"size, for example {_fitting(int(batch_size), rows)}. Received: "
+            f"batch_size={batch_size}, {rows} rows"
+        )
+
+
+def _fitting(batch_size: int, rows: int) -> int:
+    larger = range(batch_size + 1, rows + 1)
+    return next(size for size in larger if rows % size != 1)
+
+
+def _concatenated(dataset: Any, steps: int | None, name: str) -> tuple[Any, Any, int]:
+    batches = list(_batches(dataset, steps, name))
+    if not batches:
+        raise ValueError(f"`{name}x` has no rows. Received: an empty dataset")
+    for i, (x, _) in enumerate(batches):
+        count = keras.tree.flatten(x)[0].shape[0]
+        if count < 2 and not name:
+            raise ValueError(
+                f"`x` yields a batch of {count} rows (batch {i}), which has no KARE. Use "
+                "`drop_remainder=True`, or another batch size."
+            )
+    x = keras.tree.map_structure(_join, *[x for x, _ in batches])
+    y = _join(*[np.asarray(y) for _, y in batches])
+    return x, y, len(batches[0][1])
+
+
+def _join(*parts: np.ndarray) -> np.ndarray:
+    return np.concatenate(parts)
+
+
+def _batches(dataset: Any, steps: int | None, name: str) -> Any:
+    if isinstance(dataset, keras.utils.PyDataset):
+        count = dataset.num_batches if steps is None else steps
+        if count is None:
+            raise ValueError(
+                f"`{name}x` is an endless dataset: give `{name.strip() or 'epoch'}` steps "
+                "(`steps_per_epoch` or `validation_steps`)."
+            )
+        batches: Any = (dataset[i] for i in range(count))
+    else:
+        if steps is None and dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+            raise ValueError(
+                f"`{name}x` is an endless dataset: say how many batches are one epoch "
+                "with `steps_per_epoch` (or `validation_steps`)."
+            )
+        taken = dataset if steps is None else dataset.take(steps)
+        batches = taken.as_numpy_iterator()
+    for batch in batches:
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
+        _validation.check_no_weights(weights)
+        if y is None:
+            raise ValueError(
+                f"`{name}x` must yield (x, y) batches: kernels are trained and solved on "
+                "targets. Received: batches without y"
+            )
+        yield keras.tree.map_structure(np.asarray, x), y
+
+
+def without_pandas(x: Any) -> Any:
+    """The array of a data frame; anything else as it is."""
+    return x.to_numpy() if hasattr(x, "to_numpy") else x

@@ -1,0 +1,317 @@
+"""Training a kernel: what a `KAREModel` does in `compile`, `fit` and `evaluate`."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare import _validation, losses
+from keras_kare import metrics as metrics_module
+from keras_kare.layers import ridge_selection
+from keras_kare.layers.ridge_selection import Choice
+from keras_kare.models import rehearsal
+from keras_kare.models import rows as rows_module
+from keras_kare.models.rows import Rows
+
+
+class KARETrainer(keras.Model):
+    """The training half of `KAREModel`, which adds the kernel and the head."""
+
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = "kare",
+        metrics: Any = None,
+        jit_compile: Any = False,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training.
+
+        Args:
+            optimizer: As in Keras. KARE's gradient grows with the square of the
+                targets; the paper uses plain `SGD`.
+            loss: `"kare"`, `kk.losses.KARE(...)`, or another `kk.losses.GramLoss`.
+                Defaults to `"kare"`: `KARE(ridge=0.1)`.
+            metrics: As in Keras; `"accuracy"` means sign or argmax accuracy
+                (`kk.metrics.SignedAccuracy`). During training they are computed on
+                the batch's leave-one-out predictions: right for a fixed kernel,
+                optimistic once the kernel has been trained on these rows.
+            jit_compile: Whether to compile with XLA. Defaults to `False`: XLA's
+                Cholesky is slower on CPUs.
+            **kwargs: As in `keras.Model.compile`.
+
+        Raises:
+            ValueError: If `loss` is no loss of a Gram matrix, or weighted metrics or
+                loss weights are given.
+        """
+        for name in ("loss_weights", "weighted_metrics"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"`{name}` is not supported: KARE of weighted rows is not defined. "
+                    f"Received: {name}={kwargs[name]!r}"
+                )
+        super().compile(
+            optimizer=optimizer,
+            loss=losses.get(loss),
+            metrics=keras.tree.map_structure(metrics_module.get, metrics),
+            jit_compile=jit_compile,
+            **kwargs,
+        )
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One batch: its Gram matrix, the loss, one update of the network."""
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        _validation.check_no_weights(weights)
+        with tf.GradientTape() as tape:
+            gram = self.kernel.gram(x)
+            y = _columns(y, gram)
+            loss, predictions = self.loss.evaluate(y, gram)
+            if self.losses:  # regularisers and activity regularisers of the network
+                loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in self.losses])
+            scaled = self.optimizer.scale_loss(loss)
+        variables = self.trainable_variables
+        gradients = tape.gradient(
+            scaled,
+            [v.value for v in variables],
+            # The kernel does not depend on the last bias, for one.
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self._loss_tracker.update_state(loss, sample_weight=tf.shape(gram)[0])
+        return self.compute_metrics(x, y, predictions)
+
+    def test_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One batch: mean squared error of the kernel machine, and the metrics."""
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        _validation.check_no_weights(weights)
+        predictions = self(x, training=False)
+        y = _columns(y, predictions)
+        loss = tf.reduce_mean(tf.square(y - predictions))
+        self._loss_tracker.update_state(loss, sample_weight=tf.shape(predictions)[0])
+        return self.compute_metrics(x, y, predictions)
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ) -> keras.callbacks.History:
+        """Train the kernel, then solve the head on all training rows.
+
+        Args:
+            x: Inputs `(n, ...)`, a `tf.data.Dataset` or a `keras.utils.PyDataset` of
+                `(x, y)` batches. Datasets are read once more, to solve the head.
+            y: Targets `(n,)` or `(n, c)`, floats; classes are encoded as -1 and 1.
+            batch_size: Rows of a Gram matrix. Defaults to all of them up to 4,096
+                rows, and to batches of about 1,024, evenly split, above. (Keras's 32
+                would make a poor Gram matrix.)
+            validation_data: Rows that never train. `val_loss` is the kernel machine's
+                mean squared error on them, which KARE, the training `loss`, estimates;
+                their gap is the overfitting of KARE itself. During training the
+                machine is solved at the ridge of the loss, on at most
+                `validation_anchors` rows. `ridge="auto"` is chosen on these rows, once,
+                at the end.
+            validation_split: The last share of the rows becomes `validation_data`.
+            epochs, verbose, callbacks, shuffle, initial_epoch, steps_per_epoch,
+                validation_steps, validation_batch_size, validation_freq: As in Keras.
+            class_weight, sample_weight: Must be `None`.
+
+        Without validation rows, `ridge="auto"` takes a rehearsal after training: the
+        same training from the same start on four fifths of the rows, whose kernel the
+        remaining fifth never trained; they choose the ridge. That doubles the time; a
+        number as `ridge`, or validation rows, avoid it.
+
+        Returns:
+            A `History`: `loss` is KARE, `val_loss` the measured mean squared error.
+
+        Raises:
+            ValueError: For bad input, named, before any training.
+        """
+        if not self.compiled:
+            raise ValueError("Call `compile` before `fit`.")
+        _validation.check_no_weights(sample_weight, class_weight)
+        rows = rows_module.gather(x, y, steps_per_epoch)
+        if validation_split and validation_data is None:
+            if rows_module.is_dataset(x):
+                raise ValueError(
+                    "`validation_split` needs arrays. Split the dataset, and pass "
+                    f"`validation_data`. Received: validation_split={validation_split}"
+                )
+            rows, validation = rows.split(validation_split)
+            validation_data = (validation.x, validation.y)
+        validation = rows_module.gather_validation(validation_data, validation_steps)
+        self._check_rows(rows, validation)
+        if not rows_module.is_dataset(x):
+            x, y = rows.x, rows.y
+            batch_size = batch_size or rows_module.default_batch_size(len(rows))
+            rows_module.check_batch_size(batch_size, len(rows))
+            if validation is not None and not rows_module.is_dataset(validation_data):
+                validation_data = (validation.x, validation.y)
+        self.head.hold(rows.x if self.head.keep_anchors else None, rows.y)
+        rehearses = self.head.ridge == "auto" and validation is None
+        start = rehearsal.Snapshot(self) if rehearses else None
+        self._training_rows = rows
+        try:
+            history = super().fit(
+                x=x,
+                y=y,
+                batch_size=batch_size,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=callbacks,
+                validation_data=validation_data,
+                shuffle=shuffle,
+                initial_epoch=initial_epoch,
+                steps_per_epoch=steps_per_epoch,
+                validation_steps=validation_steps,
+                validation_batch_size=validation_batch_size,
+                validation_freq=validation_freq,
+            )
+        finally:
+            self._training_rows = None
+        if start is None or not history.epoch:
+            choice = None if history.epoch else self._choice_without_rows(validation)
+        else:
+            choice = self._rehearse(rows, start, len(history.epoch), batch_size, shuffle)
+        self._solve_head(rows, validation, choice)
+        return history
+
+    def _rehearse(
+        self, rows: Rows, start: Any, epochs: int, batch_size: int | None, shuffle: bool
+    ) -> Choice:
+        """Train again from the start on most rows; the others choose the ridge."""
+        if len(rows) < rehearsal.FEWEST:
+            return Choice(ridge_selection.WITHOUT_EVIDENCE, by="default (too few rows)")
+        training, choosing = (rows.take(part) for part in rehearsal.held_out(len(rows)))
+        batches = max(1, round(len(rows) / (batch_size or rows.batch_size)))
+        ended = rehearsal.Snapshot(self)
+        kept = self.history, self.stop_training
+        start.restore()
+        try:
+            super().fit(
+                x=training.x,
+                y=training.y,
+                batch_size=rows_module.even_batch_size(len(training), batches),
+                epochs=epochs,
+                verbose=0,
+                shuffle=shuffle,
+            )
+            return self.head.choose_ridge(
+                self.kernel, training.x, training.y, (choosing.x, choosing.y), by=rehearsal.NAME
+            )
+        except (tf.errors.InvalidArgumentError, ValueError) as error:
+            warnings.warn(
+                '`ridge="auto"` could not be chosen, since the rehearsal on fewer rows '
+                f"failed ({str(error).splitlines()[0]}). Using a relative ridge of 1. Pass "
+                "`validation_data`, or a number as `ridge`.",
+                stacklevel=3,
+            )
+            return Choice(ridge_selection.WITHOUT_EVIDENCE, by="default (rehearsal failed)")
+        finally:
+            ended.restore()
+            self.history, self.stop_training = kept
+
+    def evaluate(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        sample_weight: Any = None,
+        steps: int | None = None,
+        callbacks: Any = None,
+        return_dict: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Mean squared error of the kernel machine, and the compiled metrics.
+
+        Args as in `keras.Model.evaluate`; `batch_size` defaults to 1,024.
+
+        Raises:
+            ValueError: For bad input, and as `predict`.
+        """
+        _validation.check_no_weights(sample_weight)
+        if self._training_rows is not None:
+            self._solve_for_validation(self._training_rows)
+        else:
+            self._refresh_head()
+            if not rows_module.is_dataset(x):
+                rows = rows_module.gather(x, y, None)
+                x, y, batch_size = rows.x, rows.y, batch_size or 1024
+        self._forget_stale_traces()
+        return super().evaluate(
+            x=x,
+            y=y,
+            batch_size=batch_size,
+            verbose=verbose,
+            steps=steps,
+            callbacks=callbacks,
+            return_dict=return_dict,
+            **kwargs,
+        )
+
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """One update on one batch; the head is stale afterwards. As in Keras."""
+        _validation.check_no_weights(sample_weight, class_weight)
+        rows = rows_module.gather(x, y, None)
+        self._check_rows(rows, None)
+        return super().train_on_batch(rows.x, rows.y, return_dict=return_dict)
+
+    def test_on_batch(
+        self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
+    ) -> Any:
+        """Mean squared error and metrics of the kernel machine on one batch."""
+        _validation.check_no_weights(sample_weight)
+        rows = rows_module.gather(x, y, None)
+        self._refresh_head()
+        self._forget_stale_traces()
+        return super().test_on_batch(rows.x, rows.y, return_dict=return_dict)
+
+    def _solve_for_validation(self, rows: Rows) -> None:
+        """A Cholesky head at the ridge of the loss, on not too many rows."""
+        if len(rows) > self.validation_anchors:
+            chosen = np.linspace(0, len(rows) - 1, self.validation_anchors).astype(int)
+            rows = rows.take(chosen)
+        choice = Choice(self.loss.ridge, by="the loss", relative=self.loss.relative)
+        self.head.solve(self.kernel, rows.x, rows.y, choice=choice)
+
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built and self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
+
+    def get_compile_config(self) -> dict[str, Any]:
+        return super().get_compile_config()
+
+
+def _columns(y: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Targets as `(n, c)`, of the type of `like`."""
+    y = tf.cast(y, like.dtype)
+    if y.shape.rank == 2:
+        return y
+    count = y.shape[1:].num_elements() if y.shape.rank else 1
+    return tf.reshape(y, (-1, count))

@@ -1,0 +1,251 @@
+"""What is minimised: KARE, and leave-one-out, with closed-form gradients.
+
+Notation of the formulas, for a Gram matrix `K` of `n` rows, targets `y` of `c`
+columns, and a ridge `z`:
+
+    A = K/n + zI,   a = A⁻¹y,   b = A⁻¹a,   t = tr(A⁻¹)/n,   s = |a|²/(n c).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from keras_kare import _validation
+from keras_kare._linalg import cholesky
+
+FLOAT64_BELOW = 1e-5
+"""Below this fraction of `tr(K)/n`, a float32 ridge is factorised in float64."""
+
+
+class Regression(NamedTuple):
+    """The factorised system `A = K/n + zI`, from which every risk is read off.
+
+    Attributes:
+        a: `A⁻¹y`, `(n, c)`.
+        b: `A⁻¹A⁻¹y`, `(n, c)`.
+        inverse: `A⁻¹`, `(n, n)`.
+    """
+
+    a: tf.Tensor
+    b: tf.Tensor
+    inverse: tf.Tensor
+
+
+def kare(y: Any, gram: Any, ridge: Any) -> tf.Tensor:
+    """KARE, the kernel alignment risk estimator, of a kernel ridge regression.
+
+    `KARE(y, K, z) = (1/n) yᵀ(K/n + zI)⁻²y / ((1/n) tr (K/n + zI)⁻¹)²`, averaged over
+    the columns of `y`. It estimates the *test* mean squared error of the kernel
+    machine from training rows alone, for a kernel that was not chosen with their
+    help. It equals generalised cross-validation (GCV) of kernel ridge regression
+    with ridge `n z`.
+
+    Args:
+        y: Targets, `(n,)` or `(n, c)`.
+        gram: Symmetric positive semi-definite matrix, `(n, n)`.
+        ridge: The ridge `z`, a positive scalar, in the units of `K/n`.
+
+    Returns:
+        A scalar tensor of the type of `gram`, in the units of `y²`. Its gradients
+        with respect to all three arguments are closed forms; there is no second
+        derivative (asking for one raises an error). In float32 with a ridge below
+        1e-5 of `tr(K)/n` the factorisation runs in float64.
+
+    Raises:
+        ValueError: If shapes do not fit, there is one row, the ridge is not positive,
+            or an argument holds NaN or Inf.
+
+    Example:
+
+    ```python
+    import numpy as np
+    import keras_kare as kk
+
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    y = np.sin(x[:, :1])
+    gram = np.exp(-((x[:, None] - x[None]) ** 2).sum(-1))
+    kk.risk.kare(y, gram, ridge=0.01)
+    ```
+
+    References:
+        - Schwab et al., arXiv:2505.11347, equation of KARE.
+        - Jacot et al., "Kernel alignment risk estimator", arXiv:2006.09796.
+    """
+    y, gram, ridge = checked(y, gram, ridge)
+    return kare_of(y, gram, ridge, regress(y, gram, ridge))
+
+
+def leave_one_out(y: Any, gram: Any, ridge: Any) -> tf.Tensor:
+    """For each row, the prediction of the kernel machine fitted without that row.
+
+    The ridge `n z` of the system `K + n z I` is held fixed when a row is left out.
+    The residual of row `i` is `a_i / (A⁻¹)_ii`.
+
+    Args:
+        y: Targets, `(n,)` or `(n, c)`.
+        gram: Symmetric positive semi-definite matrix, `(n, n)`.
+        ridge: The ridge `z`, a positive scalar, in the units of `K/n`.
+
+    Returns:
+        Predictions, `(n, c)`, of the type of `gram`, differentiable in closed form.
+
+    Raises:
+        ValueError: As `kare`.
+
+    Example:
+
+    ```python
+    error = y - kk.risk.leave_one_out(y, gram, ridge=0.01)
+    ```
+    """
+    y, gram, ridge = checked(y, gram, ridge)
+    return leave_one_out_of(y, gram, ridge, regress(y, gram, ridge))
+
+
+def regress(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> Regression:
+    """Factorise once: one Cholesky, one triangular inverse, one product.
+
+    The result is a constant to automatic differentiation; `kare_of` and
+    `leave_one_out_of` supply the gradients.
+    """
+    y, gram, ridge = (tf.stop_gradient(t) for t in (y, gram, ridge))
+
+    def solve(dtype: tf.DType) -> Regression:
+        n = tf.shape(gram)[0]
+        system = tf.cast(gram, dtype) / tf.cast(n, dtype)
+        system = tf.linalg.set_diag(
+            system, tf.linalg.diag_part(system) + tf.cast(ridge, dtype)
+        )
+        factor, _ = cholesky(system)
+        lower = tf.linalg.triangular_solve(factor, tf.eye(n, dtype=dtype))
+        inverse = tf.matmul(lower, lower, transpose_a=True)
+        a = tf.matmul(inverse, tf.cast(y, dtype))
+        b = tf.matmul(inverse, a)
+        return Regression(*(tf.cast(t, gram.dtype) for t in (a, b, inverse)))
+
+    if gram.dtype == tf.float64:
+        return solve(tf.float64)
+    small = ridge < FLOAT64_BELOW * tf.reduce_mean(tf.linalg.diag_part(gram))
+    solved = tf.cond(small, lambda: solve(tf.float64), lambda: solve(gram.dtype))
+    return Regression(*solved)
+
+
+def kare_of(
+    y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor, solved: Regression
+) -> tf.Tensor:
+    """KARE of a factorised system.
+
+    `∂KARE/∂K = (1/n) [−(1/(n c t²)) Σ_k (a_k b_kᵀ + b_k a_kᵀ) + (2 s/(n t³)) A⁻²]`,
+    `∂KARE/∂z` is n times its trace, `∂KARE/∂y = 2 b/(n c t²)`.
+    """
+    a, b, inverse = solved
+
+    @tf.custom_gradient
+    def value(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor):  # type: ignore[no-untyped-def]
+        n = tf.cast(tf.shape(gram)[0], gram.dtype)
+        c = tf.cast(tf.shape(y)[1], gram.dtype)
+        s = tf.reduce_sum(tf.square(a)) / (n * c)
+        t = tf.linalg.trace(inverse) / n
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            ab = tf.matmul(a, b, transpose_b=True) / (n * c * t**2)
+            squared = tf.matmul(inverse, inverse, transpose_b=True)
+            by_system = (2.0 * s / (n * t**3)) * squared - ab - tf.transpose(ab)
+            by_y = (2.0 / (n * c * t**2)) * b
+            gradients = (
+                upstream * by_y,
+                upstream / n * by_system,
+                upstream * tf.linalg.trace(by_system),
+            )
+            return _final(gradients, (y, gram, ridge))
+
+        return s / t**2, gradient
+
+    return value(y, gram, ridge)
+
+
+def leave_one_out_of(
+    y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor, solved: Regression
+) -> tf.Tensor:
+    """Leave-one-out predictions of a factorised system, `y_i − a_i / (A⁻¹)_ii`.
+
+    With `D = diag(A⁻¹)`, upstream `u`, `v = u/D`, `w_i = Σ_k u_ik a_ik / D_i²`, the
+    gradient by the system is `Σ_k (A⁻¹v_k) a_kᵀ − A⁻¹ diag(w) A⁻¹`, symmetrised.
+    """
+    a, _, inverse = solved
+
+    @tf.custom_gradient
+    def value(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor):  # type: ignore[no-untyped-def]
+        diagonal = tf.linalg.diag_part(inverse)[:, None]
+
+        def gradient(u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            n = tf.cast(tf.shape(gram)[0], gram.dtype)
+            v = tf.matmul(inverse, u / diagonal)
+            w = tf.reduce_sum(u * a, axis=1, keepdims=True) / tf.square(diagonal)
+            va = tf.matmul(v, a, transpose_b=True)
+            by_system = 0.5 * (va + tf.transpose(va)) - tf.matmul(inverse, w * inverse)
+            gradients = (u - v, by_system / n, tf.linalg.trace(by_system))
+            return _final(gradients, (y, gram, ridge))
+
+        return y - a / diagonal, gradient
+
+    return value(y, gram, ridge)
+
+
+def _final(
+    gradients: tuple[tf.Tensor, ...], arguments: tuple[tf.Tensor, ...]
+) -> tuple[tf.Tensor, ...]:
+    """Gradients that refuse to be differentiated by the arguments they stem from.
+
+    `regress` is a constant to differentiation, so a second derivative would be
+    wrong in silence.
+    """
+
+    @tf.custom_gradient
+    def keep(*values: tf.Tensor):  # type: ignore[no-untyped-def]
+        def refuse(*upstream: tf.Tensor) -> Any:
+            raise NotImplementedError(
+                "KARE and leave-one-out have no second derivative here. Take finite "
+                "differences of their gradients instead."
+            )
+
+        return tuple(tf.identity(v) for v in values[: len(gradients)]), refuse
+
+    return tuple(keep(*gradients, *arguments))
+
+
+def checked(y: Any, gram: Any, ridge: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Tensors of one type and fitting shapes; values are checked outside of graphs."""
+    gram = tf.convert_to_tensor(gram)
+    if not gram.dtype.is_floating:
+        raise ValueError(f"`gram` must hold floats. Received: gram of dtype {gram.dtype.name}")
+    if gram.shape.rank != 2 or not gram.shape[:1].is_compatible_with(gram.shape[1:]):
+        raise ValueError(
+            "`gram` must be a square matrix, the kernel between all rows. "
+            f"Received: gram of shape {tuple(gram.shape)}"
+        )
+    if gram.shape[0] is not None and gram.shape[0] < 2:
+        raise ValueError(
+            "`gram` must have at least two rows: one row says nothing about others. "
+            f"Received: gram of shape {tuple(gram.shape)}"
+        )
+    y = _columns(y, gram)
+    _validation.check_ridge_value("ridge", ridge)
+    ridge = tf.cast(tf.convert_to_tensor(ridge), gram.dtype)
+    if tf.executing_eagerly():
+        _validation.check_finite("y", y)
+        _validation.check_finite("gram", gram)
+    return y, gram, ridge
+
+
+def _columns(y: Any, gram: tf.Tensor) -> tf.Tensor:
+    y = tf.convert_to_tensor(y)
+    if y.shape.rank == 0 or not y.shape[:1].is_compatible_with(gram.shape[:1]):
+        raise ValueError(
+            "`y` must have one row for each row of `gram`. Received: y of shape "
+            f"{tuple(y.shape)}, gram of shape {tuple(gram.shape)}"
+        )
+    y = tf.cast(y, gram.dtype)
+    return y if y.shape.rank == 2 else tf.reshape(y, (tf.shape(gram)[0], -1))
