@@ -1,4 +1,4 @@
-"""Cholesky with a jitter ladder, which risk and solvers share."""
+"""The inverse Cholesky factor, which risk and solvers share."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import numpy as np
 import tensorflow as tf
 
 STEPS = 8
+LEVELS = 2
 _FAILED = (
     "K/n + z I is not positive definite, even with jitter on its diagonal. Use a larger "
     "ridge, or float64."
 )
 
 
-def cholesky(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Lower Cholesky factor of a symmetric positive definite matrix.
+def inverse_cholesky(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`L⁻¹` of the Cholesky factor `L` of a symmetric positive definite matrix.
 
     Where rounding has made the matrix indefinite, a multiple of the identity is
     added: 10 times the rounding unit of the mean diagonal, and ten times more at
@@ -26,24 +27,45 @@ def cholesky(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         matrix: `(n, n)`; only its lower triangle is read.
 
     Returns:
-        The factor, and the jitter added to the diagonal (zero where none was).
+        `L⁻¹`, `(n, n)` lower triangular, and the jitter added to the diagonal (zero
+        where none was).
 
     Raises:
         ValueError: If no jitter of the ladder was enough (inside a graph, a
             `tf.errors.InvalidArgumentError`).
         tf.errors.InvalidArgumentError: If the matrix holds NaN or Inf.
     """
-    zero = tf.zeros((), matrix.dtype)
-    factor = tf.linalg.cholesky(matrix)
+    inverse = _blocked(matrix, LEVELS)
     return tf.cond(
-        _succeeded(factor),
-        lambda: (factor, zero),
+        _succeeded(inverse),
+        lambda: (inverse, tf.zeros((), matrix.dtype)),
         lambda: _climb(matrix),
     )
 
 
-def _succeeded(factor: tf.Tensor) -> tf.Tensor:
-    return tf.reduce_all(tf.math.is_finite(tf.linalg.diag_part(factor)))
+def _blocked(matrix: tf.Tensor, levels: int) -> tf.Tensor:
+    """`L⁻¹` by halves: `[[A, ·], [B, C]]` has `L⁻¹ = [[a, 0], [-c b a, c]]`, where
+    `a = chol(A)⁻¹`, `b = B aᵀ`, `c = chol(C - b bᵀ)⁻¹`.
+
+    TensorFlow factorises and inverts triangles on one core, but multiplies on all:
+    `benchmarks/linalg.py` measures the gain. NaN marks an indefinite matrix.
+    """
+    n = tf.shape(matrix)[0]
+    if levels == 0:
+        factor = tf.linalg.cholesky(matrix)
+        return tf.linalg.triangular_solve(factor, tf.eye(n, dtype=matrix.dtype))
+    half = n // 2
+    upper = _blocked(matrix[:half, :half], levels - 1)
+    b = tf.matmul(matrix[half:, :half], upper, transpose_b=True)
+    rest = matrix[half:, half:] - tf.matmul(b, b, transpose_b=True)
+    lower = _blocked(rest, levels - 1)
+    corner = -tf.matmul(lower, tf.matmul(b, upper))
+    top = tf.pad(upper, [[0, 0], [0, n - half]])
+    return tf.concat([top, tf.concat([corner, lower], axis=1)], axis=0)
+
+
+def _succeeded(inverse: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_all(tf.math.is_finite(tf.linalg.diag_part(inverse)))
 
 
 def _climb(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -56,28 +78,28 @@ def _climb(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     unit = tf.reduce_mean(tf.abs(tf.linalg.diag_part(matrix)))
     unit *= tf.constant(np.finfo(matrix.dtype.as_numpy_dtype).eps, matrix.dtype)
 
-    def again(step: Any, jitter: Any, factor: Any) -> Any:
+    def again(step: Any, jitter: Any, inverse: Any) -> Any:
         jitter = unit * tf.pow(tf.constant(10.0, matrix.dtype), tf.cast(step, matrix.dtype))
-        return step + 1, jitter, tf.linalg.cholesky(matrix + jitter * identity)
+        return step + 1, jitter, _blocked(matrix + jitter * identity, LEVELS)
 
-    _, jitter, factor = tf.while_loop(
-        lambda step, jitter, factor: (step <= STEPS) & ~_succeeded(factor),
+    _, jitter, inverse = tf.while_loop(
+        lambda step, jitter, inverse: (step <= STEPS) & ~_succeeded(inverse),
         again,
         (tf.constant(1), tf.zeros((), matrix.dtype), tf.fill(tf.shape(matrix), float("nan") * unit)),
     )
     if tf.executing_eagerly():
-        if not _succeeded(factor):
+        if not _succeeded(inverse):
             raise ValueError(f"{_FAILED} Received: jitter up to {float(jitter):.1e}")
         _say(jitter)
-        return factor, jitter
+        return inverse, jitter
     check = tf.debugging.Assert(
-        _succeeded(factor),
+        _succeeded(inverse),
         [_FAILED, "jitter up to", jitter],
     )
     with tf.control_dependencies([check]):
         say = tf.py_function(_say, [jitter], [])
     with tf.control_dependencies([say]):
-        return tf.identity(factor), tf.identity(jitter)
+        return tf.identity(inverse), tf.identity(jitter)
 
 
 def _say(jitter: tf.Tensor) -> None:

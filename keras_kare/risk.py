@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from keras_kare import _validation
-from keras_kare._linalg import cholesky
+from keras_kare._linalg import inverse_cholesky
 
 FLOAT64_BELOW = 1e-5
 """Below this fraction of `tr(K)/n`, a float32 ridge is factorised in float64."""
@@ -118,8 +118,7 @@ def regress(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> Regression:
         system = tf.linalg.set_diag(
             system, tf.linalg.diag_part(system) + tf.cast(ridge, dtype)
         )
-        factor, _ = cholesky(system)
-        lower = tf.linalg.triangular_solve(factor, tf.eye(n, dtype=dtype))
+        lower, _ = inverse_cholesky(system)
         inverse = tf.matmul(lower, lower, transpose_a=True)
         a = tf.matmul(inverse, tf.cast(y, dtype))
         b = tf.matmul(inverse, a)

@@ -26,8 +26,7 @@ def cholesky(gram: np.ndarray, y: np.ndarray, ridge: float) -> Solution:
     """
     system = np.asarray(gram, "float64") / len(gram)
     system[np.diag_indices_from(system)] += ridge
-    factor, jitter = _linalg.cholesky(tf.constant(system))
-    lower = tf.linalg.triangular_solve(factor, tf.eye(len(gram), dtype=tf.float64))
+    lower, jitter = _linalg.inverse_cholesky(tf.constant(system))
     half = tf.matmul(lower, tf.constant(np.asarray(y, "float64")))
     return Solution(
         dual=tf.matmul(lower, half, transpose_a=True).numpy(),
