@@ -1,0 +1,48 @@
+# make quickstart   trains NTK-KARE on real data, prints the comparison, draws it, exports it
+# make test         runs every test
+# make lint         ruff and mypy
+# make coverage     tests with line coverage
+# make test-oldest  tests with the oldest dependencies that are supported
+# make benchmark    prints ratios measured in one run
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+EXTRAS ?= dev
+WORKERS ?= 2
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export KERAS_BACKEND = tensorflow
+
+.PHONY: quickstart test coverage lint test-oldest benchmark tutorial clean
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EXTRAS)]'
+	touch $@
+
+quickstart: $(VENV)/.installed
+	$(BIN)/python tutorials/quickstart.py
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+coverage: $(VENV)/.installed
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term --cov-fail-under=95
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict keras_kare
+
+test-oldest:
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check -c tests/oldest.txt -e '.[test]'
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+
+benchmark: $(VENV)/.installed
+	$(BIN)/python benchmarks/kare_step.py
+	$(BIN)/python benchmarks/prediction.py
+
+clean:
+	rm -rf $(VENV) .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache quickstart
