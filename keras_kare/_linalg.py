@@ -44,11 +44,13 @@ def inverse_cholesky(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def _blocked(matrix: tf.Tensor, levels: int) -> tf.Tensor:
-    """`L⁻¹` by halves: `[[A, ·], [B, C]]` has `L⁻¹ = [[a, 0], [-c b a, c]]`, where
-    `a = chol(A)⁻¹`, `b = B aᵀ`, `c = chol(C - b bᵀ)⁻¹`.
+    """`L⁻¹` by halves.
+
+    `[[A, ·], [B, C]]` has `L⁻¹ = [[a, 0], [-c b a, c]]`, where `a = chol(A)⁻¹`,
+    `b = B aᵀ` and `c = chol(C - b bᵀ)⁻¹`.
 
     TensorFlow factorises and inverts triangles on one core, but multiplies on all:
-    `benchmarks/linalg.py` measures the gain. NaN marks an indefinite matrix.
+    `benchmarks/kare_step.py` measures the gain. NaN marks an indefinite matrix.
     """
     n = tf.shape(matrix)[0]
     if levels == 0:
@@ -85,7 +87,11 @@ def _climb(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     _, jitter, inverse = tf.while_loop(
         lambda step, jitter, inverse: (step <= STEPS) & ~_succeeded(inverse),
         again,
-        (tf.constant(1), tf.zeros((), matrix.dtype), tf.fill(tf.shape(matrix), float("nan") * unit)),
+        (
+            tf.constant(1),
+            tf.zeros((), matrix.dtype),
+            tf.fill(tf.shape(matrix), float("nan") * unit),
+        ),
     )
     if tf.executing_eagerly():
         if not _succeeded(inverse):

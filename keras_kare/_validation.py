@@ -53,7 +53,9 @@ def check_rows(name: str, x: Any) -> Any:
             f"Received: inputs of {' and '.join(map(str, counts))} rows"
         )
     if counts[0] == 0:
-        raise ValueError(f"`{name}` has no rows. Received: {name} of shape {parts[0].shape}")
+        raise ValueError(
+            f"`{name}` has no rows. Received: {name} of shape {parts[0].shape}"
+        )
     for part in parts:
         check_finite(name, part)
     return x

@@ -37,7 +37,10 @@ class SignedAccuracy(keras.metrics.MeanMetricWrapper):
 
 def signed_accuracy(y_true: Any, y_pred: Any) -> Any:
     """1 for each row whose class is right, else 0: `(n,)`."""
-    y_true, y_pred = keras.ops.convert_to_tensor(y_true), keras.ops.convert_to_tensor(y_pred)
+    y_true, y_pred = (
+        keras.ops.convert_to_tensor(y_true),
+        keras.ops.convert_to_tensor(y_pred),
+    )
     if y_pred.shape[-1] == 1:
         right = keras.ops.equal(y_true > 0, y_pred > 0)[..., 0]
     else:

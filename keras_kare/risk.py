@@ -219,7 +219,9 @@ def checked(y: Any, gram: Any, ridge: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Ten
     """Tensors of one type and fitting shapes; values are checked outside of graphs."""
     gram = tf.convert_to_tensor(gram)
     if not gram.dtype.is_floating:
-        raise ValueError(f"`gram` must hold floats. Received: gram of dtype {gram.dtype.name}")
+        raise ValueError(
+            f"`gram` must hold floats. Received: gram of dtype {gram.dtype.name}"
+        )
     if gram.shape.rank != 2 or not gram.shape[:1].is_compatible_with(gram.shape[1:]):
         raise ValueError(
             "`gram` must be a square matrix, the kernel between all rows. "

@@ -58,9 +58,7 @@ class FullFactor(Factor):
     def _rows(self) -> tf.Tensor:
         """`(n, C s)`: outputs side by side."""
         shape = tf.shape(self.j)
-        return tf.reshape(
-            tf.transpose(self.j, (1, 0, 2)), (shape[1], shape[0] * shape[2])
-        )
+        return tf.reshape(tf.transpose(self.j, (1, 0, 2)), (shape[1], shape[0] * shape[2]))
 
     def gram(self) -> tf.Tensor:
         rows = self._rows()

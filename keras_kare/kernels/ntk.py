@@ -186,9 +186,7 @@ class NTK(Kernel):
         served = plan.serves if plan else lambda variable: True
         parameters = sum(math.prod(v.shape) for v in variables)
         c = self.network.output_shape[-1] if self.outputs == "trace" else 1
-        pair = sum(
-            sum(v.shape) if served(v) else c * math.prod(v.shape) for v in variables
-        )
+        pair = sum(sum(v.shape) if served(v) else c * math.prod(v.shape) for v in variables)
         costs = {"dual": float(anchors * (pair + targets))}
         if self.has_features:
             costs["primal"] = float(2 * parameters + targets * c * parameters)
@@ -201,6 +199,7 @@ class NTK(Kernel):
                 '`outputs="sum"` or `outputs="trace"`.'
             )
 
+    @tf.autograph.experimental.do_not_convert
     def _run(self, verb: str, rows: tuple[Any, ...], extra: Any, dtype: Any) -> Any:
         """Run a verb of the feature map: inline while tracing, else as a function."""
         if not tf.executing_eagerly():
@@ -212,7 +211,9 @@ class NTK(Kernel):
         feature_map = self._feature_map(rows[0], dtype)
         specs = keras.tree.map_structure(_any_rows, rows)
         # The first axis of a weight in `jvp` is a number of directions, not of rows.
-        specs += _exactly(extra) if verb == "jvp" else keras.tree.map_structure(_any_rows, extra)
+        specs += (
+            _exactly(extra) if verb == "jvp" else keras.tree.map_structure(_any_rows, extra)
+        )
         key = (verb, feature_map.plan, feature_map.dtype, repr(specs))
         if key not in self._runtime.functions:
             traced = tf.function(getattr(feature_map, verb), autograph=False)
@@ -286,13 +287,13 @@ def _any_rows(x: tf.Tensor) -> tf.TensorSpec:
     return tf.TensorSpec([None, *x.shape[1:]], x.dtype)
 
 
-def _probe_rows(x: Any) -> tf.Tensor:
+def _probe_rows(x: Any) -> Any:
     """A few rows to verify a plan on: of `x`, or made up where `x` is symbolic."""
     rng = np.random.default_rng(1)
     if hasattr(x, "graph"):  # a symbolic tensor: only its shape and type are known
         shape = (probe.ROWS, *(4 if d is None else d for d in x.shape[1:]))
         made = rng.normal(size=shape) if x.dtype.is_floating else np.zeros(shape)
-        return tf.cast(tf.constant(made), x.dtype)
+        return made.astype(x.dtype.as_numpy_dtype)
     x = tf.convert_to_tensor(x)
     count = int(x.shape[0])
     picked = np.linspace(0, count - 1, max(2, min(probe.ROWS, count))).astype(int)

@@ -6,6 +6,8 @@ TensorFlow has none for `softsign`; importing this module supplies it.
 
 from __future__ import annotations
 
+import contextlib
+
 import tensorflow as tf
 
 
@@ -20,7 +22,6 @@ def _softsign_grad_grad(
     return first, second
 
 
-try:
+# A KeyError would say that this TensorFlow has a derivative of its own.
+with contextlib.suppress(KeyError):
     tf.RegisterGradient("SoftsignGrad")(_softsign_grad_grad)
-except KeyError:  # this TensorFlow has one of its own
-    pass

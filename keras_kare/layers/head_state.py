@@ -55,7 +55,9 @@ class HeadState:
     def key(self) -> Any:
         """What a traced prediction depends on besides the values of variables."""
         parts = (self.anchors, self.dual, self.weights)
-        return repr([keras.tree.map_structure(id, part) for part in parts if part is not None])
+        return repr(
+            [keras.tree.map_structure(id, part) for part in parts if part is not None]
+        )
 
     def save(self, store: Any) -> None:
         """Write everything into a Keras variable store."""

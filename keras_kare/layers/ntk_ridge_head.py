@@ -179,7 +179,7 @@ class NTKRidgeHead(keras.layers.Layer):
         targets = self._machine_targets(kernel, x, y)
         gram = self._gram(kernel, x)
         if choice is None and self.ridge != "auto":
-            choice = Choice(self.ridge, by="the user", relative=self.relative)
+            choice = Choice(float(self.ridge), by="the user", relative=self.relative)
         solution = None
         if choice is None and validation is None:
             choice, solution = ridge_selection.by_leave_one_out(gram, targets)
@@ -264,7 +264,13 @@ class NTKRidgeHead(keras.layers.Layer):
         return ridge_selection.by_rows(gram, targets, cross, left, by)
 
     def _store(
-        self, kernel: Kernel, x: Any, y: np.ndarray, solution: Solution, choice: Choice, unit: float
+        self,
+        kernel: Kernel,
+        x: Any,
+        y: np.ndarray,
+        solution: Solution,
+        choice: Choice,
+        unit: float,
     ) -> None:
         state = self._state
         form = self._choose_form(kernel, *solution.dual.shape)
@@ -303,7 +309,7 @@ class NTKRidgeHead(keras.layers.Layer):
     def _check_form(self, form: str, kernel: Kernel) -> None:
         if form == "primal" and not kernel.has_features:
             raise ValueError(
-                f"{type(kernel).__name__} has no primal form. Use `form=\"dual\"` and "
+                f'{type(kernel).__name__} has no primal form. Use `form="dual"` and '
                 f"`keep_anchors=True`. Received: form={self.form!r}, "
                 f"keep_anchors={self.keep_anchors}"
             )
@@ -377,6 +383,5 @@ def _primal(kernel: Kernel, x: Any, dual: np.ndarray) -> list[tf.Tensor]:
         total = w if total is None else [a + b for a, b in zip(total, w, strict=True)]
     assert total is not None
     return [
-        tf.cast(w, v.dtype)
-        for w, v in zip(total, kernel.trainable_variables, strict=True)
+        tf.cast(w, v.dtype) for w, v in zip(total, kernel.trainable_variables, strict=True)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +64,9 @@ def by_leave_one_out(gram: np.ndarray, y: np.ndarray) -> tuple[Choice, Solution]
     return _least(gram, y, lambda solution: solution.leave_one_out_mse, "leave-one-out")
 
 
-def _least(gram, y, error, by):  # type: ignore[no-untyped-def]
+def _least(
+    gram: np.ndarray, y: np.ndarray, error: Callable[[Solution], float], by: str
+) -> tuple[Choice, Solution]:
     solutions = Spectral(gram).solve_grid(y, GRID * unit(gram))
     errors = np.array([error(solution) for solution in solutions])
     # Of equals, the largest ridge: the simplest machine.

@@ -39,7 +39,8 @@ class Rows:
     def take(self, indices: np.ndarray) -> Rows:
         """The rows with these numbers."""
         return Rows(
-            keras.tree.map_structure(lambda t: tf.gather(t, indices), self.x), self.y[indices]
+            keras.tree.map_structure(lambda t: tf.gather(t, indices), self.x),
+            self.y[indices],
         )
 
     def split(self, fraction: float) -> tuple[Rows, Rows]:
@@ -80,7 +81,7 @@ def gather(x: Any, y: Any, steps: int | None, name: str = "") -> Rows:
                 f"Received: {name}y of type {type(y).__name__}"
             )
         x, y, batch_size = _concatenated(x, steps, name)
-    elif hasattr(x, "__next__") or hasattr(x, "__iter__") and not hasattr(x, "__len__"):
+    elif hasattr(x, "__next__") or (hasattr(x, "__iter__") and not hasattr(x, "__len__")):
         raise ValueError(
             f"`{name}x` must be arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`: "
             "the rows are read once more to solve the head, and a generator can be read "

@@ -11,7 +11,8 @@ import tensorflow as tf
 
 from keras_kare import _validation, losses
 from keras_kare import metrics as metrics_module
-from keras_kare.layers import ridge_selection
+from keras_kare.kernels import Kernel
+from keras_kare.layers import NTKRidgeHead, ridge_selection
 from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import rehearsal
 from keras_kare.models import rows as rows_module
@@ -20,6 +21,13 @@ from keras_kare.models.rows import Rows
 
 class KARETrainer(keras.Model):
     """The training half of `KAREModel`, which adds the kernel and the head."""
+
+    kernel: Kernel
+    head: NTKRidgeHead
+    validation_anchors: int
+    _training_rows: Rows | None
+    history: Any
+    stop_training: bool
 
     def compile(
         self,
@@ -154,8 +162,8 @@ class KARETrainer(keras.Model):
                     "`validation_split` needs arrays. Split the dataset, and pass "
                     f"`validation_data`. Received: validation_split={validation_split}"
                 )
-            rows, validation = rows.split(validation_split)
-            validation_data = (validation.x, validation.y)
+            rows, held = rows.split(validation_split)
+            validation_data = (held.x, held.y)
         validation = rows_module.gather_validation(validation_data, validation_steps)
         self._check_rows(rows, validation)
         if not rows_module.is_dataset(x):
@@ -214,7 +222,11 @@ class KARETrainer(keras.Model):
                 shuffle=shuffle,
             )
             return self.head.choose_ridge(
-                self.kernel, training.x, training.y, (choosing.x, choosing.y), by=rehearsal.NAME
+                self.kernel,
+                training.x,
+                training.y,
+                (choosing.x, choosing.y),
+                by=rehearsal.NAME,
             )
         except (tf.errors.InvalidArgumentError, ValueError) as error:
             warnings.warn(
@@ -303,9 +315,6 @@ class KARETrainer(keras.Model):
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built and self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
-
-    def get_compile_config(self) -> dict[str, Any]:
-        return super().get_compile_config()
 
 
 def _columns(y: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

@@ -42,16 +42,18 @@ class Recorder:
     recorded, and their variables are left to the plain Jacobian.
     """
 
-    def __init__(
-        self, tape: tf.GradientTape, wanted: Callable[[keras.layers.Layer], bool]
-    ):
+    def __init__(self, tape: tf.GradientTape, wanted: Callable[[keras.layers.Layer], bool]):
         self.tape = tape
         self.wanted = wanted
         self.calls: list[Call] = []
         self.graph = _graph()
 
     def call(
-        self, layer: keras.layers.Layer, original: Callable[..., Any], args: Any, kwargs: Any
+        self,
+        layer: keras.layers.Layer,
+        original: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
     ) -> Any:
         rule = rule_for(layer)
         if rule is None or not self.wanted(layer) or _graph() is not self.graph:
@@ -69,7 +71,7 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
     with _LOCK, contextlib.ExitStack() as restore:
         for layer_type, rule in registered().items():
             own = layer_type.__dict__.get("call")
-            setattr(layer_type, "call", _replacement(layer_type, rule))
+            _replace(layer_type, _replacement(layer_type, rule))
             restore.callback(_restore, layer_type, own)
         outer = getattr(_ACTIVE, "recorder", None)
         _ACTIVE.recorder = recorder
@@ -92,6 +94,10 @@ def _replacement(layer_type: Any, rule: LayerRule | CallRule) -> Callable[..., A
         return recorder.call(layer, original, args, kwargs)
 
     return call
+
+
+def _replace(layer_type: Any, call: Callable[..., Any]) -> None:
+    layer_type.call = call
 
 
 def _restore(layer_type: Any, own: Callable[..., Any] | None) -> None:

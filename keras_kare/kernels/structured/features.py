@@ -11,9 +11,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare.kernels.factors import Factor, FullFactor
 from keras_kare.kernels.jacobian import jacobian_factor, outputs_of
 from keras_kare.kernels.structured.capture import Call, Recorder, recording
-from keras_kare.kernels.factors import Factor, FullFactor
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +140,7 @@ class FeatureMap:
         shares, total = self.shares(x), None
         serial = bool(self.plan.jacobian)
         while True:
-            after = [total] if serial and total is not None else []
+            after: list[tf.Tensor] = [total] if serial and total is not None else []
             with tf.control_dependencies(after):
                 share = next(shares, None)
                 if share is None:
@@ -213,9 +213,7 @@ def _output_gradients(
         )
         return [g[None] for g in gradients]
     return list(
-        tape.jacobian(
-            total, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
+        tape.jacobian(total, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
     )
 
 

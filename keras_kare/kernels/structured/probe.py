@@ -25,7 +25,6 @@ import tensorflow as tf
 from keras_kare.kernels.jacobian import outputs_of
 from keras_kare.kernels.structured.capture import Recorder, recording
 from keras_kare.kernels.structured.features import Plan, shares
-from keras_kare.kernels.structured.registry import rule_for
 
 ROWS = 4
 
@@ -45,13 +44,14 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
             "`trainable = True` on the layers that belong to the kernel. "
             f"Received: network={network.name!r}"
         )
+    x = keras.tree.map_structure(tf.convert_to_tensor, x)
     rng = np.random.default_rng(0)
     values = [_perturbed(v, rng) for v in variables]
     tolerance = _tolerance(network)
     found = _Probe(network, variables, method == "jacobian", rng).run(x, values)
     _refuse_coupled(network, x, variables, values, found.f, tolerance)
 
-    alive = [i for i, g in enumerate(found.plain) if g is not None]
+    alive = found.alive
     if not alive:
         raise ValueError(
             "The outputs of `network` depend on none of its trainable variables. "
@@ -75,6 +75,7 @@ class _Found:
     """What one probe saw; all values are arrays at the perturbed weights."""
 
     f: np.ndarray
+    alive: list[int]
     plain: list[np.ndarray | None]
     summed: list[np.ndarray | None]
     structured: list[np.ndarray | None]
@@ -110,6 +111,7 @@ class _Probe:
                 stacklevel=2,
             )
         found = _Found()
+        found.alive = self.alive
         found.f = seen["f"].numpy()
         for name in ("plain", "summed", "structured"):
             by_index = {int(i): t.numpy() for i, t in seen[name].items()}
@@ -128,6 +130,7 @@ class _Probe:
             weighted = tf.reduce_sum(f * weights * tf.cast(v, f.dtype)[:, None])
             summed = tf.reduce_sum(f * tf.cast(v, f.dtype)[:, None])
         self.moments_elsewhere = _stops_mean(recorder.graph)
+        self.alive = self._reach_outputs(x)
         plain = tape.gradient(weighted, values)
         sums = tape.gradient(summed, values)
         structured = self._structured(recorder, tape, target, f, v)
@@ -137,6 +140,18 @@ class _Probe:
             "summed": _without_none(sums),
             "structured": structured,
         }
+
+    def _reach_outputs(self, x: Any) -> list[int]:
+        """Numbers of the variables that the outputs depend on, by any road.
+
+        Asked of the variables themselves: the perturbed values that stand in for them
+        are out of sight inside a custom gradient.
+        """
+        sources = [variable.value for variable in self.variables]
+        with tf.GradientTape() as tape:
+            f = outputs_of(self.network, x)
+        gradients = tape.gradient(f, sources)
+        return [i for i, g in enumerate(gradients) if g is not None]
 
     def _wanted(self, layer: keras.layers.Layer) -> bool:
         return not self.plain_only and bool(layer.trainable_variables)
@@ -150,7 +165,8 @@ class _Probe:
         unreachable = {
             id(call.layer)
             for call, g in zip(recorder.calls, gradients, strict=True)
-            if g is None
+            # No gradient: inside a custom gradient. Other rows: an axis moved or folded.
+            if g is None or call.inputs.shape[0] != f.shape[0]
         }
         kept = [
             (call, g[None])
@@ -158,7 +174,9 @@ class _Probe:
             if id(call.layer) not in unreachable
         ]
         plan = Plan(structured=tuple(self.variables), jacobian=())
-        dtype, found, claimed = f.dtype, {}, set()
+        dtype = f.dtype
+        found: dict[str, tf.Tensor] = {}
+        claimed: set[str] = set()
         for variables, factor in shares(
             [call for call, _ in kept], [g for _, g in kept], tf.shape(f)[0], plan, dtype
         ):

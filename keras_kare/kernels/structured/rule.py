@@ -60,9 +60,7 @@ class LayerRule(abc.ABC):
         """The variables that `linear` uses."""
 
     @abc.abstractmethod
-    def linear(
-        self, layer: keras.layers.Layer, *args: Any, **kwargs: Any
-    ) -> tf.Tensor:
+    def linear(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> tf.Tensor:
         """The part of `layer.call` that uses the variables, `(n, ..., features)`."""
 
     def finish(self, layer: keras.layers.Layer, h: tf.Tensor) -> Any:

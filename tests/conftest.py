@@ -1,0 +1,61 @@
+"""What tests share: float64, folders of data, networks of many shapes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+keras.utils.disable_interactive_logging()
+
+
+def _folder(variable: str) -> Path:
+    """The folder that an environment variable names; CI never skips for lack of it."""
+    value = os.environ.get(variable)
+    if value and Path(value).is_dir():
+        return Path(value).resolve()
+    message = f"{variable} names no folder: {value!r}"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    return _folder("KERAS_KARE_DATA")
+
+
+@pytest.fixture(scope="session")
+def reference_folder() -> Path:
+    return _folder("KERAS_KARE_REFERENCE")
+
+
+@pytest.fixture
+def float64() -> Iterator[None]:
+    """Networks made in the test compute in float64."""
+    yield from _floatx("float64")
+
+
+@pytest.fixture(params=["float64", "float32"])
+def floatx(request: pytest.FixtureRequest) -> Iterator[str]:
+    for _ in _floatx(request.param):
+        yield request.param
+
+
+def _floatx(name: str) -> Iterator[None]:
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx(name)
+    keras.config.set_dtype_policy(name)
+    yield
+    keras.config.set_floatx(before[0])
+    keras.config.set_dtype_policy(before[1])
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    keras.utils.set_random_seed(0)
+    return np.random.default_rng(0)
