@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
@@ -234,11 +235,18 @@ def checked(y: Any, gram: Any, ridge: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Ten
         )
     y = _columns(y, gram)
     _validation.check_ridge_value("ridge", ridge)
-    ridge = tf.cast(tf.convert_to_tensor(ridge), gram.dtype)
+    # A Python number must not pass through float32 on its way to float64.
+    ridge = (
+        tf.cast(ridge, gram.dtype) if tf.is_tensor(ridge) else _scalar(ridge, gram.dtype)
+    )
     if tf.executing_eagerly():
         _validation.check_finite("y", y)
         _validation.check_finite("gram", gram)
     return y, gram, ridge
+
+
+def _scalar(value: Any, dtype: tf.DType) -> tf.Tensor:
+    return tf.reshape(tf.constant(np.asarray(value, "float64"), dtype), ())
 
 
 def _columns(y: Any, gram: tf.Tensor) -> tf.Tensor:

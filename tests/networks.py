@@ -13,7 +13,9 @@ from keras import layers
 D = 4
 
 
-def mlp(depth: int = 2, width: int = 7, c: int = 1, activation: Any = "tanh", **kwargs: Any) -> Any:
+def mlp(
+    depth: int = 2, width: int = 7, c: int = 1, activation: Any = "tanh", **kwargs: Any
+) -> Any:
     hidden = [layers.Dense(width, activation, **kwargs) for _ in range(depth)]
     return keras.Sequential([keras.Input((D,)), *hidden, layers.Dense(c, **kwargs)])
 
@@ -146,7 +148,9 @@ class Mapped(layers.Layer):
         self.inner.build(shape)
 
     def call(self, x: Any) -> Any:
-        return tf.map_fn(lambda row: self.inner(row[None])[0], x, fn_output_signature=x.dtype)
+        return tf.map_fn(
+            lambda row: self.inner(row[None])[0], x, fn_output_signature=x.dtype
+        )
 
 
 class FoldedAxis(layers.Layer):
@@ -161,7 +165,9 @@ class FoldedAxis(layers.Layer):
 
     def call(self, x: Any) -> Any:
         swapped = keras.ops.transpose(keras.ops.reshape(x, (-1, 2, 2)), (1, 0, 2))
-        return keras.ops.reshape(keras.ops.transpose(self.inner(swapped), (1, 0, 2)), (-1, 6))
+        return keras.ops.reshape(
+            keras.ops.transpose(self.inner(swapped), (1, 0, 2)), (-1, 6)
+        )
 
 
 class Rematerialised(layers.Layer):
@@ -205,7 +211,12 @@ def time_distributed() -> Any:
 def with_layers(*extra: Callable[[], Any]) -> Callable[[], Any]:
     def make() -> Any:
         return keras.Sequential(
-            [keras.Input((D,)), layers.Dense(4, "tanh"), *[e() for e in extra], layers.Dense(1)]
+            [
+                keras.Input((D,)),
+                layers.Dense(4, "tanh"),
+                *[e() for e in extra],
+                layers.Dense(1),
+            ]
         )
 
     return make
@@ -223,7 +234,7 @@ def convolution() -> Any:
 
 
 def recurrent() -> Any:
-    return keras.Sequential([keras.Input((4, 2)), layers.GRU(3), layers.Dense(1)])
+    return keras.Sequential([keras.Input((2, 2)), layers.SimpleRNN(2), layers.Dense(1)])
 
 
 def dead_branch() -> Any:
@@ -263,13 +274,17 @@ FALLBACK: dict[str, Callable[[], Any]] = {
     "one variable in two layers": SameVariable,
     "subclass of Dense": with_layers(lambda: MyDense(4, "tanh")),
     "unknown layer": with_layers(OwnWeight),
-    "mapped": with_layers(Mapped),
     "rows not first": with_layers(FoldedAxis),
     "convolution": convolution,
     "layer normalisation": with_layers(layers.LayerNormalization),
-    "recurrent": recurrent,
     "rematerialised": with_layers(Rematerialised),
 }
+
+LOOPS: dict[str, Callable[[], Any]] = {
+    "mapped": with_layers(Mapped),
+    "recurrent": recurrent,
+}
+"""Networks with control flow, whose plain Jacobian takes long to trace."""
 
 
 def rows_for(network: Any, n: int, rng: np.random.Generator) -> Any:

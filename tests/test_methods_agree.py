@@ -69,7 +69,19 @@ def test_structured_equals_definition(name, rng):
         assert relative(kernel.diag(x1), diagonal) < 1e-10
 
 
-@pytest.mark.parametrize("name", ["three outputs", "skip connection", "tied weights", "sequence"])
+@pytest.mark.parametrize("name", networks.LOOPS)
+def test_control_flow_equals_definition(name, rng):
+    network = networks.LOOPS[name]()
+    x = networks.rows_for(network, 4, rng)
+    j = jacobian_by_hand(network, x)
+    with pytest.warns(UserWarning, match="plain Jacobian"):
+        gram = kk.kernels.NTK(network).gram(x)
+    assert relative(gram, np.einsum("ikp,jlp->ij", j, j)) < 1e-10
+
+
+@pytest.mark.parametrize(
+    "name", ["three outputs", "skip connection", "tied weights", "sequence"]
+)
 def test_jacobian_equals_definition(name, rng):
     network = ALL[name]()
     x = networks.rows_for(network, 5, rng)
@@ -118,7 +130,9 @@ def test_gradients_of_methods_agree(name, outputs, rng):
         np.testing.assert_allclose(a, b, atol=1e-10 * scale, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["three outputs", "two inputs", "sequence", "tied weights"])
+@pytest.mark.parametrize(
+    "name", ["three outputs", "two inputs", "sequence", "tied weights"]
+)
 @pytest.mark.parametrize("outputs", ["sum", "trace"])
 @pytest.mark.parametrize("m", [1, 3])
 @pytest.mark.filterwarnings("ignore:The NTK takes the plain Jacobian")

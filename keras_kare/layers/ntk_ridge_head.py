@@ -32,7 +32,7 @@ class NTKRidgeHead(keras.layers.Layer):
         ridge: The ridge, a positive number, or `"auto"`: chosen on validation rows
             where there are any, else on rows held out from training, and by
             leave-one-out only where the kernel never saw `y`; `report` names the
-            way. Candidates are `λ̃ = 1e-6 … 1e4`, all from one eigendecomposition.
+            way. Candidates are `λ̃ = 1e-8 … 1e4`, all from one eigendecomposition.
             Defaults to `"auto"`.
         relative: Whether a given ridge is `λ̃`, with `λ = λ̃ tr(K)/n²`, or `λ`
             itself. Defaults to `True`.

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_kare.solvers import Solution, Spectral
 
-GRID = np.logspace(-6, 4, 41)
+GRID = np.logspace(-8, 4, 49)
 """Candidates for `λ̃`, relative to `tr(K)/n²`: four a decade."""
 
 WITHOUT_EVIDENCE = 1.0

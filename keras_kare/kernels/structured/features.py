@@ -24,11 +24,14 @@ class Plan:
         structured: Variables whose share comes from their layer's rule.
         jacobian: Variables whose share comes from the plain Jacobian.
         refused: The part of `jacobian` that a rule was expected to serve.
+        forward_mode: Whether TensorFlow can differentiate the network forwards, which
+            it cannot through loops.
     """
 
     structured: tuple[keras.Variable, ...]
     jacobian: tuple[keras.Variable, ...]
     refused: tuple[keras.Variable, ...] = ()
+    forward_mode: bool = True
     _ids: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -105,7 +108,7 @@ class FeatureMap:
         at once are one forward pass, one backward pass, and a bilinear form a layer.
         """
         if w[0].shape[0] == 1 and w[0].shape[1] == 1:
-            return self._forward_mode(x, w)
+            return self._one_direction(x, w)
         by_variable = {
             id(variable): tf.cast(part, self.dtype)
             for variable, part in zip(self.network.trainable_variables, w, strict=True)
@@ -148,18 +151,38 @@ class FeatureMap:
                 part = product(share[1])
             total = part if total is None else total + part
 
-    def _forward_mode(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
+    def _one_direction(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
         variables = self.network.trainable_variables
         primals = [v.value for v in variables]
         tangents = [
             tf.cast(tf.reshape(part, v.shape), v.dtype)
             for v, part in zip(variables, w, strict=True)
         ]
+        mode = self._forward_mode if self.plan.forward_mode else self._double_reverse_mode
+        slope = mode(x, primals, tangents)
+        cotangents = tf.constant(self._cotangents(slope.shape[1]), slope.dtype)
+        return tf.matmul(slope, cotangents, transpose_b=True)
+
+    def _forward_mode(
+        self, x: Any, primals: list[Any], tangents: list[tf.Tensor]
+    ) -> tf.Tensor:
         with tf.autodiff.ForwardAccumulator(primals, tangents) as accumulator:
             f = outputs_of(self.network, x)
-        slope = accumulator.jvp(f, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-        cotangents = tf.constant(self._cotangents(f.shape[1]), slope.dtype)
-        return tf.matmul(slope, cotangents, transpose_b=True)
+        return accumulator.jvp(f, unconnected_gradients=tf.UnconnectedGradients.ZERO)
+
+    def _double_reverse_mode(
+        self, x: Any, primals: list[Any], tangents: list[tf.Tensor]
+    ) -> tf.Tensor:
+        """`J w` as the derivative of `uᵀ J w`, which is linear in `u`."""
+        with tf.GradientTape() as outer:
+            with tf.GradientTape() as inner:
+                f = outputs_of(self.network, x)
+            u = tf.zeros_like(f)
+            outer.watch(u)
+            products = inner.gradient(f, primals, output_gradients=u)
+            pairs = zip(products, tangents, strict=True)
+            total = tf.add_n([tf.reduce_sum(p * t) for p, t in pairs if p is not None])
+        return outer.gradient(total, u)
 
     def _cotangents(self, count: int) -> np.ndarray:
         """`(C, c)`: the linear maps of the `c` outputs whose gradients are features."""

@@ -27,6 +27,7 @@ from keras_kare.kernels.structured.capture import Recorder, recording
 from keras_kare.kernels.structured.features import Plan, shares
 
 ROWS = 4
+LOOPS = ("While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase")
 
 
 def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
@@ -65,6 +66,7 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
         structured=tuple(variables[i] for i in served),
         jacobian=tuple(variables[i] for i in rest),
         refused=tuple(variables[i] for i in rest if found.structured[i] is not None),
+        forward_mode=not found.loops,
     )
     if method != "jacobian":
         _warn_of_fallback(plan)
@@ -76,6 +78,7 @@ class _Found:
 
     f: np.ndarray
     alive: list[int]
+    loops: bool
     plain: list[np.ndarray | None]
     summed: list[np.ndarray | None]
     structured: list[np.ndarray | None]
@@ -111,7 +114,7 @@ class _Probe:
                 stacklevel=2,
             )
         found = _Found()
-        found.alive = self.alive
+        found.alive, found.loops = self.alive, self.loops
         found.f = seen["f"].numpy()
         for name in ("plain", "summed", "structured"):
             by_index = {int(i): t.numpy() for i, t in seen[name].items()}
@@ -131,6 +134,7 @@ class _Probe:
             summed = tf.reduce_sum(f * tf.cast(v, f.dtype)[:, None])
         self.moments_elsewhere = _stops_mean(recorder.graph)
         self.alive = self._reach_outputs(x)
+        self.loops = any(op.type in LOOPS for op in recorder.graph.get_operations())
         plain = tape.gradient(weighted, values)
         sums = tape.gradient(summed, values)
         structured = self._structured(recorder, tape, target, f, v)
@@ -276,7 +280,7 @@ def _without_none(gradients: list[Any]) -> dict[str, tf.Tensor]:
 
 def _stops_mean(graph: Any) -> bool:
     """Whether `tf.nn.moments`, which stops the gradient of its mean, was traced."""
-    operations = [] if graph is None else graph.get_operations()
+    operations = graph.get_operations()
     return any(op.type == "StopGradient" and "moments" in op.name for op in operations)
 
 

@@ -1,0 +1,287 @@
+"""The head: forms, ridges, report, staleness."""
+
+from __future__ import annotations
+
+import warnings
+
+import keras
+import networks
+import numpy as np
+import pytest
+
+import keras_kare as kk
+from keras_kare.layers import ridge_selection
+
+
+def machine(rng, c=1, outputs="sum", network=None, **head):
+    network = network or networks.mlp(depth=2, c=c)
+    kernel = kk.kernels.NTK(network, outputs)
+    return kk.KAREModel(kernel, head=kk.NTKRidgeHead(**{"ridge": 1e-2, **head}))
+
+
+def rows(rng, n=20, targets=1):
+    x = rng.normal(size=(n, networks.D))
+    return x, np.sin(x[:, :1] + np.arange(targets)) + 0.1 * rng.normal(size=(n, targets))
+
+
+@pytest.mark.usefixtures("float64")
+class TestForms:
+    @pytest.mark.parametrize("targets", [1, 10])
+    @pytest.mark.parametrize("outputs", ["sum", "trace"])
+    @pytest.mark.parametrize("c", [1, 3])
+    def test_primal_equals_dual(self, rng, targets, outputs, c):
+        x, y = rows(rng, targets=targets)
+        dual = machine(rng, c, outputs, form="dual")
+        primal = machine(rng, c, outputs, network=dual.network, form="primal")
+        dual.fit_head(x, y)
+        primal.fit_head(x, y)
+        new = rng.normal(size=(7, networks.D))
+        np.testing.assert_allclose(primal.predict(new), dual.predict(new), atol=1e-8)
+        gram = np.asarray(dual.kernel.gram(x))
+        cross = np.asarray(dual.kernel.cross(new, x))
+        ridge = dual.head.ridge_value
+        expected = cross @ np.linalg.solve(gram + len(x) * ridge * np.eye(len(x)), y)
+        np.testing.assert_allclose(dual.predict(new), expected, atol=1e-8)
+
+    def test_forms_are_reported_and_auto_is_cheaper(self, rng):
+        x, y = rows(rng)
+        assert form_of(machine(rng, form="dual"), x, y) == "dual"
+        assert form_of(machine(rng, form="primal"), x, y) == "primal"
+        # Few parameters and many rows: primal. Two rows and many targets: dual.
+        assert form_of(machine(rng), *rows(rng, n=200)) == "primal"
+        wide = networks.mlp(depth=2, width=50)
+        assert form_of(machine(rng, network=wide), *rows(rng, n=2, targets=20)) == "dual"
+
+    def test_many_targets_with_a_fallback_variable(self, rng):
+        x, y = rows(rng, targets=3)
+        network = networks.Tied()
+        network(x)
+        dual = machine(rng, network=network, form="dual")
+        primal = machine(rng, network=network, form="primal")
+        with pytest.warns(UserWarning, match="plain Jacobian"):
+            dual.fit_head(x, y)
+        with pytest.warns(UserWarning, match="plain Jacobian"):
+            primal.fit_head(x, y)
+        np.testing.assert_allclose(primal.predict(x), dual.predict(x), atol=1e-8)
+
+    def test_recurrent_primal(self, rng):
+        """Where TensorFlow has no forward mode, double reverse mode."""
+        network = networks.recurrent()
+        x, y = rng.normal(size=(4, 2, 2)), rng.normal(size=(4, 1))
+        primal = machine(rng, network=network, form="primal")
+        with pytest.warns(UserWarning, match="plain Jacobian"):
+            primal.fit_head(x, y)
+        gram = np.asarray(primal.kernel.gram(x))
+        expected = gram @ np.asarray(primal.head.dual) / len(x)
+        np.testing.assert_allclose(primal.predict(x), expected, atol=1e-8)
+
+
+def form_of(model, x, y):
+    model.fit_head(x, y)
+    return model.head.report["form"]
+
+
+@pytest.mark.usefixtures("float64")
+class TestRidge:
+    @pytest.mark.parametrize("relative", [True, False])
+    def test_a_given_ridge(self, rng, relative):
+        x, y = rows(rng)
+        model = machine(rng, ridge=0.3, relative=relative)
+        model.fit_head(x, y)
+        gram = np.asarray(model.kernel.gram(x))
+        unit = np.trace(gram) / len(x) ** 2 if relative else 1.0
+        report = model.head.report
+        assert report["ridge"] == pytest.approx(0.3)
+        assert model.head.ridge_value == report["ridge_value"] == pytest.approx(0.3 * unit)
+        system = gram / len(x) + model.head.ridge_value * np.eye(len(x))
+        np.testing.assert_allclose(system @ model.head.dual, y, atol=1e-9)
+
+    def test_report_is_what_it_says(self, rng):
+        x, y = rows(rng, targets=2)
+        model = machine(rng, ridge=0.1)
+        model.fit_head(x, y)
+        report, n = model.head.report, len(x)
+        gram = np.asarray(model.kernel.gram(x))
+        z = report["ridge_value"]
+        loo = np.asarray(kk.risk.leave_one_out(y, gram, z))
+        dimension = np.trace(gram @ np.linalg.inv(gram + n * z * np.eye(n)))
+        assert report["leave_one_out_mse"] == pytest.approx(np.mean((loo - y) ** 2))
+        assert report["kare"] == pytest.approx(float(kk.risk.kare(y, gram, z)))
+        assert report["effective_dimension"] == pytest.approx(dimension)
+        assert report["rows"] == n
+        assert report["jitter"] == 0.0
+        assert report["seconds"] > 0.0
+        assert report["solver"] == "cholesky"
+        assert report["chosen_by"] == "the user"
+
+    def test_auto_on_an_untrained_network_is_leave_one_out(self, rng):
+        x, y = rows(rng)
+        model = machine(rng, ridge="auto")
+        model.fit_head(x, y)
+        gram = np.asarray(model.kernel.gram(x))
+        unit = np.trace(gram) / len(x) ** 2
+        errors = [
+            np.mean((y - kk.risk.leave_one_out(y, gram, ridge * unit)) ** 2)
+            for ridge in ridge_selection.GRID
+        ]
+        best = ridge_selection.GRID[np.argmin(errors)]
+        assert model.head.report["relative_ridge"] == pytest.approx(best)
+        assert model.head.report["chosen_by"] == "leave-one-out"
+        assert model.head.report["solver"] == "spectral"
+
+    def test_auto_on_validation_rows(self, rng):
+        (x, y), (xv, yv) = rows(rng), rows(rng, n=15)
+        model = machine(rng, ridge="auto")
+        model.fit_head(x, y, validation_data=(xv, yv))
+        assert model.head.report["chosen_by"] == "validation data"
+        chosen = model.head.report["relative_ridge"]
+        gram = np.asarray(model.kernel.gram(x)) / len(x)
+        cross = np.asarray(model.kernel.cross(xv, x)) / len(x)
+        unit = np.trace(gram) / len(x)
+        errors = [
+            np.mean(
+                (cross @ np.linalg.solve(gram + ridge * unit * np.eye(len(x)), y) - yv) ** 2
+            )
+            for ridge in ridge_selection.GRID
+        ]
+        assert chosen == pytest.approx(ridge_selection.GRID[np.argmin(errors)])
+
+    def test_auto_on_a_trained_network_says_that_it_cannot_choose(self, rng):
+        x, y = rows(rng)
+        network = networks.mlp()
+        network.compile("sgd", "mse")
+        network.fit(x, y, verbose=0)
+        model = machine(rng, network=network, ridge="auto")
+        with pytest.warns(UserWarning, match="validation_data"):
+            model.fit_head(x, y)
+        assert model.head.report["relative_ridge"] == ridge_selection.WITHOUT_EVIDENCE
+        assert model.head.report["chosen_by"] == "default"
+
+    def test_of_equal_ridges_the_largest(self, rng):
+        gram = np.eye(4)
+        choice, _ = ridge_selection.by_leave_one_out(gram, np.zeros((4, 1)))
+        assert choice.ridge == ridge_selection.GRID[-1]
+
+
+class TestStaleness:
+    def test_solved_again_when_weights_change_from_outside(self, rng):
+        x, y = rows(rng)
+        model = machine(rng)
+        model.fit_head(x, y)
+        before = model.predict(x)
+        model.network.set_weights([1.3 * w for w in model.network.get_weights()])
+        after = model.predict(x)
+        assert np.max(np.abs(after - before)) > 1e-4
+        fresh = machine(rng, network=model.network)
+        fresh.fit_head(x, y)
+        np.testing.assert_allclose(after, fresh.predict(x), atol=1e-5)
+
+    def test_a_layer_frozen_later_is_a_change(self, rng):
+        x, y = rows(rng)
+        model = machine(rng)
+        model.fit_head(x, y)
+        model.predict(x)
+        model.network.layers[0].trainable = False
+        after = model.predict(x)
+        fresh = machine(rng, network=model.network)
+        fresh.fit_head(x, y)
+        np.testing.assert_allclose(after, fresh.predict(x), atol=1e-5)
+
+    def test_refused_without_rows(self, rng):
+        x, y = rows(rng)
+        model = machine(rng, keep_anchors=False)
+        model.fit_head(x, y)
+        assert model.head.anchors is None
+        assert model.head.dual is None
+        assert model.predict(x).shape == (20, 1)
+        model.network.set_weights([1.3 * w for w in model.network.get_weights()])
+        with pytest.raises(ValueError, match="fit_head"):
+            model.predict(x)
+
+    def test_the_chosen_ridge_is_kept(self, rng):
+        (x, y), (xv, yv) = rows(rng), rows(rng, n=15)
+        model = machine(rng, ridge="auto")
+        model.fit_head(x, y, validation_data=(xv, yv))
+        chosen = model.head.report["relative_ridge"]
+        model.network.set_weights([1.1 * w for w in model.network.get_weights()])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            model.predict(x)
+        assert model.head.report["relative_ridge"] == pytest.approx(chosen)
+
+    def test_a_fresh_head_is_not_solved_again(self, rng):
+        x, y = rows(rng)
+        model = machine(rng)
+        model.fit_head(x, y)
+        seconds = model.head.report["seconds"]
+        model.predict(x)
+        model(x)
+        assert model.head.report["seconds"] == seconds
+
+
+class TestResidual:
+    def test_corrects_the_network(self, rng):
+        x, y = rows(rng, targets=2)
+        network = networks.mlp(c=2)
+        for form in ("dual", "primal"):
+            model = machine(rng, network=network, residual=True, ridge=1e-2, form=form)
+            model.fit_head(x, y)
+            plain = machine(rng, network=network, ridge=1e-2)
+            f = np.asarray(network(x))
+            plain.fit_head(x, y - f)
+            np.testing.assert_allclose(model.predict(x), f + plain.predict(x), atol=1e-4)
+            np.testing.assert_allclose(model.network.predict(x, verbose=0), f, atol=1e-6)
+
+    def test_needs_as_many_targets_as_outputs(self, rng):
+        x, y = rows(rng, targets=3)
+        with pytest.raises(ValueError, match="residual=True"):
+            machine(rng, residual=True).fit_head(x, y)
+
+    def test_needs_a_network(self, rng):
+        x, y = rows(rng)
+        model = kk.KAREModel(Gaussian(), head=kk.NTKRidgeHead(ridge=0.1, residual=True))
+        with pytest.raises(ValueError, match="corrects a network"):
+            model.fit_head(x, y)
+
+
+class Gaussian(kk.kernels.Kernel):
+    """A kernel without a network and without a finite feature map."""
+
+    def gram(self, x, dtype=None):
+        return self.cross(x, x, dtype)
+
+    def cross(self, x1, x2, dtype=None):
+        x1, x2 = (keras.ops.cast(x, dtype or keras.config.floatx()) for x in (x1, x2))
+        return keras.ops.exp(-keras.ops.sum((x1[:, None] - x2[None]) ** 2, axis=-1))
+
+    def diag(self, x, dtype=None):
+        return keras.ops.ones(len(x), dtype)
+
+
+class TestOtherKernels:
+    def test_any_kernel_object_is_taken(self, rng):
+        x, y = rows(rng)
+        model = kk.KAREModel(Gaussian(), head=kk.NTKRidgeHead(ridge=0.1))
+        model.fit_head(x, y)
+        gram = np.asarray(Gaussian()(x), "float64")
+        ridge = model.head.ridge_value
+        expected = gram @ np.linalg.solve(gram + len(x) * ridge * np.eye(len(x)), y)
+        np.testing.assert_allclose(model.predict(x), expected, atol=1e-5)
+        assert model.head.report["form"] == "dual"
+        assert model.network is None
+
+    def test_primal_is_refused(self, rng):
+        x, y = rows(rng)
+        model = kk.KAREModel(Gaussian(), head=kk.NTKRidgeHead(ridge=0.1, form="primal"))
+        with pytest.raises(ValueError, match="no primal form"):
+            model.fit_head(x, y)
+        with pytest.raises(NotImplementedError, match="primal"):
+            Gaussian().vjp(x, y)
+        with pytest.raises(NotImplementedError, match="primal"):
+            Gaussian().jvp(x, [])
+
+    def test_kernels_are_layers_to_call(self, rng):
+        kernel = kk.kernels.NTK(networks.mlp())
+        x = rng.normal(size=(3, networks.D)).astype("float32")
+        np.testing.assert_allclose(kernel(x), kernel.gram(x))
+        np.testing.assert_allclose(kernel(x, x[:2]), kernel.cross(x, x[:2]))
