@@ -15,10 +15,10 @@ import keras_kare as kk
 pytestmark = pytest.mark.usefixtures("float64")
 
 ACTIVATIONS = (
-    "celu elu exponential gelu glu hard_sigmoid hard_silu hard_swish leaky_relu linear log_sigmoid "
-    "log_softmax mish relu relu6 selu sigmoid silu softmax softplus softsign sparse_plus "
-    "squareplus swish tanh tanh_shrink hard_tanh hard_shrink soft_shrink sparse_sigmoid "
-    "sparsemax threshold"
+    "celu elu exponential gelu glu hard_sigmoid hard_silu hard_swish leaky_relu linear "
+    "log_sigmoid log_softmax mish relu relu6 selu sigmoid silu softmax softplus softsign "
+    "sparse_plus squareplus swish tanh tanh_shrink hard_tanh hard_shrink soft_shrink "
+    "sparse_sigmoid sparsemax threshold"
 ).split()
 
 NEEDS_ARGUMENTS = {

@@ -182,11 +182,12 @@ class NTK(Kernel):
 
     def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
         variables = self.network.trainable_variables
-        plan = next(iter(self._runtime.plans.values()), None)
-        served = plan.serves if plan else lambda variable: True
+        plan = self._runtime.plans[tuple(id(v) for v in variables)]
         parameters = sum(math.prod(v.shape) for v in variables)
-        c = self.network.output_shape[-1] if self.outputs == "trace" else 1
-        pair = sum(sum(v.shape) if served(v) else c * math.prod(v.shape) for v in variables)
+        c = plan.outputs if self.outputs == "trace" else 1
+        pair = sum(
+            sum(v.shape) if plan.serves(v) else c * math.prod(v.shape) for v in variables
+        )
         costs = {"dual": float(anchors * (pair + targets))}
         if self.has_features:
             costs["primal"] = float(2 * parameters + targets * c * parameters)

@@ -30,19 +30,18 @@ class HeadState:
         """Whether there is something to predict with."""
         return bool(self.facts)
 
-    def hold(self, x: Any, y: np.ndarray | None) -> None:
-        """Keep rows to solve on; an earlier solution is dropped."""
+    def hold(self, x: Any, y: np.ndarray) -> None:
+        """Keep rows to solve on.
+
+        An earlier solution is forgotten; its variables stay, for traced functions.
+        """
         self.anchors = _assigned(self.anchors, x)
         self.targets = y
-        self.drop_solution()
+        self.facts = {}
 
     def drop_anchors(self) -> None:
         """Forget the rows, and the dual that belongs to them."""
         self.anchors = self.targets = self.dual = None
-
-    def drop_solution(self) -> None:
-        """Forget what was solved; the variables stay, for traced functions."""
-        self.facts = {}
 
     def set_dual(self, dual: np.ndarray) -> None:
         """Store `α`, `(n, c)`."""

@@ -152,8 +152,10 @@ class NTKRidgeHead(keras.layers.Layer):
         return self._state.solved and solved_for == kernel.fingerprint()
 
     def hold(self, x: Any, y: np.ndarray) -> None:
-        """Keep rows to be solved on later; an earlier solution is dropped."""
+        """Keep rows to be solved on later, if rows are kept; forget the last solution."""
         self._state.hold(x, y)
+        if not self.keep_anchors:
+            self._state.drop_anchors()
 
     def solve(
         self,

@@ -172,7 +172,7 @@ class KARETrainer(keras.Model):
             rows_module.check_batch_size(batch_size, len(rows))
             if validation is not None and not rows_module.is_dataset(validation_data):
                 validation_data = (validation.x, validation.y)
-        self.head.hold(rows.x if self.head.keep_anchors else None, rows.y)
+        self.head.hold(rows.x, rows.y)
         rehearses = self.head.ridge == "auto" and validation is None
         start = rehearsal.Snapshot(self) if rehearses else None
         self._training_rows = rows

@@ -26,12 +26,14 @@ class Plan:
         refused: The part of `jacobian` that a rule was expected to serve.
         forward_mode: Whether TensorFlow can differentiate the network forwards, which
             it cannot through loops.
+        outputs: Number of outputs of the network.
     """
 
     structured: tuple[keras.Variable, ...]
     jacobian: tuple[keras.Variable, ...]
     refused: tuple[keras.Variable, ...] = ()
     forward_mode: bool = True
+    outputs: int = 1
     _ids: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:

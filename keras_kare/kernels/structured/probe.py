@@ -67,6 +67,7 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
         jacobian=tuple(variables[i] for i in rest),
         refused=tuple(variables[i] for i in rest if found.structured[i] is not None),
         forward_mode=not found.loops,
+        outputs=found.f.shape[1],
     )
     if method != "jacobian":
         _warn_of_fallback(plan)
@@ -228,26 +229,33 @@ def _refuse_coupled(
     f: np.ndarray,
     tolerance: float,
 ) -> None:
-    """Row 0 must not change when the other rows do, nor from one call to the next."""
+    """Row 0 must not change when the other rows do, nor any row from call to call."""
+    if not np.all(np.isfinite(f)):
+        return  # the caller names non-finite weights and inputs
     others = keras.tree.map_structure(_other_rows, x)
 
-    def outputs(x: Any, values: list[tf.Tensor]) -> tf.Tensor:
+    def perturbed(x: Any, values: list[tf.Tensor]) -> tf.Tensor:
         mapping = list(zip(variables, values, strict=True))
         with keras.StatelessScope(state_mapping=mapping):
             return outputs_of(network, x)
 
-    again = _trace_and_run(outputs, others, values).numpy()
-    scale = float(np.max(np.abs(f), initial=0.0)) or 1.0
-    if not np.all(np.isfinite(f)):
-        return  # the caller names non-finite weights and inputs
-    if float(np.max(np.abs(again[0] - f[0]))) > 0.1 * tolerance * scale:
-        raise ValueError(
-            "The outputs of `network` for one row depend on the other rows of the "
-            "batch, or are random, even with `training=False`. Such a network has no "
-            "neural tangent kernel. Look for statistics over the batch axis, a "
-            "`training=True` in a layer's call, or an axis swapped with the rows. "
-            f"Received: network={network.name!r}"
-        )
+    # A stateless scope also holds the state of random generators.
+    plain = tf.function(lambda x: outputs_of(network, x), autograph=False)
+    once = plain.get_concrete_function(x)
+    pairs = (
+        (_trace_and_run(perturbed, others, values).numpy()[0], f[0]),
+        (once(x).numpy(), once(x).numpy()),
+    )
+    for a, b in pairs:
+        scale = float(np.max(np.abs(b), initial=0.0)) or 1.0
+        if not float(np.max(np.abs(a - b))) <= 0.1 * tolerance * scale:
+            raise ValueError(
+                "The outputs of `network` for one row depend on the other rows of the "
+                "batch, or are random, even with `training=False`. Such a network has no "
+                "neural tangent kernel. Look for statistics over the batch axis, a "
+                "`training=True` in a layer's call, or an axis swapped with the rows. "
+                f"Received: network={network.name!r}"
+            )
 
 
 def _refuse_constant_sum(found: _Found, tolerance: float) -> None:
