@@ -73,8 +73,11 @@ class KARE(GramLoss):
     Example:
 
     ```python
+    loss = kk.losses.KARE(ridge=0.1)
+    loss(y, kk.kernels.NTK(network).gram(x))  # a scalar
+
     model = kk.KAREModel(network)
-    model.compile(optimizer=keras.optimizers.SGD(1.0), loss=kk.losses.KARE(ridge=0.1))
+    model.compile(optimizer=keras.optimizers.SGD(1.0), loss=loss)
     ```
 
     References:

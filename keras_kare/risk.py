@@ -98,6 +98,7 @@ def leave_one_out(y: Any, gram: Any, ridge: Any) -> tf.Tensor:
     Example:
 
     ```python
+    gram = kk.kernels.NTK(network).gram(x)
     error = y - kk.risk.leave_one_out(y, gram, ridge=0.01)
     ```
     """

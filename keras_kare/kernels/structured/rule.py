@@ -27,6 +27,7 @@ class LayerRule(abc.ABC):
 
     ```python
     import keras
+    import tensorflow as tf
     import keras_kare as kk
 
     class Scale(keras.layers.Layer):

@@ -1,0 +1,133 @@
+"""A full KARE step: structured against the Jacobian, and against its dense algebra.
+
+    python benchmarks/kare_step.py
+
+All ratios are of best times measured in one run, in turns. A full step is the Gram
+matrix, KARE, its gradient by all weights, and the update, in float32, on a
+576-64-64-1 GELU network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+import keras
+import measure
+import numpy as np
+import tensorflow as tf
+
+import keras_kare as kk
+from keras_kare._linalg import inverse_cholesky
+
+WIDTHS = (576, 64, 64, 1)
+RIDGE = 0.1
+
+
+def problem(n: int) -> tuple[tf.Tensor, tf.Tensor]:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, WIDTHS[0])).astype("float32")
+    return tf.constant(x), tf.constant(np.sign(x[:, :1] + x[:, 1:2]))
+
+
+def make_step(method: str, x: tf.Tensor, y: tf.Tensor):
+    """`KAREModel.train_step` on one full batch, as `fit` traces it."""
+    keras.utils.set_random_seed(0)
+    hidden = [keras.layers.Dense(width, "gelu") for width in WIDTHS[1:-1]]
+    network = keras.Sequential(
+        [keras.Input(WIDTHS[:1]), *hidden, keras.layers.Dense(WIDTHS[-1])]
+    )
+    model = kk.KAREModel(kk.kernels.NTK(network, method=method))
+    model.compile(keras.optimizers.SGD(1e-3), kk.losses.KARE(RIDGE))
+    model.kernel.check(x)
+    model.optimizer.build(model.trainable_variables)
+    step = tf.function(lambda: model.train_step((x, y)), autograph=False)
+    return step, model
+
+
+def make_dense_algebra(gram: tf.Tensor):
+    """KARE's share: one Cholesky, one triangular inverse, two products of n x n."""
+    n = gram.shape[0]
+    system = gram / n + RIDGE * tf.eye(n)
+
+    @tf.function(autograph=False)
+    def dense() -> tf.Tensor:
+        factor = tf.linalg.cholesky(system)
+        lower = tf.linalg.triangular_solve(factor, tf.eye(n))
+        inverse = tf.matmul(lower, lower, transpose_a=True)
+        return tf.matmul(inverse, inverse)
+
+    @tf.function(autograph=False)
+    def by_blocks() -> tf.Tensor:
+        return inverse_cholesky(system)[0]
+
+    @tf.function(autograph=False)
+    def plain_factor() -> tf.Tensor:
+        return tf.linalg.triangular_solve(tf.linalg.cholesky(system), tf.eye(n))
+
+    return dense, by_blocks, plain_factor
+
+
+def peak(method: str, n: int) -> None:
+    """In a fresh process: memory that a step adds to what was held before it."""
+    x, y = problem(n)
+    step, model = make_step(method, x, y)
+    small = make_step(method, *problem(4))[0]
+    measure.finish(small())  # libraries, threads and kernels are loaded
+    before = measure.peak_megabytes()
+    measure.finish(step())
+    parameters = model.count_params()
+    print(
+        json.dumps(
+            {"added": measure.peak_megabytes() - before, "jacobian": 4e-6 * n * parameters}
+        )
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peak", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--repeats", type=int, default=7)
+    options = parser.parse_args()
+    if options.peak:
+        peak(options.peak[0], int(options.peak[1]))
+        return
+    print(f"{measure.machine()}\nNetwork {'-'.join(map(str, WIDTHS))}, float32\n")
+
+    n = 500
+    x, y = problem(n)
+    times = measure.best_of(
+        options.repeats,
+        structured=make_step("structured", x, y)[0],
+        jacobian=make_step("jacobian", x, y)[0],
+    )
+    print(f"Full KARE step, n = {n}: structured against GradientTape.jacobian")
+    for method, seconds in times.items():
+        held = measure.in_fresh_process(__file__, "--peak", method, n)
+        print(
+            f"  {method:11}{1e3 * seconds:9.1f} ms, peak {held['added']:7.1f} MB above "
+            f"the start (one n x P array: {held['jacobian']:.1f} MB)"
+        )
+    print(f"  ratio jacobian / structured: {times['jacobian'] / times['structured']:.1f}\n")
+
+    n = 1000
+    x, y = problem(n)
+    step, model = make_step("structured", x, y)
+    dense, by_blocks, plain_factor = make_dense_algebra(model.kernel.gram(x))
+    times = measure.best_of(
+        3 * options.repeats,
+        step=step,
+        dense=dense,
+        by_blocks=by_blocks,
+        plain_factor=plain_factor,
+    )
+    print(f"Full KARE step, n = {n}, against the dense algebra of KARE alone")
+    print(f"  full step        {1e3 * times['step']:9.1f} ms")
+    print(f"  dense algebra    {1e3 * times['dense']:9.1f} ms")
+    print(f"  ratio step / dense: {times['step'] / times['dense']:.2f}")
+    ratio = times["plain_factor"] / times["by_blocks"]
+    print(f"  inverse Cholesky factor, plain / by blocks: {ratio:.2f}")
+
+
+if __name__ == "__main__":
+    main()

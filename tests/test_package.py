@@ -1,0 +1,259 @@
+"""The package itself: names, documents, examples, the two commands' parts."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import networks
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kare as kk
+
+ROOT = Path(__file__).parent.parent
+FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
+
+
+def public_objects():
+    for module in (kk, kk.kernels, kk.risk, kk.losses, kk.metrics, kk.layers, kk.solvers):
+        names = getattr(module, "__all__", None) or [
+            name
+            for name, value in vars(module).items()
+            if not name.startswith("_")
+            and getattr(value, "__module__", "") == module.__name__
+        ]
+        for name in names:
+            value = getattr(module, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                yield f"{module.__name__}.{name}", value
+
+
+OBJECTS = dict(public_objects())
+EXAMPLES = {
+    f"{name}-{i}": code
+    for name, value in OBJECTS.items()
+    for i, code in enumerate(FENCE.findall(inspect.getdoc(value) or ""))
+}
+
+
+def test_public_names():
+    expected = {
+        "KAREModel",
+        "NTKRidgeHead",
+        "kernels",
+        "risk",
+        "losses",
+        "metrics",
+        "solvers",
+    }
+    assert expected <= set(kk.__all__)
+    assert {"NTK", "Kernel", "LayerRule", "register_rule"} <= set(kk.kernels.__all__)
+    assert re.fullmatch(r"\d+\.\d+\.\d+", kk.__version__)
+    assert (Path(kk.__file__).parent / "py.typed").exists()
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_every_public_object_has_a_docstring(name):
+    assert len(inspect.getdoc(OBJECTS[name]) or "") > 30
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_docstrings_run(name, rng):
+    x = rng.normal(size=(20, 4)).astype("float32")
+    names = {
+        "kk": kk,
+        "keras": keras,
+        "np": np,
+        "network": networks.mlp(),
+        "x": x,
+        "y": np.sin(x[:, :1]),
+    }
+    exec(compile(EXAMPLES[name], name, "exec"), names)
+    kk.kernels.structured.registry._RULES.pop(names.get("Scale"), None)
+
+
+def test_the_main_classes_have_examples():
+    with_examples = {name.rsplit("-", 1)[0] for name in EXAMPLES}
+    for name in ("kernels.NTK", "NTKRidgeHead", "KAREModel", "losses.KARE", "risk.kare"):
+        assert f"keras_kare.{name}" in with_examples
+
+
+def test_readme_example_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (code,) = FENCE.findall((ROOT / "README.md").read_text())
+    exec(compile(code, "README.md", "exec"), {})
+    mse = float(capsys.readouterr().out.strip().splitlines()[-1])
+    assert mse < 1.0, "no better than the mean"
+    assert (tmp_path / "model.keras").exists()
+    assert (tmp_path / "serving" / "saved_model.pb").exists()
+
+
+def test_quickstart_runs(tmp_path):
+    command = [sys.executable, ROOT / "tutorials" / "quickstart.py"]
+    options = ["--seeds", "1", "--epochs", "5", "--out", tmp_path]
+    done = subprocess.run(
+        [*map(str, command), *map(str, options)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("network", "after-NTK", "NTK-KARE"):
+        assert re.search(rf"^{name} +0\.\d+ ± ", done.stdout, re.MULTILINE), done.stdout
+    assert (tmp_path / "ridge.png").stat().st_size > 10_000
+    assert (tmp_path / "saved_model" / "saved_model.pb").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [("kare_step.py", "ratio step / dense"), ("prediction.py", "training rows")],
+)
+def test_benchmarks_run(file, says):
+    """At their own sizes, once each; what they measure is not judged here."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / file), "--repeats", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT / "benchmarks",
+    )
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout
+
+
+def test_the_private_name_that_training_needs():
+    """`KARETrainer.train_step` updates Keras's own tracker of the loss."""
+    model = kk.KAREModel(networks.mlp())
+    model.compile("sgd", "kare")
+    assert isinstance(model._loss_tracker, keras.metrics.Mean), (
+        "Keras moved its loss tracker"
+    )
+
+
+def test_rooms_import_downwards():
+    """models → layers → solvers → kernels; risk stands alone."""
+    order = ["risk", "kernels", "solvers", "layers", "models"]
+    for i, room in enumerate(order):
+        module = importlib.import_module(f"keras_kare.{room}")
+        files = [module.__name__]
+        if hasattr(module, "__path__"):
+            files += [
+                m.name
+                for m in pkgutil.walk_packages(module.__path__, f"{module.__name__}.")
+            ]
+        for file in files:
+            source = inspect.getsource(importlib.import_module(file))
+            for above in order[i + 1 :]:
+                assert f"keras_kare.{above}" not in source, f"{file} imports {above}"
+
+
+class TestFolders:
+    """CI never skips for lack of data."""
+
+    def outcome(self, tmp_path, **environment):
+        clean = {
+            k: v for k, v in os.environ.items() if not k.startswith(("KERAS_KARE", "CI"))
+        }
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+                "tests/test_reference.py",
+                "-k",
+                "every_ref",
+            ],
+            env={**clean, **environment},
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=ROOT,
+        )
+        return done.stdout
+
+    def test_skips_where_unset(self, tmp_path):
+        assert "1 skipped" in self.outcome(tmp_path)
+
+    def test_fails_in_ci(self, tmp_path):
+        assert "1 error" in self.outcome(tmp_path, CI="true")
+        told = self.outcome(
+            tmp_path, CI="true", KERAS_KARE_REFERENCE=str(tmp_path / "none")
+        )
+        assert "1 error" in told
+
+
+class TestMetrics:
+    def test_signs(self):
+        metric = kk.metrics.SignedAccuracy()
+        metric.update_state([[1.0], [-1.0], [-1.0]], [[0.3], [0.2], [-4.0]])
+        assert float(metric.result()) == pytest.approx(2 / 3)
+
+    def test_largest_column(self):
+        y = np.array([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])
+        metric = kk.metrics.SignedAccuracy()
+        metric.update_state(y, np.array([[-0.1, -0.2, -0.3], [0.9, -1.0, 0.1]]))
+        assert float(metric.result()) == 0.5
+
+
+class TestRules:
+    def test_a_users_rule_takes_the_place_of_the_fallback(self, rng, float64):
+        class Scale(keras.layers.Layer):
+            def build(self, shape):
+                self.scale = self.add_weight(shape=(shape[-1],))
+
+            def call(self, inputs):
+                return inputs * self.scale
+
+        class ScaleRule(kk.kernels.LayerRule):
+            def variables(self, layer):
+                return [layer.scale]
+
+            def linear(self, layer, inputs):
+                return inputs * layer.scale
+
+            def factor(self, layer, variables, inputs, gradients):
+                return kk.kernels.FullFactor(tf.reduce_sum(inputs * gradients, axis=2))
+
+        network = networks.with_layers(Scale)()
+        x = rng.normal(size=(5, networks.D))
+        with pytest.warns(UserWarning, match="plain Jacobian"):
+            expected = kk.kernels.NTK(network).gram(x)
+        kk.kernels.register_rule(Scale, ScaleRule())
+        try:
+            plan = kk.kernels.NTK(network)._plan(tf.constant(x))
+            np.testing.assert_allclose(
+                kk.kernels.NTK(network).gram(x), expected, rtol=1e-12
+            )
+        finally:
+            kk.kernels.structured.registry._RULES.pop(Scale)
+        assert not plan.jacobian
+
+    def test_a_wrong_rule_is_not_used(self, rng, float64):
+        class Twice(keras.layers.Dense):
+            pass
+
+        class WrongRule(kk.kernels.structured.dense.DenseRule):
+            def factor(self, layer, variables, inputs, gradients):
+                return super().factor(layer, variables, 2.0 * inputs, gradients)
+
+        network = networks.with_layers(lambda: Twice(3))()
+        x = rng.normal(size=(5, networks.D))
+        with pytest.warns(UserWarning, match="plain Jacobian"):
+            expected = kk.kernels.NTK(network).gram(x)
+        kk.kernels.register_rule(Twice, WrongRule())
+        try:
+            with pytest.warns(UserWarning, match="plain Jacobian"):
+                gram = kk.kernels.NTK(network).gram(x)
+        finally:
+            kk.kernels.structured.registry._RULES.pop(Twice)
+        np.testing.assert_allclose(gram, expected, rtol=1e-12)

@@ -1,0 +1,144 @@
+"""The MNIST tutorial: its script runs, its facts hold, its notebook is its twin."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+TUTORIALS = Path(__file__).resolve().parents[1] / "tutorials"
+SCRIPT, NOTEBOOK = TUTORIALS / "mnist_tfds.py", TUTORIALS / "mnist_tfds.ipynb"
+FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+
+
+@pytest.fixture
+def tfds_folder(data_folder: Path, tmp_path: Path) -> Path:
+    """A fresh `data_dir`, with the downloads that tensorflow-datasets would make."""
+    missing = [name for name in FILES if not (data_folder / "mnist" / name).is_file()]
+    if missing:
+        message = f"KERAS_KARE_DATA has no mnist/{missing[0]}"
+        if os.environ.get("CI") == "true":
+            pytest.fail(message)
+        pytest.skip(message)
+    downloads = tmp_path / "tfds" / "downloads" / "manual"
+    downloads.mkdir(parents=True)
+    for name in FILES:
+        shutil.copy(data_folder / "mnist" / name, downloads)
+    return tmp_path / "tfds"
+
+
+@pytest.mark.slow
+def test_script_runs_and_its_facts_hold(tfds_folder: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    run = subprocess.run(
+        [sys.executable, str(SCRIPT)],
+        env={
+            **os.environ,
+            "KERAS_KARE_TFDS_DIR": str(tfds_folder),
+            "KERAS_KARE_TUTORIAL_ROWS": "200",
+            "KERAS_KARE_TUTORIAL_EPOCHS": "12",
+            "MPLBACKEND": "Agg",
+            "PYTHONIOENCODING": "utf-8",
+            "TMPDIR": str(made),
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        encoding="utf-8",
+        timeout=600,
+        check=False,
+    )
+    out = run.stdout
+    assert run.returncode == 0, out + run.stderr
+    assert "keras_kare/" not in run.stderr, run.stderr  # no warning of our own
+    assert "200 training, 200 validation and 400 test rows, 12 epochs" in out
+
+    # KARE is the training error over (1 - d/n)², and falls when it is trained.
+    (by_hand,) = numbers(out, r"training MSE / \(1 - d/n\)\^2 +([\d.]+)")
+    (kare,) = numbers(out, r"KARE of the untrained kernel +([\d.]+)")
+    assert by_hand == pytest.approx(kare, abs=2e-4)
+    first, last = numbers(out, r"KARE +([\d.]+) in the first epoch, ([\d.]+) in the last")
+    assert 0.0 < last < first / 2
+    first, last = numbers(
+        out, r"measured MSE +([\d.]+) in the first .* ([\d.]+) in the last"
+    )
+    assert last < first
+
+    # The head chose its ridge on the validation rows, from all training rows.
+    assert re.search(r"^chosen_by +validation data$", out, re.MULTILINE)
+    assert re.search(r"^rows +200$", out, re.MULTILINE)
+    assert numbers(out, r"^jitter +([\d.e-]+)$") == [0.0]
+
+    # Every row of the first table, and `evaluate` beside it.
+    table = {
+        name: numbers(out, rf"^{re.escape(name)} +([\d.]+) +([\d.]+)%$")
+        for name in (
+            "kernel of the untrained net",
+            "ordinary network",
+            "after-NTK",
+            "NTK-KARE",
+        )
+    }
+    for name, (mse, accuracy) in table.items():
+        assert mse < 0.4, name
+        assert accuracy > 90.0, name
+    assert table["NTK-KARE"][0] < table["kernel of the untrained net"][0]
+    evaluated = numbers(out, r"^evaluate: MSE ([\d.]+), accuracy ([\d.]+)%$")
+    assert evaluated == pytest.approx(table["NTK-KARE"], abs=2e-4)
+
+    # Ten digits: chance is 10 %.
+    assert "dual of the head, one column a digit: (400, 10)" in out
+    (untrained,) = numbers(out, r"^kernel of the untrained net +([\d.]+)%$")
+    (network,) = numbers(out, r"^ordinary network, ten outputs +([\d.]+)%$")
+    (trained,) = numbers(out, r"^NTK-KARE +([\d.]+)%$")
+    assert min(untrained, network, trained) > 75.0
+
+    # Saved and exported machines answer the same.
+    for way in ("reloaded", "exported"):
+        (off,) = numbers(out, rf"^{way}: largest difference of predictions ([\d.e+-]+)$")
+        assert off < 1e-4, way
+    for name in ("*.png", "*.keras", "serving/saved_model.pb"):
+        assert list(made.glob(f"mnist_tfds_*/{name}")), name
+
+    # Early stopping.
+    ran, most = numbers(out, r"^stopped after (\d+) of (\d+) epochs$")
+    assert 0 < ran <= most == 36
+    _, accuracy = numbers(out, r"^test MSE ([\d.]+), accuracy ([\d.]+)%$")
+    assert accuracy > 90.0
+
+
+def numbers(out: str, pattern: str) -> list[float]:
+    """The numbers in the one line of the output that a pattern fits."""
+    found = list(re.finditer(pattern, out, re.MULTILINE))
+    assert len(found) == 1, f"{len(found)} lines fit {pattern!r} in:\n{out}"
+    return [float(value) for value in found[0].groups()]
+
+
+def test_notebook_has_exactly_the_cells_of_the_script() -> None:
+    script, notebook = jupytext.read(SCRIPT), nbformat.read(NOTEBOOK, as_version=4)
+    nbformat.validate(notebook)
+    cells = [
+        [(cell.cell_type, cell.source) for cell in n.cells] for n in (script, notebook)
+    ]
+    assert cells[0] == cells[1], (
+        "Run: jupytext --to notebook --update tutorials/mnist_tfds.py"
+    )
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+def test_notebook_is_committed_without_outputs() -> None:
+    code = [c for c in nbformat.read(NOTEBOOK, as_version=4).cells if c.cell_type == "code"]
+    assert code
+    assert all(not cell.outputs and cell.execution_count is None for cell in code)
