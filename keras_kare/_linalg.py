@@ -12,7 +12,8 @@ STEPS = 8
 LEVELS = 2
 _FAILED = (
     "K/n + z I is not positive definite, even with jitter on its diagonal. Use a larger "
-    "ridge, or float64."
+    "ridge, or float64. If this happened while training, it may have diverged: use a "
+    "smaller learning rate or clip gradients."
 )
 
 

@@ -271,6 +271,8 @@ def test_losses_that_are_no_gram_losses(loss):
 def test_arguments_of_compile():
     with pytest.raises(ValueError, match="loss_weights"):
         model().compile("sgd", "kare", loss_weights=[2.0])
+    with pytest.raises(ValueError, match="jit_compile"):
+        model().compile("sgd", "kare", jit_compile=True)
     with pytest.raises(ValueError, match="weighted_metrics"):
         model().compile("sgd", "kare", weighted_metrics=["mse"])
     with pytest.raises(ValueError, match="sample_weight"):

@@ -192,6 +192,32 @@ class TestFit:
         assert np.all(np.isfinite([*eager["loss"], *eager["val_loss"]]))
 
 
+class TestCompiledNetwork:
+    """A network that was trained by itself keeps its own metrics out of ours."""
+
+    def test_metrics_are_ours(self, rng):
+        x, y = data(rng)
+        network = networks.mlp()
+        network.compile("adam", "mse", metrics=["mae", "accuracy"])
+        network.fit(x, y, epochs=2, verbose=0)
+        model = compiled(network=network, metrics=["mse", "accuracy"])
+        history = model.fit(x, y, epochs=2, validation_data=(x, y), verbose=0).history
+        expected = {"loss", "mse", "accuracy", "val_loss", "val_mse", "val_accuracy"}
+        assert set(history) == expected
+        assert min(history["loss"] + history["val_loss"]) > 0.0
+        np.testing.assert_allclose(history["val_loss"], history["val_mse"], rtol=1e-5)
+
+    def test_after_ntk_evaluates_without_compile(self, rng):
+        x, y = data(rng)
+        network = networks.mlp()
+        network.compile("adam", "mse")
+        network.fit(x, y, epochs=1, verbose=0)
+        model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=1.0))
+        model.fit_head(x, y)
+        mse = np.mean((model.predict(x) - y) ** 2)
+        assert model.evaluate(x, y, verbose=0) == pytest.approx(float(mse), rel=1e-4)
+
+
 class TestBatches:
     @pytest.mark.parametrize(
         ("n", "size"),

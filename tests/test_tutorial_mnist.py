@@ -22,6 +22,8 @@ FILES = (
     "t10k-labels-idx1-ubyte.gz",
 )
 
+OUR_WARNING = r"(keras_kare/(\w+/)*|mnist_tfds)\w*\.py:\d+: \w*Warning"
+
 
 @pytest.fixture
 def tfds_folder(data_folder: Path, tmp_path: Path) -> Path:
@@ -48,8 +50,8 @@ def test_script_runs_and_its_facts_hold(tfds_folder: Path, tmp_path: Path) -> No
         env={
             **os.environ,
             "KERAS_KARE_TFDS_DIR": str(tfds_folder),
-            "KERAS_KARE_TUTORIAL_ROWS": "200",
-            "KERAS_KARE_TUTORIAL_EPOCHS": "12",
+            "KERAS_KARE_TUTORIAL_ROWS": "300",
+            "KERAS_KARE_TUTORIAL_EPOCHS": "20",
             "MPLBACKEND": "Agg",
             "PYTHONIOENCODING": "utf-8",
             "TMPDIR": str(made),
@@ -62,8 +64,8 @@ def test_script_runs_and_its_facts_hold(tfds_folder: Path, tmp_path: Path) -> No
     )
     out = run.stdout
     assert run.returncode == 0, out + run.stderr
-    assert "keras_kare/" not in run.stderr, run.stderr  # no warning of our own
-    assert "200 training, 200 validation and 400 test rows, 12 epochs" in out
+    assert not re.search(OUR_WARNING, run.stderr), run.stderr
+    assert "300 training, 300 validation and 600 test rows, 20 epochs" in out
 
     # KARE is the training error over (1 - d/n)², and falls when it is trained.
     (by_hand,) = numbers(out, r"training MSE / \(1 - d/n\)\^2 +([\d.]+)")
@@ -78,7 +80,7 @@ def test_script_runs_and_its_facts_hold(tfds_folder: Path, tmp_path: Path) -> No
 
     # The head chose its ridge on the validation rows, from all training rows.
     assert re.search(r"^chosen_by +validation data$", out, re.MULTILINE)
-    assert re.search(r"^rows +200$", out, re.MULTILINE)
+    assert re.search(r"^rows +300$", out, re.MULTILINE)
     assert numbers(out, r"^jitter +([\d.e-]+)$") == [0.0]
 
     # Every row of the first table, and `evaluate` beside it.
@@ -96,10 +98,11 @@ def test_script_runs_and_its_facts_hold(tfds_folder: Path, tmp_path: Path) -> No
         assert accuracy > 90.0, name
     assert table["NTK-KARE"][0] < table["kernel of the untrained net"][0]
     evaluated = numbers(out, r"^evaluate: MSE ([\d.]+), accuracy ([\d.]+)%$")
-    assert evaluated == pytest.approx(table["NTK-KARE"], abs=2e-4)
+    assert evaluated[0] == pytest.approx(table["NTK-KARE"][0], abs=2e-4)
+    assert evaluated[1] == pytest.approx(table["NTK-KARE"][1], abs=0.11)  # printed to 0.1
 
     # Ten digits: chance is 10 %.
-    assert "dual of the head, one column a digit: (400, 10)" in out
+    assert "dual of the head, one column a digit: (600, 10)" in out
     (untrained,) = numbers(out, r"^kernel of the untrained net +([\d.]+)%$")
     (network,) = numbers(out, r"^ordinary network, ten outputs +([\d.]+)%$")
     (trained,) = numbers(out, r"^NTK-KARE +([\d.]+)%$")
@@ -114,7 +117,7 @@ def test_script_runs_and_its_facts_hold(tfds_folder: Path, tmp_path: Path) -> No
 
     # Early stopping.
     ran, most = numbers(out, r"^stopped after (\d+) of (\d+) epochs$")
-    assert 0 < ran <= most == 36
+    assert 0 < ran <= most == 60
     _, accuracy = numbers(out, r"^test MSE ([\d.]+), accuracy ([\d.]+)%$")
     assert accuracy > 90.0
 

@@ -63,6 +63,14 @@ class Kernel(keras.layers.Layer, abc.ABC):
         """
         return {"dual": float(anchors)}
 
+    @property
+    def metrics(self) -> list[Any]:
+        """None: metrics that a network was compiled with belong to its own training.
+
+        A `KAREModel` would otherwise report them under the names of its own.
+        """
+        return []
+
     def fingerprint(self) -> str:
         """A hash of all that the kernel's values depend on: weights, and which train."""
         digest = hashlib.blake2b(digest_size=16)

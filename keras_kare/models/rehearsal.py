@@ -22,8 +22,6 @@ class Snapshot:
     """Values of a model's variables and its optimizer's, to return to."""
 
     def __init__(self, model: Any):
-        if not model.optimizer.built:
-            model.optimizer.build(model.trainable_variables)
         self._variables = [*model.variables, *model.optimizer.variables]
         self._values = [np.asarray(v.value) for v in self._variables]
 

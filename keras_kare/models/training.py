@@ -48,14 +48,18 @@ class KARETrainer(keras.Model):
                 (`kk.metrics.SignedAccuracy`). During training they are computed on
                 the batch's leave-one-out predictions: right for a fixed kernel,
                 optimistic once the kernel has been trained on these rows.
-            jit_compile: Whether to compile with XLA. Defaults to `False`: XLA's
-                Cholesky is slower on CPUs.
+            jit_compile: Must be false: XLA cannot say what jitter a Cholesky needed.
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
-            ValueError: If `loss` is no loss of a Gram matrix, or weighted metrics or
-                loss weights are given.
+            ValueError: If `loss` is no loss of a Gram matrix, or `jit_compile=True`,
+                weighted metrics or loss weights are given.
         """
+        if jit_compile not in (False, None, "auto"):
+            raise ValueError(
+                "`jit_compile` is not supported yet: training checks its factorisations "
+                f"in ways that XLA cannot. Received: jit_compile={jit_compile!r}"
+            )
         for name in ("loss_weights", "weighted_metrics"):
             if kwargs.get(name) is not None:
                 raise ValueError(
@@ -66,7 +70,7 @@ class KARETrainer(keras.Model):
             optimizer=optimizer,
             loss=losses.get(loss),
             metrics=keras.tree.map_structure(metrics_module.get, metrics),
-            jit_compile=jit_compile,
+            jit_compile=False,
             **kwargs,
         )
 
@@ -146,6 +150,10 @@ class KARETrainer(keras.Model):
         remaining fifth never trained; they choose the ridge. That doubles the time; a
         number as `ridge`, or validation rows, avoid it.
 
+        A model that a callback saves during training holds the machine of the last
+        validation, at the ridge of the loss; without validation it is solved when it
+        first predicts.
+
         Returns:
             A `History`: `loss` is KARE, `val_loss` the measured mean squared error.
 
@@ -173,6 +181,8 @@ class KARETrainer(keras.Model):
             if validation is not None and not rows_module.is_dataset(validation_data):
                 validation_data = (validation.x, validation.y)
         self.head.hold(rows.x, rows.y)
+        if not self.optimizer.built:  # else the step would be traced twice
+            self.optimizer.build(self.trainable_variables)
         rehearses = self.head.ridge == "auto" and validation is None
         start = rehearsal.Snapshot(self) if rehearses else None
         self._training_rows = rows
@@ -254,12 +264,16 @@ class KARETrainer(keras.Model):
     ) -> Any:
         """Mean squared error of the kernel machine, and the compiled metrics.
 
+        Needs no `compile`, except for metrics.
+
         Args as in `keras.Model.evaluate`; `batch_size` defaults to 1,024.
 
         Raises:
             ValueError: For bad input, and as `predict`.
         """
         _validation.check_no_weights(sample_weight)
+        if not self.compiled:
+            self.compile()
         if self._training_rows is not None:
             self._solve_for_validation(self._training_rows)
         else:
