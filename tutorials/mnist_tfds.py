@@ -388,10 +388,11 @@ for name, (mse, accuracy) in {
 
 # %% [markdown]
 # How to read it: the first line against the last is what training the kernel has
-# brought. The last three lines are near each other in most of our runs, and their order
-# changes with the seed and with the number of rows: an easy pair of digits is no hard test
-# for an ordinary network that may stop at its best epoch. (Part 2 is harder.) One pair,
-# one seed and little tuning show *how* to compare; they are no verdict. For experiments
+# brought. The last three lines are near each other. In the runs we made while writing this
+# (three seeds, 1,000 rows) NTK-KARE did *not* beat the after-NTK of a network that may stop
+# at its best epoch: an easy pair of digits and a thousand rows are no hard test for an
+# ordinary network. With fewer rows (`make quickstart`) and with ten digits (part 2) it did
+# better. One pair, few seeds and little tuning are no verdict, either way: for experiments
 # see the paper. MSE is the number to look at: it is what KARE estimates. Accuracy is close
 # to its ceiling here, so that a handful of images decides.
 #
