@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
@@ -232,10 +231,10 @@ class NTK(Kernel):
     def _plan(self, x: Any) -> Plan:
         """The plan for the variables that are trainable now; made once."""
         if not self.network.built and tf.executing_eagerly():
-            self.network(keras.tree.map_structure(_probe_rows, x), training=False)
+            self.network(keras.tree.map_structure(probe.pick_rows, x), training=False)
         key = tuple(id(v) for v in self.network.trainable_variables)
         if key not in self._runtime.plans:
-            rows = keras.tree.map_structure(_probe_rows, x)
+            rows = keras.tree.map_structure(probe.pick_rows, x)
             # A thread of its own: eager even while a function is being traced, and
             # out of sight of the caller's tapes and scopes.
             with ThreadPoolExecutor(max_workers=1) as thread:
@@ -286,16 +285,3 @@ def _exactly(x: Any) -> Any:
 
 def _any_rows(x: tf.Tensor) -> tf.TensorSpec:
     return tf.TensorSpec([None, *x.shape[1:]], x.dtype)
-
-
-def _probe_rows(x: Any) -> Any:
-    """A few rows to verify a plan on: of `x`, or made up where `x` is symbolic."""
-    rng = np.random.default_rng(1)
-    if hasattr(x, "graph"):  # a symbolic tensor: only its shape and type are known
-        shape = (probe.ROWS, *(4 if d is None else d for d in x.shape[1:]))
-        made = rng.normal(size=shape) if x.dtype.is_floating else np.zeros(shape)
-        return made.astype(x.dtype.as_numpy_dtype)
-    x = tf.convert_to_tensor(x)
-    count = int(x.shape[0])
-    picked = np.linspace(0, count - 1, max(2, min(probe.ROWS, count))).astype(int)
-    return tf.gather(x, picked)

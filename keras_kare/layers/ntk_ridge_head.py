@@ -11,15 +11,19 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
-from keras_kare.kernels.jacobian import outputs_of
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.layers import ridge_selection
 from keras_kare.layers.head_state import HeadState, describe, signature
+from keras_kare.layers.machine import (
+    gram_of,
+    machine_targets,
+    network_outputs,
+    primal_weights,
+)
 from keras_kare.layers.ridge_selection import Choice
 from keras_kare.solvers import Solution, cholesky
 
 FORMS = ("auto", "dual", "primal")
-CHUNK = 4096
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -114,7 +118,7 @@ class NTKRidgeHead(keras.layers.Layer):
             outputs = tf.matmul(cross, dual) / tf.cast(tf.shape(dual)[0], tf.float64)
         outputs = tf.cast(outputs, keras.config.floatx())
         if self.residual:
-            outputs += tf.cast(_network_outputs(kernel, inputs), outputs.dtype)
+            outputs += tf.cast(network_outputs(kernel, inputs), outputs.dtype)
         return outputs
 
     @property
@@ -178,8 +182,8 @@ class NTKRidgeHead(keras.layers.Layer):
             ValueError: If the kernel is zero on `x`, or `residual=True` does not fit.
         """
         begun = time.perf_counter()
-        targets = self._machine_targets(kernel, x, y)
-        gram = self._gram(kernel, x)
+        targets = machine_targets(kernel, x, y, self.residual)
+        gram = gram_of(kernel, x)
         if choice is None and self.ridge != "auto":
             choice = Choice(float(self.ridge), by="the user", relative=self.relative)
         solution = None
@@ -213,42 +217,11 @@ class NTKRidgeHead(keras.layers.Layer):
             choice = Choice(ridge_selection.WITHOUT_EVIDENCE, by="default")
         self.solve(kernel, self.anchors, state.targets, choice=choice)
 
-    def _gram(self, kernel: Kernel, x: Any) -> np.ndarray:
-        gram = kernel.gram(x, dtype="float64").numpy()
-        if gram.ndim != 2:
-            raise ValueError(
-                'A head needs a kernel with one value a pair of rows, and `outputs="full"` '
-                'has a block. Use `outputs="sum"` or `outputs="trace"`.'
-            )
-        if not np.all(np.isfinite(gram)):
-            raise ValueError(
-                "The Gram matrix overflows: the network's gradients on `x` are too "
-                "large. Scale the inputs or the weights down."
-            )
-        if not np.trace(gram) > 0.0:
-            raise ValueError(
-                "The kernel is zero on all rows of `x`: the network's outputs do not "
-                "react to its weights there (dead or saturated units)."
-            )
-        return gram
-
-    def _machine_targets(self, kernel: Kernel, x: Any, y: np.ndarray) -> np.ndarray:
-        y = np.asarray(y, "float64")
-        if not self.residual:
-            return y
-        f = np.asarray(_network_outputs(kernel, x), "float64")
-        if f.shape != y.shape:
-            raise ValueError(
-                "`residual=True` needs as many targets as the network has outputs. "
-                f"Received: targets of shape {y.shape}, outputs of shape {f.shape}"
-            )
-        return y - f
-
     def choose_ridge(
         self, kernel: Kernel, x: Any, y: np.ndarray, validation: Any, by: str
     ) -> Choice:
         """The ridge with the least squared error on validation rows, solving on `x`."""
-        targets, gram = self._machine_targets(kernel, x, y), self._gram(kernel, x)
+        targets, gram = machine_targets(kernel, x, y, self.residual), gram_of(kernel, x)
         return self._choose(kernel, x, gram, targets, validation, by)[0]
 
     def _choose(
@@ -262,7 +235,7 @@ class NTKRidgeHead(keras.layers.Layer):
     ) -> tuple[Choice, Solution]:
         xv, yv = validation
         cross = kernel.cross(xv, x, dtype="float64").numpy()
-        left = self._machine_targets(kernel, xv, yv)
+        left = machine_targets(kernel, xv, yv, self.residual)
         return ridge_selection.by_rows(gram, targets, cross, left, by)
 
     def _store(
@@ -278,7 +251,9 @@ class NTKRidgeHead(keras.layers.Layer):
         form = self._choose_form(kernel, *solution.dual.shape)
         state.hold(x, y)
         state.set_dual(solution.dual)
-        state.set_weights(_primal(kernel, x, solution.dual) if form == "primal" else None)
+        state.set_weights(
+            primal_weights(kernel, x, solution.dual) if form == "primal" else None
+        )
         if not self.keep_anchors:
             state.drop_anchors()
         state.facts = {
@@ -331,7 +306,9 @@ class NTKRidgeHead(keras.layers.Layer):
         other._state.hold(self.anchors, state.targets)
         other._state.set_dual(state.dual.numpy())
         if form == "primal":
-            other._state.set_weights(_primal(kernel, self.anchors, state.dual.numpy()))
+            other._state.set_weights(
+                primal_weights(kernel, self.anchors, state.dual.numpy())
+            )
         other._state.facts = {**state.facts, "report": {**self.report, "form": form}}
         return other
 
@@ -363,27 +340,3 @@ class NTKRidgeHead(keras.layers.Layer):
             "residual": self.residual,
             "keep_anchors": self.keep_anchors,
         }
-
-
-def _network_outputs(kernel: Kernel, x: Any) -> tf.Tensor:
-    network = getattr(kernel, "network", None)
-    if network is None:
-        raise ValueError(
-            "`residual=True` corrects a network, and this kernel has none. Received: "
-            f"kernel of type {type(kernel).__name__}"
-        )
-    return outputs_of(network, x)
-
-
-def _primal(kernel: Kernel, x: Any, dual: np.ndarray) -> list[tf.Tensor]:
-    """`w = (1/n) J(X)ᵀ α`, summed in float64 over chunks of rows."""
-    n, total = len(dual), None
-    for begin in range(0, n, CHUNK):
-        rows = slice(begin, begin + CHUNK)
-        part = keras.tree.map_structure(lambda t, rows=rows: t[rows], x)
-        w = kernel.vjp(part, dual[rows] / n, dtype="float64")
-        total = w if total is None else [a + b for a, b in zip(total, w, strict=True)]
-    assert total is not None
-    return [
-        tf.cast(w, v.dtype) for w, v in zip(total, kernel.trainable_variables, strict=True)
-    ]

@@ -9,9 +9,16 @@ itself then goes back to where its training on all rows had ended.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
+import keras
 import numpy as np
+import tensorflow as tf
+
+from keras_kare.layers import ridge_selection
+from keras_kare.layers.ridge_selection import Choice
+from keras_kare.models.rows import Rows, even_batch_size
 
 HELD_OUT = 0.2
 FEWEST = 10
@@ -36,3 +43,49 @@ def held_out(rows: int) -> tuple[np.ndarray, np.ndarray]:
     shuffled = np.random.default_rng(0).permutation(rows)
     count = max(1, round(HELD_OUT * rows))
     return np.sort(shuffled[count:]), np.sort(shuffled[:count])
+
+
+def rehearse(
+    model: Any, rows: Rows, start: Snapshot, epochs: int, batch_size: int, shuffle: bool
+) -> Choice:
+    """Train again from the start on most rows, and choose the ridge on the others.
+
+    Args:
+        model: A `KAREModel` whose training on all rows has ended; left as it was.
+        rows: All training rows.
+        start: The values from which that training had begun.
+        epochs: How many epochs it ran.
+        batch_size: Of that training.
+        shuffle: As in `fit`.
+    """
+    if len(rows) < FEWEST:
+        return Choice(ridge_selection.WITHOUT_EVIDENCE, by="default (too few rows)")
+    training, choosing = (rows.take(part) for part in held_out(len(rows)))
+    batches = max(1, round(len(rows) / batch_size))
+    ended = Snapshot(model)
+    kept = model.history, model.stop_training
+    start.restore()
+    try:
+        keras.Model.fit(
+            model,
+            x=training.x,
+            y=training.y,
+            batch_size=even_batch_size(len(training), batches),
+            epochs=epochs,
+            verbose=0,
+            shuffle=shuffle,
+        )
+        return model.head.choose_ridge(
+            model.kernel, training.x, training.y, (choosing.x, choosing.y), by=NAME
+        )
+    except (tf.errors.InvalidArgumentError, ValueError) as error:
+        warnings.warn(
+            '`ridge="auto"` could not be chosen, since the rehearsal on fewer rows failed '
+            f"({str(error).splitlines()[0]}). Using a relative ridge of 1. Pass "
+            "`validation_data`, or a number as `ridge`.",
+            stacklevel=4,
+        )
+        return Choice(ridge_selection.WITHOUT_EVIDENCE, by="default (rehearsal failed)")
+    finally:
+        ended.restore()
+        model.history, model.stop_training = kept

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import keras
@@ -12,7 +11,7 @@ import tensorflow as tf
 from keras_kare import _validation, losses
 from keras_kare import metrics as metrics_module
 from keras_kare.kernels import Kernel
-from keras_kare.layers import NTKRidgeHead, ridge_selection
+from keras_kare.layers import NTKRidgeHead
 from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import rehearsal
 from keras_kare.models import rows as rows_module
@@ -207,48 +206,16 @@ class KARETrainer(keras.Model):
         if start is None or not history.epoch:
             choice = None if history.epoch else self._choice_without_rows(validation)
         else:
-            choice = self._rehearse(rows, start, len(history.epoch), batch_size, shuffle)
+            choice = rehearsal.rehearse(
+                self,
+                rows,
+                start,
+                len(history.epoch),
+                batch_size or rows.batch_size,
+                shuffle,
+            )
         self._solve_head(rows, validation, choice)
         return history
-
-    def _rehearse(
-        self, rows: Rows, start: Any, epochs: int, batch_size: int | None, shuffle: bool
-    ) -> Choice:
-        """Train again from the start on most rows; the others choose the ridge."""
-        if len(rows) < rehearsal.FEWEST:
-            return Choice(ridge_selection.WITHOUT_EVIDENCE, by="default (too few rows)")
-        training, choosing = (rows.take(part) for part in rehearsal.held_out(len(rows)))
-        batches = max(1, round(len(rows) / (batch_size or rows.batch_size)))
-        ended = rehearsal.Snapshot(self)
-        kept = self.history, self.stop_training
-        start.restore()
-        try:
-            super().fit(
-                x=training.x,
-                y=training.y,
-                batch_size=rows_module.even_batch_size(len(training), batches),
-                epochs=epochs,
-                verbose=0,
-                shuffle=shuffle,
-            )
-            return self.head.choose_ridge(
-                self.kernel,
-                training.x,
-                training.y,
-                (choosing.x, choosing.y),
-                by=rehearsal.NAME,
-            )
-        except (tf.errors.InvalidArgumentError, ValueError) as error:
-            warnings.warn(
-                '`ridge="auto"` could not be chosen, since the rehearsal on fewer rows '
-                f"failed ({str(error).splitlines()[0]}). Using a relative ridge of 1. Pass "
-                "`validation_data`, or a number as `ridge`.",
-                stacklevel=3,
-            )
-            return Choice(ridge_selection.WITHOUT_EVIDENCE, by="default (rehearsal failed)")
-        finally:
-            ended.restore()
-            self.history, self.stop_training = kept
 
     def evaluate(
         self,

@@ -7,15 +7,13 @@ rows, at *perturbed* weights (so that zero initialisation hides nothing), the
 structured `Jᵀ v` of every variable is compared with one plain gradient. A variable
 that does not agree goes the way of the plain Jacobian.
 
-The same pass refuses networks that have no NTK: rows that interact, outputs that
-are random, summed outputs that are constant.
+What has no NTK at all is refused (`refusals.py`).
 """
 
 from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -25,6 +23,11 @@ import tensorflow as tf
 from keras_kare.kernels.jacobian import outputs_of
 from keras_kare.kernels.structured.capture import Recorder, recording
 from keras_kare.kernels.structured.features import Plan, shares
+from keras_kare.kernels.structured.refusals import (
+    refuse_constant_sum,
+    refuse_coupled,
+    trace_and_run,
+)
 
 ROWS = 4
 LOOPS = ("While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase")
@@ -50,7 +53,7 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     values = [_perturbed(v, rng) for v in variables]
     tolerance = _tolerance(network)
     found = _Probe(network, variables, method == "jacobian", rng).run(x, values)
-    _refuse_coupled(network, x, variables, values, found.f, tolerance)
+    refuse_coupled(network, x, variables, values, found.f, tolerance)
 
     alive = found.alive
     if not alive:
@@ -59,7 +62,7 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
             f"Received: network={network.name!r}"
         )
     if outputs == "sum" and found.f.shape[1] > 1:
-        _refuse_constant_sum(found, tolerance)
+        refuse_constant_sum(found.summed, found.plain, tolerance)
     served = [i for i in alive if _agrees(found.plain[i], found.structured[i], tolerance)]
     rest = [i for i in alive if i not in served]
     plan = Plan(
@@ -72,6 +75,19 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     if method != "jacobian":
         _warn_of_fallback(plan)
     return plan
+
+
+def pick_rows(x: Any) -> Any:
+    """A few rows to verify a plan on: of `x`, or made up where `x` is symbolic."""
+    rng = np.random.default_rng(1)
+    if hasattr(x, "graph"):  # a symbolic tensor: only its shape and type are known
+        shape = (ROWS, *(4 if d is None else d for d in x.shape[1:]))
+        made = rng.normal(size=shape) if x.dtype.is_floating else np.zeros(shape)
+        return made.astype(x.dtype.as_numpy_dtype)
+    x = tf.convert_to_tensor(x)
+    count = int(x.shape[0])
+    picked = np.linspace(0, count - 1, max(2, min(ROWS, count))).astype(int)
+    return tf.gather(x, picked)
 
 
 class _Found:
@@ -104,7 +120,7 @@ class _Probe:
         self.moments_elsewhere = False
         rows = int(keras.tree.flatten(x)[0].shape[0])
         v = tf.constant(self.rng.normal(size=rows))
-        seen = _trace_and_run(self._trace, x, values, v)
+        seen = trace_and_run(self._trace, x, values, v)
         if self.moments_elsewhere:
             warnings.warn(
                 f"{self.network.name!r} uses `tf.nn.moments` (or `keras.ops.moments`) "
@@ -196,10 +212,6 @@ class _Probe:
         return found
 
 
-def _trace_and_run(function: Callable[..., Any], *args: Any) -> Any:
-    return tf.function(function, autograph=False).get_concrete_function(*args)(*args)
-
-
 def _perturbed(variable: keras.Variable, rng: np.random.Generator) -> tf.Tensor:
     value = np.asarray(variable.value, "float64")
     fan_in = max(1, math.prod(variable.shape[:-1]))
@@ -219,67 +231,6 @@ def _agrees(plain: Any, structured: Any, tolerance: float) -> bool:
     scale = float(np.max(np.abs(plain.astype("float64")), initial=0.0))
     error = np.abs(structured.astype("float64") - plain.astype("float64"))
     return float(np.max(error, initial=0.0)) <= tolerance * scale
-
-
-def _refuse_coupled(
-    network: keras.Model,
-    x: Any,
-    variables: list[keras.Variable],
-    values: list[tf.Tensor],
-    f: np.ndarray,
-    tolerance: float,
-) -> None:
-    """Row 0 must not change when the other rows do, nor any row from call to call."""
-    if not np.all(np.isfinite(f)):
-        return  # the caller names non-finite weights and inputs
-    others = keras.tree.map_structure(_other_rows, x)
-
-    def perturbed(x: Any, values: list[tf.Tensor]) -> tf.Tensor:
-        mapping = list(zip(variables, values, strict=True))
-        with keras.StatelessScope(state_mapping=mapping):
-            return outputs_of(network, x)
-
-    # A stateless scope also holds the state of random generators.
-    plain = tf.function(lambda x: outputs_of(network, x), autograph=False)
-    once = plain.get_concrete_function(x)
-    pairs = (
-        (_trace_and_run(perturbed, others, values).numpy()[0], f[0]),
-        (once(x).numpy(), once(x).numpy()),
-    )
-    for a, b in pairs:
-        if not np.all(np.isfinite(a)) or not np.all(np.isfinite(b)):
-            continue
-        scale = float(np.max(np.abs(b), initial=0.0)) or 1.0
-        if float(np.max(np.abs(a - b))) > 0.1 * tolerance * scale:
-            raise ValueError(
-                "The outputs of `network` for one row depend on the other rows of the "
-                "batch, or are random, even with `training=False`. Such a network has no "
-                "neural tangent kernel. Look for statistics over the batch axis, a "
-                "`training=True` in a layer's call, or an axis swapped with the rows. "
-                f"Received: network={network.name!r}"
-            )
-
-
-def _refuse_constant_sum(found: _Found, tolerance: float) -> None:
-    def size(gradients: list[np.ndarray | None]) -> float:
-        return max(
-            (float(np.max(np.abs(g), initial=0.0)) for g in gradients if g is not None),
-            default=0.0,
-        )
-
-    if size(found.summed) <= 0.01 * tolerance * size(found.plain):
-        raise ValueError(
-            "The summed outputs of `network` are constant (a softmax, it seems), so its "
-            '`outputs="sum"` kernel is zero. Use `outputs="trace"`, or a network whose '
-            "last layer is linear."
-        )
-
-
-def _other_rows(x: tf.Tensor) -> tf.Tensor:
-    """The same first row with other rows behind it."""
-    if x.dtype.is_floating:
-        return tf.concat([x[:1], x[1:] * 1.37 + 0.11], axis=0)
-    return tf.repeat(x[:1], tf.shape(x)[0], axis=0)
 
 
 def _without_none(gradients: list[Any]) -> dict[str, tf.Tensor]:

@@ -1,0 +1,82 @@
+"""Networks that have no neural tangent kernel, refused before any long work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare.kernels.jacobian import outputs_of
+
+
+def trace_and_run(function: Callable[..., Any], *args: Any) -> Any:
+    """Run a function once as a graph, as kernels do."""
+    return tf.function(function, autograph=False).get_concrete_function(*args)(*args)
+
+
+def refuse_coupled(
+    network: keras.Model,
+    x: Any,
+    variables: list[keras.Variable],
+    values: list[tf.Tensor],
+    f: np.ndarray,
+    tolerance: float,
+) -> None:
+    """Row 0 must not change when the other rows do, nor any row from call to call."""
+    if not np.all(np.isfinite(f)):
+        return  # the caller names non-finite weights and inputs
+    others = keras.tree.map_structure(_other_rows, x)
+
+    def perturbed(x: Any, values: list[tf.Tensor]) -> tf.Tensor:
+        mapping = list(zip(variables, values, strict=True))
+        with keras.StatelessScope(state_mapping=mapping):
+            return outputs_of(network, x)
+
+    # A stateless scope also holds the state of random generators.
+    plain = tf.function(lambda x: outputs_of(network, x), autograph=False)
+    once = plain.get_concrete_function(x)
+    pairs = (
+        (trace_and_run(perturbed, others, values).numpy()[0], f[0]),
+        (once(x).numpy(), once(x).numpy()),
+    )
+    for a, b in pairs:
+        if not np.all(np.isfinite(a)) or not np.all(np.isfinite(b)):
+            continue
+        scale = float(np.max(np.abs(b), initial=0.0)) or 1.0
+        if float(np.max(np.abs(a - b))) > 0.1 * tolerance * scale:
+            raise ValueError(
+                "The outputs of `network` for one row depend on the other rows of the "
+                "batch, or are random, even with `training=False`. Such a network has no "
+                "neural tangent kernel. Look for statistics over the batch axis, a "
+                "`training=True` in a layer's call, or an axis swapped with the rows. "
+                f"Received: network={network.name!r}"
+            )
+
+
+def refuse_constant_sum(
+    summed: list[np.ndarray | None], mixed: list[np.ndarray | None], tolerance: float
+) -> None:
+    """Gradients of the summed outputs must not vanish beside those of a random mix."""
+
+    def size(gradients: list[np.ndarray | None]) -> float:
+        return max(
+            (float(np.max(np.abs(g), initial=0.0)) for g in gradients if g is not None),
+            default=0.0,
+        )
+
+    if size(summed) <= 0.01 * tolerance * size(mixed):
+        raise ValueError(
+            "The summed outputs of `network` are constant (a softmax, it seems), so its "
+            '`outputs="sum"` kernel is zero. Use `outputs="trace"`, or a network whose '
+            "last layer is linear."
+        )
+
+
+def _other_rows(x: tf.Tensor) -> tf.Tensor:
+    """The same first row with other rows behind it."""
+    if x.dtype.is_floating:
+        return tf.concat([x[:1], x[1:] * 1.37 + 0.11], axis=0)
+    return tf.repeat(x[:1], tf.shape(x)[0], axis=0)
