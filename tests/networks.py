@@ -277,8 +277,9 @@ FALLBACK: dict[str, Callable[[], Any]] = {
     "rows not first": with_layers(FoldedAxis),
     "convolution": convolution,
     "layer normalisation": with_layers(layers.LayerNormalization),
-    "rematerialised": with_layers(Rematerialised),
 }
+if hasattr(keras, "remat"):  # since Keras 3.9
+    FALLBACK["rematerialised"] = with_layers(Rematerialised)
 
 LOOPS: dict[str, Callable[[], Any]] = {
     "mapped": with_layers(Mapped),

@@ -397,6 +397,19 @@ class TestRehearsal:
         for a, b in zip(results[0][1], results[1][1], strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5)
 
+    def test_a_failed_rehearsal_is_told(self, rng, monkeypatch):
+        def fail(*arguments, **keywords):
+            raise ValueError("the kernel is zero")
+
+        monkeypatch.setattr(kk.NTKRidgeHead, "choose_ridge", fail)
+        x, y = data(rng)
+        model = compiled(ridge="auto")
+        with pytest.warns(UserWarning, match="the kernel is zero"):
+            history = model.fit(x, y, epochs=2, verbose=0)
+        assert history.epoch == [0, 1]
+        assert "failed" in model.head.report["chosen_by"]
+        assert model.head.is_fresh(model.kernel)
+
     def test_too_few_rows(self, rng):
         x, y = data(rng, n=5)
         model = compiled(ridge="auto")
