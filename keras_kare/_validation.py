@@ -45,7 +45,11 @@ def check_rows(name: str, x: Any) -> Any:
         raise ValueError(f"`{name}` is empty. Received: {name}={x!r}")
     for part in parts:
         if part.shape.rank == 0:
-            raise ValueError(f"`{name}` must have rows. Received: a scalar")
+            raise ValueError(
+                f"`{name}` must have rows: an array, or a list of arrays where a network "
+                f"has several inputs. For a list of numbers pass `np.asarray({name})`. "
+                "Received: a scalar"
+            )
     counts = sorted({int(part.shape[0]) for part in parts})
     if len(counts) > 1:
         raise ValueError(

@@ -41,6 +41,9 @@ def signed_accuracy(y_true: Any, y_pred: Any) -> Any:
         keras.ops.convert_to_tensor(y_true),
         keras.ops.convert_to_tensor(y_pred),
     )
+    if len(y_pred.shape) == 1:
+        y_pred = y_pred[:, None]
+    y_true = keras.ops.reshape(y_true, keras.ops.shape(y_pred))
     if y_pred.shape[-1] == 1:
         right = keras.ops.equal(y_true > 0, y_pred > 0)[..., 0]
     else:

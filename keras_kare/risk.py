@@ -243,7 +243,25 @@ def checked(y: Any, gram: Any, ridge: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Ten
     if tf.executing_eagerly():
         _validation.check_finite("y", y)
         _validation.check_finite("gram", gram)
-    return y, gram, ridge
+        _refuse_asymmetric(gram)
+        return y, gram, ridge
+    y = tf.debugging.check_numerics(y, "`y` holds NaN or Inf")
+    positive = tf.debugging.Assert(
+        tf.math.is_finite(ridge) & (ridge > 0),
+        ["`ridge` must be a positive finite number. Received: ridge=", ridge],
+    )
+    with tf.control_dependencies([positive]):
+        return y, gram, tf.identity(ridge)
+
+
+def _refuse_asymmetric(gram: tf.Tensor) -> None:
+    """A kernel between different rows, for one, is no Gram matrix."""
+    off = tf.reduce_max(tf.abs(gram - tf.transpose(gram)))
+    if off > 1e-3 * tf.reduce_max(tf.abs(gram)):
+        raise ValueError(
+            "`gram` must be symmetric: the kernel between all rows and the same rows. "
+            f"Received: gram that differs from its transpose by up to {float(off):.1e}"
+        )
 
 
 def _scalar(value: Any, dtype: tf.DType) -> tf.Tensor:

@@ -90,6 +90,17 @@ class AlwaysTraining(layers.Layer):
         return self.inner(x, training=True)
 
 
+class Previous(layers.Layer):
+    """Adds the row before, so that the first row depends on none."""
+
+    def call(self, x):
+        return x + keras.ops.concatenate([keras.ops.zeros_like(x[:1]), x[:-1]], axis=0)
+
+
+def previous_rows():
+    return networks.with_layers(Previous)()
+
+
 def random_outputs():
     return networks.with_layers(lambda: AlwaysTraining(layers.Dropout(0.5)))()
 
@@ -152,6 +163,13 @@ DATA = {
     "outputs cut off": (lambda f: f(network=cut_off()), "depend on none"),
     "softmax": (lambda f: f(network=softmax_network()), 'outputs="trace"'),
     "rows interact": (lambda f: f(network=centred_rows()), "depend on the other rows"),
+    "rows follow rows": (lambda f: f(network=previous_rows()), "depend on the other rows"),
+    "another width": (lambda f: f(x=X[:, :3]), "`x` does not fit the network"),
+    "python lists": (lambda f: f(x=X.tolist()), "np.asarray"),
+    "single rows": (
+        lambda f: f(x=tf.data.Dataset.from_tensor_slices((X, Y[:, 0])), y=None),
+        "single rows",
+    ),
     "batch statistics": (lambda f: f(network=training_batch_norm()), "depend on the other"),
     "random outputs": (lambda f: f(network=random_outputs()), "or are random"),
     "two output tensors": (lambda f: f(network=two_outputs()), "must return one tensor"),
@@ -238,6 +256,7 @@ GRAMS = {
     "one row": (lambda: (Y[:1], GRAM[:1, :1], 0.1), "at least two rows"),
     "other rows in y": (lambda: (Y[:5], GRAM, 0.1), "`y` must have one row"),
     "NaN": (lambda: (Y, with_value(GRAM, np.nan), 0.1), "`gram` holds NaN"),
+    "not symmetric": (lambda: (Y, np.triu(GRAM), 0.1), "must be symmetric"),
     "Inf in y": (lambda: (with_value(Y, np.inf), GRAM, 0.1), "`y` holds NaN or Inf"),
     "a negative tensor as ridge": (lambda: (Y, GRAM, tf.constant(-1.0)), "positive finite"),
 }
@@ -360,6 +379,32 @@ class TestOrderOfCalls:
             getattr(made, verb)(with_value(X, np.nan))
         with pytest.raises(ValueError, match="`x` has no rows"):
             getattr(made, verb)(X[:0])
+
+    def test_inside_functions(self):
+        """Where values are known only when the function runs."""
+        kernel = kk.kernels.NTK(networks.mlp())
+        bad_x, bad_y = (
+            tf.constant(with_value(X, np.nan)),
+            tf.constant(with_value(Y, np.nan)),
+        )
+        for call, message in (
+            (lambda: tf.function(kernel.gram)(bad_x), "NaN"),
+            (lambda: tf.function(kk.risk.kare)(bad_y, GRAM, 0.1), "`y` holds NaN"),
+            (
+                lambda: tf.function(kk.risk.kare)(Y, GRAM, tf.constant(-0.1)),
+                "positive finite",
+            ),
+        ):
+            with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+                call()
+
+    def test_other_columns_at_evaluation(self):
+        made = model()
+        made.fit_head(X, np.repeat(Y, 3, axis=1))
+        with pytest.raises(ValueError, match="as many columns"):
+            made.evaluate(X, Y, verbose=0)
+        with pytest.raises(ValueError, match="as many columns"):
+            made.test_on_batch(X, Y)
 
     def test_bad_rows_in_kernels(self):
         kernel = kk.kernels.NTK(networks.mlp())

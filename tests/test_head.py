@@ -158,6 +158,20 @@ class TestRidge:
         assert model.head.report["relative_ridge"] == ridge_selection.WITHOUT_EVIDENCE
         assert model.head.report["chosen_by"] == "default"
 
+    def test_training_is_remembered(self, rng, tmp_path):
+        """Through another `compile`, and through a file loaded without one."""
+        x, y = rows(rng)
+        model = machine(rng, ridge="auto")
+        model.compile("sgd", "kare")
+        model.fit(x, y, validation_data=(x, y), verbose=0)
+        model.compile("sgd", "kare")
+        with pytest.warns(UserWarning, match="validation_data"):
+            model.fit_head(x, y)
+        model.save(tmp_path / "m.keras")
+        loaded = keras.saving.load_model(tmp_path / "m.keras", compile=False)
+        with pytest.warns(UserWarning, match="validation_data"):
+            loaded.fit_head(x, y)
+
     def test_of_equal_ridges_the_largest(self, rng):
         gram = np.eye(4)
         choice, _ = ridge_selection.by_leave_one_out(gram, np.zeros((4, 1)))
@@ -187,6 +201,47 @@ class TestStaleness:
         fresh = machine(rng, network=model.network)
         fresh.fit_head(x, y)
         np.testing.assert_allclose(after, fresh.predict(x), atol=1e-5)
+
+    @pytest.mark.parametrize("form", ["dual", "primal"])
+    def test_traced_predictions_follow_what_trains(self, rng, form):
+        """Between sets of variables of equal shapes, too."""
+        x, y = rows(rng)
+        network = networks.mlp(depth=2, width=networks.D)
+        model = machine(rng, network=network, form=form)
+        network.layers[1].trainable = False
+        model.fit_head(x, y)
+        model.predict(x)
+        model.evaluate(x, y, verbose=0)
+        network.layers[1].trainable, network.layers[0].trainable = True, False
+        fresh = machine(rng, network=network, form=form)
+        fresh.fit_head(x, y)
+        np.testing.assert_allclose(model.predict(x), fresh.predict(x), atol=1e-5)
+        np.testing.assert_allclose(
+            model.evaluate(x, y, verbose=0), fresh.evaluate(x, y, verbose=0), rtol=1e-4
+        )
+
+    def test_an_aborted_fit_keeps_the_ridge_that_was_chosen(self, rng):
+        (x, y), (xv, yv) = rows(rng), rows(rng, n=15)
+        model = machine(rng, ridge="auto")
+        model.compile("sgd", "kare")
+        model.fit_head(x, y, validation_data=(xv, yv))
+        chosen = model.head.report["relative_ridge"]
+
+        def interrupt(epoch, logs):
+            raise KeyboardInterrupt
+
+        stop = keras.callbacks.LambdaCallback(on_epoch_begin=interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(x, y, callbacks=[stop], verbose=0)
+        model.predict(x)
+        assert model.head.report["relative_ridge"] == pytest.approx(chosen)
+
+    def test_a_default_ridge_is_announced(self, rng):
+        x, y = rows(rng)
+        model = machine(rng, ridge="auto")
+        model.head.hold(x.astype("float32"), y)
+        with pytest.warns(UserWarning, match="relative ridge of 1"):
+            model.predict(x)
 
     def test_refused_without_rows(self, rng):
         x, y = rows(rng)

@@ -270,6 +270,13 @@ class TestBatches:
             a.evaluate(x, y, verbose=0), b.evaluate(checked, verbose=0), rtol=1e-5
         )
 
+    def test_finite_dataset_with_steps_gives_all_rows(self, rng):
+        x, y = data(rng, n=24)
+        model = compiled()
+        batches = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+        model.fit(batches, epochs=3, steps_per_epoch=1, verbose=0)
+        assert model.head.report["rows"] == 24
+
     def test_validation_split(self, rng):
         x, y = data(rng, n=20)
         model = compiled(ridge="auto")

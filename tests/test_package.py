@@ -198,6 +198,17 @@ class TestMetrics:
         metric.update_state([[1.0], [-1.0], [-1.0]], [[0.3], [0.2], [-4.0]])
         assert float(metric.result()) == pytest.approx(2 / 3)
 
+    def test_flat_targets(self):
+        signs = np.array([1.0, -1.0, -1.0, -1.0])
+        for y, predicted in (
+            (signs, signs[:, None]),
+            (signs[:, None], signs),
+            (signs, signs),
+        ):
+            metric = kk.metrics.SignedAccuracy()
+            metric.update_state(y, predicted)
+            assert float(metric.result()) == 1.0
+
     def test_largest_column(self):
         y = np.array([[1.0, -1.0, -1.0], [-1.0, -1.0, 1.0]])
         metric = kk.metrics.SignedAccuracy()

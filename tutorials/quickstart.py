@@ -134,7 +134,7 @@ def draw(curves: dict[str, np.ndarray], flat: np.ndarray, path: Path) -> None:
         yscale="log",
         xlabel=r"relative ridge $\tilde{\lambda}$, in units of tr$(K)/n^2$",
         ylabel="test mean squared error (targets are ±1)",
-        title=f"7 against 9, {TRAIN} training rows, {seeds} seeds (band: standard error)",
+        title=f"7 against 9, {TRAIN} training rows, seeds: {seeds} (band: standard error)",
     )
     axes.legend()
     figure.savefig(path, dpi=150)

@@ -54,6 +54,9 @@ class Kernel(keras.layers.Layer, abc.ABC):
     def check(self, x: Any) -> None:
         """Refuse, before long work, rows or weights for which there is no kernel."""
 
+    def check_shapes(self, name: str, x: Any) -> None:
+        """Refuse rows of a shape that the kernel does not take; names the argument."""
+
     def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
         """Multiply-adds a predicted row, for each form of a head that this kernel allows.
 

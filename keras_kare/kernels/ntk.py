@@ -50,6 +50,10 @@ class NTK(Kernel):
             network has no trainable variable, rows that interact, random outputs,
             or constant summed outputs with `outputs="sum"`.
 
+    What a layer computes is read when a kernel first meets it, as by a `tf.function`:
+    make a new kernel after changing a layer's attributes. Weights, and which of them
+    train, are read at each call.
+
     Example:
 
     ```python
@@ -175,9 +179,24 @@ class NTK(Kernel):
             ValueError: As listed in the class and in `gram`.
         """
         x = _validation.check_rows("x", x)
+        self.check_shapes("x", x)
         self._check_weights()
         self._plan(x)
         self.built = True
+
+    def check_shapes(self, name: str, x: Any) -> None:
+        wanted, given = getattr(self.network, "inputs", None), keras.tree.flatten(x)
+        if not wanted or len(wanted) != len(given):
+            return  # a subclassed network does not say what it takes
+        for spec, part in zip(wanted, given, strict=True):
+            # Keras adds and drops axes of length one.
+            takes, got = ([d for d in t.shape[1:] if d != 1] for t in (spec, part))
+            if not tf.TensorShape(takes).is_compatible_with(got):
+                raise ValueError(
+                    f"`{name}` does not fit the network, whose rows have shape "
+                    f"{tuple(spec.shape[1:])}. Received: {name} of shape "
+                    f"{tuple(part.shape)}"
+                )
 
     def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
         variables = self.network.trainable_variables
@@ -203,9 +222,12 @@ class NTK(Kernel):
     def _run(self, verb: str, rows: tuple[Any, ...], extra: Any, dtype: Any) -> Any:
         """Run a verb of the feature map: inline while tracing, else as a function."""
         if not tf.executing_eagerly():
+            rows = keras.tree.map_structure(_finite, rows)
             return getattr(self._feature_map(rows[0], dtype), verb)(*rows, *extra)
         names = ("x",) if len(rows) == 1 else ("x1", "x2")
         rows = tuple(_validation.check_rows(n, x) for n, x in zip(names, rows, strict=True))
+        for name, x in zip(names, rows, strict=True):
+            self.check_shapes(name, x)
         self._check_weights()
         extra = keras.tree.map_structure(tf.convert_to_tensor, extra)
         feature_map = self._feature_map(rows[0], dtype)
@@ -277,6 +299,14 @@ class _Runtime:
 
     def __reduce__(self) -> Any:
         return (_Runtime, ())
+
+
+def _finite(x: Any) -> tf.Tensor:
+    x = tf.convert_to_tensor(x)
+    message = (
+        "An input of the kernel holds NaN or Inf. Remove or impute those entries. Input"
+    )
+    return tf.debugging.check_numerics(x, message) if x.dtype.is_floating else x
 
 
 def _exactly(x: Any) -> Any:

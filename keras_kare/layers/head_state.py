@@ -24,20 +24,22 @@ class HeadState:
         self.dual: tf.Variable | None = None
         self.weights: list[tf.Variable] | None = None
         self.facts: dict[str, Any] = {}
+        self.trained = False
 
     @property
     def solved(self) -> bool:
         """Whether there is something to predict with."""
-        return bool(self.facts)
+        return "report" in self.facts
 
     def hold(self, x: Any, y: np.ndarray) -> None:
         """Keep rows to solve on.
 
-        An earlier solution is forgotten; its variables stay, for traced functions.
+        An earlier solution is forgotten, but for the ridge that was chosen; its
+        variables stay, for traced functions.
         """
         self.anchors = _assigned(self.anchors, x)
         self.targets = y
-        self.facts = {}
+        self.facts = {k: v for k, v in self.facts.items() if k == "choice"}
 
     def drop_anchors(self) -> None:
         """Forget the rows, and the dual that belongs to them."""
@@ -72,6 +74,7 @@ class HeadState:
             store[f"weight_{i}"] = weight.numpy()
         meta = {
             "facts": self.facts,
+            "trained": self.trained,
             "anchors": _skeleton(self.anchors),
             "weights": None if weights is None else len(weights),
         }
@@ -84,7 +87,7 @@ class HeadState:
         if "meta" not in keys:
             return
         meta = json.loads(np.asarray(store["meta"], "uint8").tobytes().decode())
-        self.facts = meta["facts"]
+        self.facts, self.trained = meta["facts"], meta["trained"]
         if meta["anchors"] is not None:
             x = _filled(meta["anchors"], lambda i: np.asarray(store[f"anchor_{i}"]))
             self.anchors = _assigned(None, x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+import warnings
 from typing import Any
 
 import keras
@@ -150,6 +151,15 @@ class NTKRidgeHead(keras.layers.Layer):
         """Changes whenever a traced prediction function has to be traced again."""
         return self._state.key()
 
+    @property
+    def trained(self) -> bool:
+        """Whether a model that holds this head has trained its kernel."""
+        return self._state.trained
+
+    @trained.setter
+    def trained(self, value: bool) -> None:
+        self._state.trained = value
+
     def is_fresh(self, kernel: Kernel) -> bool:
         """Whether the solution belongs to the kernel's present weights."""
         solved_for = self._state.facts.get("fingerprint")
@@ -214,6 +224,11 @@ class NTKRidgeHead(keras.layers.Layer):
         before = state.facts.get("choice")
         choice = Choice(**before) if before and self.ridge == "auto" else None
         if choice is None and self.ridge == "auto":
+            warnings.warn(
+                "The head is solved at a relative ridge of 1, since none was chosen before "
+                "training ended. Call `fit_head(x, y, validation_data=...)` to choose one.",
+                stacklevel=4,
+            )
             choice = Choice(ridge_selection.WITHOUT_EVIDENCE, by="default")
         self.solve(kernel, self.anchors, state.targets, choice=choice)
 

@@ -115,7 +115,11 @@ class KAREModel(KARETrainer, keras.Model):
         self.built = True
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """The kernel machine's outputs for the rows `inputs`, `(n, c)`."""
+        """The kernel machine's outputs for the rows `inputs`, `(n, c)`.
+
+        A stale head is solved again first; inside a `tf.function` of your own the head
+        is used as it is, so call `predict` or the model itself once after training.
+        """
         if tf.executing_eagerly():
             self._refresh_head()
         return self.head.call(inputs, self.kernel)
@@ -131,7 +135,8 @@ class KAREModel(KARETrainer, keras.Model):
             validation_data: Rows to choose `ridge="auto"` on, as in `fit`. Without
                 them, leave-one-out chooses, if the network has not been trained; for
                 a trained one the errors of its own training rows choose far too small
-                a ridge, so `λ̃ = 1` is used, with a warning.
+                a ridge, so `λ̃ = 1` is used, with a warning. (Training that neither this
+                model's nor the network's `fit` did cannot be seen: pass rows.)
 
         Raises:
             ValueError: For bad input, named.
@@ -162,7 +167,7 @@ class KAREModel(KARETrainer, keras.Model):
         """
         self._refresh_head()
         if not rows_module.is_dataset(x):
-            x = _validation.check_rows("x", rows_module.without_pandas(x))
+            x = self._prediction_rows(x)
             batch_size = batch_size or 1024
         self._forget_stale_traces()
         return super().predict(
@@ -172,7 +177,7 @@ class KAREModel(KARETrainer, keras.Model):
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """The kernel machine's outputs for one batch, `(n, c)`; errors as `predict`."""
         self._refresh_head()
-        x = _validation.check_rows("x", rows_module.without_pandas(x))
+        x = self._prediction_rows(x)
         self._forget_stale_traces()
         return super().predict_on_batch(x)
 
@@ -201,6 +206,11 @@ class KAREModel(KARETrainer, keras.Model):
         self._refresh_head()
         export_saved_model(self, filepath, form, verbose, **kwargs)
 
+    def _prediction_rows(self, x: Any) -> Any:
+        x = _validation.check_rows("x", rows_module.without_pandas(x))
+        self.kernel.check_shapes("x", x)
+        return x
+
     def _refresh_head(self) -> None:
         """Solve a stale head again; refuse where that is impossible."""
         if not self.head.is_fresh(self.kernel):
@@ -208,9 +218,11 @@ class KAREModel(KARETrainer, keras.Model):
 
     def _forget_stale_traces(self) -> None:
         """Drop traced functions that read variables the head no longer uses."""
-        if self._traced_for != self.head.trace_key:
+        kernel_key = tuple(id(v) for v in self.kernel.trainable_variables)
+        key = (self.head.trace_key, kernel_key)
+        if self._traced_for != key:
             self.test_function = self.predict_function = None
-            self._traced_for = self.head.trace_key
+            self._traced_for = key
 
     def _check_rows(self, rows: Rows, validation: Rows | None) -> None:
         """Refuse, before any long work, what cannot be trained or solved on."""
@@ -247,7 +259,7 @@ class KAREModel(KARETrainer, keras.Model):
 
     def _has_trained(self) -> bool:
         """Whether this model or its network has taken a training step here."""
-        return any(
+        return self.head.trained or any(
             int(optimizer.iterations.numpy()) > 0
             for model in (self, self.network)
             if (optimizer := getattr(model, "optimizer", None)) is not None

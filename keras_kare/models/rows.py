@@ -164,7 +164,7 @@ def _join(*parts: np.ndarray) -> np.ndarray:
 
 def _batches(dataset: Any, steps: int | None, name: str) -> Any:
     if isinstance(dataset, keras.utils.PyDataset):
-        count = dataset.num_batches if steps is None else steps
+        count = steps if dataset.num_batches is None else dataset.num_batches
         if count is None:
             raise ValueError(
                 f"`{name}x` is an endless dataset: give `{name.strip() or 'epoch'}` steps "
@@ -172,12 +172,13 @@ def _batches(dataset: Any, steps: int | None, name: str) -> Any:
             )
         batches: Any = (dataset[i] for i in range(count))
     else:
-        if steps is None and dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+        endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
+        if endless and steps is None:
             raise ValueError(
                 f"`{name}x` is an endless dataset: say how many batches are one epoch "
                 "with `steps_per_epoch` (or `validation_steps`)."
             )
-        taken = dataset if steps is None else dataset.take(steps)
+        taken = dataset.take(steps) if endless else dataset
         batches = taken.as_numpy_iterator()
     for batch in batches:
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
@@ -186,6 +187,11 @@ def _batches(dataset: Any, steps: int | None, name: str) -> Any:
             raise ValueError(
                 f"`{name}x` must yield (x, y) batches: kernels are trained and solved on "
                 "targets. Received: batches without y"
+            )
+        if np.ndim(y) == 0:
+            raise ValueError(
+                f"`{name}x` yields single rows: use `dataset.batch(...)`, so that KARE "
+                "sees many rows at once."
             )
         yield keras.tree.map_structure(np.asarray, x), y
 

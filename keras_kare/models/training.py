@@ -101,6 +101,12 @@ class KARETrainer(keras.Model):
         _validation.check_no_weights(weights)
         predictions = self(x, training=False)
         y = _columns(y, predictions)
+        if y.shape[1] != predictions.shape[1]:
+            raise ValueError(
+                "`y` must have as many columns as the targets that the head was solved "
+                f"for. Received: y of {y.shape[1]} columns, predictions of "
+                f"{predictions.shape[1]}"
+            )
         loss = tf.reduce_mean(tf.square(y - predictions))
         self._loss_tracker.update_state(loss, sample_weight=tf.shape(predictions)[0])
         return self.compute_metrics(x, y, predictions)
@@ -128,7 +134,8 @@ class KARETrainer(keras.Model):
 
         Args:
             x: Inputs `(n, ...)`, a `tf.data.Dataset` or a `keras.utils.PyDataset` of
-                `(x, y)` batches. Datasets are read once more, to solve the head.
+                `(x, y)` batches. Datasets are read once more, to solve the head; of
+                an endless one, the first `steps_per_epoch` batches are its rows.
             y: Targets `(n,)` or `(n, c)`, floats; classes are encoded as -1 and 1.
             batch_size: Rows of a Gram matrix. Defaults to all of them up to 4,096
                 rows, and to batches of about 1,024, evenly split, above. (Keras's 32
@@ -180,6 +187,7 @@ class KARETrainer(keras.Model):
             if validation is not None and not rows_module.is_dataset(validation_data):
                 validation_data = (validation.x, validation.y)
         self.head.hold(rows.x, rows.y)
+        self.head.trained = self.head.trained or epochs > initial_epoch
         if not self.optimizer.built:  # else the step would be traced twice
             self.optimizer.build(self.trainable_variables)
         rehearses = self.head.ridge == "auto" and validation is None
@@ -272,6 +280,7 @@ class KARETrainer(keras.Model):
         _validation.check_no_weights(sample_weight, class_weight)
         rows = rows_module.gather(x, y, None)
         self._check_rows(rows, None)
+        self.head.trained = True
         return super().train_on_batch(rows.x, rows.y, return_dict=return_dict)
 
     def test_on_batch(

@@ -25,10 +25,13 @@ def refuse_coupled(
     f: np.ndarray,
     tolerance: float,
 ) -> None:
-    """Row 0 must not change when the other rows do, nor any row from call to call."""
+    """A row must not change when the others do, nor from call to call.
+
+    Asked of the first row and of the last: where only earlier or only later rows
+    reach a row, one of them shows it.
+    """
     if not np.all(np.isfinite(f)):
         return  # the caller names non-finite weights and inputs
-    others = keras.tree.map_structure(_other_rows, x)
 
     def perturbed(x: Any, values: list[tf.Tensor]) -> tf.Tensor:
         mapping = list(zip(variables, values, strict=True))
@@ -38,10 +41,10 @@ def refuse_coupled(
     # A stateless scope also holds the state of random generators.
     plain = tf.function(lambda x: outputs_of(network, x), autograph=False)
     once = plain.get_concrete_function(x)
-    pairs = (
-        (trace_and_run(perturbed, others, values).numpy()[0], f[0]),
-        (once(x).numpy(), once(x).numpy()),
-    )
+    pairs = [(once(x).numpy(), once(x).numpy())]
+    for kept in (0, -1):
+        others = keras.tree.map_structure(lambda t, row=kept: _other_rows(t, row), x)
+        pairs.append((trace_and_run(perturbed, others, values).numpy()[kept], f[kept]))
     for a, b in pairs:
         if not np.all(np.isfinite(a)) or not np.all(np.isfinite(b)):
             continue
@@ -75,8 +78,11 @@ def refuse_constant_sum(
         )
 
 
-def _other_rows(x: tf.Tensor) -> tf.Tensor:
-    """The same first row with other rows behind it."""
+def _other_rows(x: tf.Tensor, kept: int) -> tf.Tensor:
+    """The same row at `kept`, first or last, among other rows."""
     if x.dtype.is_floating:
-        return tf.concat([x[:1], x[1:] * 1.37 + 0.11], axis=0)
-    return tf.repeat(x[:1], tf.shape(x)[0], axis=0)
+        changed = x * 1.37 + 0.11
+    else:
+        changed = tf.repeat(x[kept][None], tf.shape(x)[0], axis=0)
+    parts = [x[:1], changed[1:]] if kept == 0 else [changed[:-1], x[-1:]]
+    return tf.concat(parts, axis=0)
