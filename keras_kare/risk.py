@@ -144,7 +144,7 @@ def kare_of(
     a, b, inverse = solved
 
     @tf.custom_gradient
-    def value(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor):  # type: ignore[no-untyped-def]
+    def value(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> tuple[tf.Tensor, Any]:
         n = tf.cast(tf.shape(gram)[0], gram.dtype)
         c = tf.cast(tf.shape(y)[1], gram.dtype)
         s = tf.reduce_sum(tf.square(a)) / (n * c)
@@ -178,7 +178,7 @@ def leave_one_out_of(
     a, _, inverse = solved
 
     @tf.custom_gradient
-    def value(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor):  # type: ignore[no-untyped-def]
+    def value(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> tuple[tf.Tensor, Any]:
         diagonal = tf.linalg.diag_part(inverse)[:, None]
 
         def gradient(u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -205,7 +205,7 @@ def _final(
     """
 
     @tf.custom_gradient
-    def keep(*values: tf.Tensor):  # type: ignore[no-untyped-def]
+    def keep(*values: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Any]:
         def refuse(*upstream: tf.Tensor) -> Any:
             raise NotImplementedError(
                 "KARE and leave-one-out have no second derivative here. Take finite "

@@ -10,6 +10,7 @@ sides are `m`.
 from __future__ import annotations
 
 import abc
+from typing import Any
 
 import tensorflow as tf
 
@@ -193,7 +194,7 @@ def _hadamard_gram(a: tf.Tensor, b: tf.Tensor, bias: bool) -> tf.Tensor:
     """
 
     @tf.custom_gradient
-    def product(a: tf.Tensor, b: tf.Tensor):  # type: ignore[no-untyped-def]
+    def product(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, Any]:
         inputs = tf.matmul(a, a, transpose_b=True)
         inputs = inputs + 1.0 if bias else inputs
         outputs = tf.matmul(b, b, transpose_b=True)

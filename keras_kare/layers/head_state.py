@@ -82,7 +82,7 @@ class HeadState:
 
     def load(self, store: Any) -> None:
         """Read what `save` wrote."""
-        self.__init__()  # type: ignore[misc]
+        self.__dict__.update(HeadState().__dict__)
         keys = set(store.keys())
         if "meta" not in keys:
             return
