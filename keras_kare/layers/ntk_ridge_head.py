@@ -142,11 +142,6 @@ class NTKRidgeHead(keras.layers.Layer):
         return dict(self._state.facts.get("report", {}))
 
     @property
-    def solved(self) -> bool:
-        """Whether there is a solution, fresh or stale."""
-        return self._state.solved
-
-    @property
     def trace_key(self) -> Any:
         """Changes whenever a traced prediction function has to be traced again."""
         return self._state.key()
