@@ -31,6 +31,18 @@ def check_ridge(name: str, value: Any, auto: bool = False) -> None:
         )
 
 
+def check_memory_limit(value: Any) -> None:
+    """Refuse a limit that is no positive number of bytes."""
+    if value is None:
+        return
+    number = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not number or value <= 0:
+        raise ValueError(
+            "`memory_limit` must be a positive number of bytes, as an int, or None for "
+            f"half of what is free. Received: memory_limit={value!r}"
+        )
+
+
 def check_rows(name: str, x: Any) -> Any:
     """Inputs as tensors: numeric, finite, the same positive number of rows each.
 

@@ -237,6 +237,16 @@ def recurrent() -> Any:
     return keras.Sequential([keras.Input((2, 2)), layers.SimpleRNN(2), layers.Dense(1)])
 
 
+class OwnCell(layers.SimpleRNNCell):
+    """A cell that no rule serves."""
+
+
+def own_cell() -> Any:
+    return keras.Sequential(
+        [keras.Input((2, 2)), layers.RNN(OwnCell(2)), layers.Dense(1)]
+    )
+
+
 def dead_branch() -> Any:
     x = keras.Input((D,))
     unused = layers.Dense(3)(x)
@@ -267,6 +277,9 @@ STRUCTURED: dict[str, Callable[[], Any]] = {
         lambda: layers.Dropout(0.5), lambda: layers.BatchNormalization(trainable=False)
     ),
     "dead branch": dead_branch,
+    "convolution": convolution,
+    "layer normalisation": with_layers(layers.LayerNormalization),
+    "recurrent": recurrent,
 }
 
 FALLBACK: dict[str, Callable[[], Any]] = {
@@ -275,15 +288,13 @@ FALLBACK: dict[str, Callable[[], Any]] = {
     "subclass of Dense": with_layers(lambda: MyDense(4, "tanh")),
     "unknown layer": with_layers(OwnWeight),
     "rows not first": with_layers(FoldedAxis),
-    "convolution": convolution,
-    "layer normalisation": with_layers(layers.LayerNormalization),
 }
 if hasattr(keras, "remat"):  # since Keras 3.9
     FALLBACK["rematerialised"] = with_layers(Rematerialised)
 
 LOOPS: dict[str, Callable[[], Any]] = {
     "mapped": with_layers(Mapped),
-    "recurrent": recurrent,
+    "recurrent with a cell of its own": own_cell,
 }
 """Networks with control flow, whose plain Jacobian takes long to trace."""
 

@@ -66,7 +66,7 @@ class TestForms:
 
     def test_recurrent_primal(self, rng):
         """Where TensorFlow has no forward mode, double reverse mode."""
-        network = networks.recurrent()
+        network = networks.own_cell()
         x, y = rng.normal(size=(4, 2, 2)), rng.normal(size=(4, 1))
         primal = machine(rng, network=network, form="primal")
         with pytest.warns(UserWarning, match="plain Jacobian"):

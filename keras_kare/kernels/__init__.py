@@ -1,7 +1,7 @@
 """What K is: kernels that answer `gram`, `cross` and `diag`."""
 
 from keras_kare.kernels import second_derivatives as second_derivatives
-from keras_kare.kernels.factors import Factor, FullFactor, OuterFactor
+from keras_kare.kernels.factors import Factor, FullFactor, LookupFactor, OuterFactor
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.ntk import NTK
 from keras_kare.kernels.structured import LayerRule, register_rule
@@ -12,6 +12,7 @@ __all__ = [
     "FullFactor",
     "Kernel",
     "LayerRule",
+    "LookupFactor",
     "OuterFactor",
     "register_rule",
 ]

@@ -35,11 +35,18 @@ def outputs_of(network: keras.Model, x: Any) -> tf.Tensor:
 
 
 def jacobian_factor(
-    tape: tf.GradientTape, targets: tf.Tensor, variable: keras.Variable, dtype: tf.DType
+    tape: tf.GradientTape,
+    targets: tf.Tensor,
+    variable: keras.Variable,
+    dtype: tf.DType,
+    vectorize: bool = True,
 ) -> FullFactor:
     """Gradients of `targets`, `(n, C)`, with respect to one variable, written out."""
     j = tape.jacobian(
-        targets, variable.value, unconnected_gradients=tf.UnconnectedGradients.ZERO
+        targets,
+        variable.value,
+        unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        experimental_use_pfor=vectorize,
     )
     j = tf.reshape(j, (-1, targets.shape[1], math.prod(variable.shape)))
-    return FullFactor(tf.cast(tf.transpose(j, (1, 0, 2)), dtype))
+    return FullFactor(tf.cast(j, dtype))

@@ -51,8 +51,13 @@ class Kernel(keras.layers.Layer, abc.ABC):
             "Use a head with `form='dual'`."
         )
 
-    def check(self, x: Any) -> None:
-        """Refuse, before long work, rows or weights for which there is no kernel."""
+    def check(self, x: Any, rows: int | None = None) -> None:
+        """Refuse, before long work, rows or weights for which there is no kernel.
+
+        Args:
+            x: `(n, ...)`.
+            rows: How many of them will go at a time. Defaults to all.
+        """
 
     def check_shapes(self, name: str, x: Any) -> None:
         """Refuse rows of a shape that the kernel does not take; names the argument."""

@@ -10,9 +10,20 @@ import keras
 import tensorflow as tf
 
 from keras_kare import _validation
+from keras_kare.kernels import memory
 from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.plan import KernelPlan, kernel_plan
+from keras_kare.kernels.recompute import Tiled
 from keras_kare.kernels.structured import probe
 from keras_kare.kernels.structured.features import FeatureMap, Plan
+from keras_kare.kernels.work import (
+    AT_ONCE,
+    Runtime,
+    Work,
+    check_no_out,
+    check_tile,
+    sizes_of,
+)
 
 OUTPUTS = ("sum", "trace", "full")
 METHODS = ("auto", "structured", "jacobian")
@@ -40,8 +51,13 @@ class NTK(Kernel):
             `"structured"`: from each layer's inputs and output gradients; no array
             of `n` times the number of variables. Variables that no layer rule
             serves, or whose use elsewhere was detected, take the plain Jacobian.
-            `"auto"`: whichever is cheaper, today always `"structured"`.
+            `"auto"`: whichever is cheaper, today always `"structured"`. What it
+            chose inside each layer's rule, and why, `plan` tells.
             Defaults to `"auto"`.
+        memory_limit: Bytes that computing kernel values may hold, beside inputs,
+            weights and the result. Where all rows at once would take more, they go in
+            tiles; gradients then recompute the tiles' features. Defaults to half of
+            what is free on the device when the work begins.
         name: Name of the layer.
 
     Raises:
@@ -84,6 +100,7 @@ class NTK(Kernel):
         network: keras.Model,
         outputs: str = "sum",
         method: str = "auto",
+        memory_limit: int | None = None,
         name: str | None = None,
         **kwargs: Any,
     ):
@@ -94,36 +111,51 @@ class NTK(Kernel):
             )
         _validation.check_option("outputs", outputs, OUTPUTS)
         _validation.check_option("method", method, METHODS)
+        _validation.check_memory_limit(memory_limit)
         super().__init__(name=name, **kwargs)
         self.network = network
         self.outputs = outputs
         self.method = method
+        self.memory_limit = memory_limit
         self.has_features = outputs != "full"
-        self._runtime = _Runtime()
+        self._runtime = Runtime()
 
     def build(self, input_shape: Any) -> None:
         if not self.network.built:
             self.network.build(input_shape)
         self.built = True
 
-    def gram(self, x: Any, dtype: str | None = None) -> tf.Tensor:
+    def gram(self, x: Any, dtype: str | None = None, out: Any = None) -> Any:
         """Kernel values between all rows of `x`, symmetric by construction.
+
+        More than a few thousand rows, or more than `memory_limit` allows at once, go
+        in tiles, each pair of tiles once, with a progress bar where Keras may print.
+        Ctrl-C stops between two tiles.
 
         Args:
             x: `(n, ...)`, or a nested structure of such arrays.
             dtype: Type in which the products are formed. Defaults to that of the
                 network's variables (at least float32).
+            out: Where the values go. Defaults to a tensor on the device. A NumPy
+                array of the result's shape (in memory, or a `numpy.memmap`) is filled.
+                The name of a `.npy` file is written tile by tile, with a note beside
+                it (`FILE.tiles.json`) of what is done: interrupted work goes on with
+                the next call of the same kernel, weights and rows.
 
         Returns:
-            `(n, n)`, or `(n, n, c, c)` for `outputs="full"`. Differentiable with
-            respect to the network's variables.
+            `(n, n)`, or `(n, n, c, c)` for `outputs="full"`. A tensor, differentiable
+            with respect to the network's variables; or `out`; or, for a file, its
+            `numpy.memmap`.
 
         Raises:
-            ValueError: If `x` is empty, or `x` or a weight holds NaN or Inf.
+            ValueError: If `x` is empty, or `x` or a weight holds NaN or Inf, or `out`
+                does not fit.
+            MemoryError: Before the work, if it does not fit in `memory_limit`, or the
+                result not in memory.
         """
-        return self._run("gram", (x,), (), dtype)
+        return self._run("gram", (x,), (), dtype, out)
 
-    def cross(self, x1: Any, x2: Any, dtype: str | None = None) -> tf.Tensor:
+    def cross(self, x1: Any, x2: Any, dtype: str | None = None, out: Any = None) -> Any:
         """Kernel values between the rows of `x1` and `x2`.
 
         Args and errors as in `gram`.
@@ -131,7 +163,7 @@ class NTK(Kernel):
         Returns:
             `(n1, n2)`, or `(n1, n2, c, c)` for `outputs="full"`.
         """
-        return self._run("cross", (x1, x2), (), dtype)
+        return self._run("cross", (x1, x2), (), dtype, out)
 
     def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
         """The diagonal of `gram(x)` without the rest.
@@ -172,8 +204,37 @@ class NTK(Kernel):
         self._require_features()
         return self._run("jvp", (x,), (list(w),), None)
 
-    def check(self, x: Any) -> None:
+    def plan(self, x: Any) -> KernelPlan:
+        """How `gram(x)` would be computed, and what it would take; computes nothing.
+
+        Args:
+            x: `(n, ...)`.
+
+        Returns:
+            A `KernelPlan`: for each group of variables the path that was chosen by a
+            count of operations and bytes, and whether it is a fallback; tiles and
+            memory. `print` shows a table.
+
+        Example:
+
+        ```python
+        print(kernel.plan(x))
+        ```
+        """
+        x = _validation.check_rows("x", x)
+        self.check_shapes("x", x)
+        features = self._feature_map(x, None)
+        rows = int(keras.tree.flatten(x)[0].shape[0])
+        return kernel_plan(features.plan, sizes_of(features), rows, self._limit(), AT_ONCE)
+
+    def check(self, x: Any, rows: int | None = None) -> None:
         """Refuse rows or weights without an NTK, and plan how to compute it.
+
+        Args:
+            x: `(n, ...)`.
+            rows: How many rows at a time a function will be traced for that does not
+                know it from its shapes. Decides whether its gradients go in tiles.
+                Defaults to those of `x`.
 
         Raises:
             ValueError: As listed in the class and in `gram`.
@@ -182,6 +243,7 @@ class NTK(Kernel):
         self.check_shapes("x", x)
         self._check_weights()
         self._plan(x)
+        self._runtime.rows = rows or int(keras.tree.flatten(x)[0].shape[0])
         self.built = True
 
     def check_shapes(self, name: str, x: Any) -> None:
@@ -203,9 +265,7 @@ class NTK(Kernel):
         plan = self._runtime.plans[tuple(id(v) for v in variables)]
         parameters = sum(math.prod(v.shape) for v in variables)
         c = plan.outputs if self.outputs == "trace" else 1
-        pair = sum(
-            sum(v.shape) if plan.serves(v) else c * math.prod(v.shape) for v in variables
-        )
+        pair = sum(share.cost.pair_flops for share in plan.shares) / 2
         costs = {"dual": float(anchors * (pair + targets))}
         if self.has_features:
             costs["primal"] = float(2 * parameters + targets * c * parameters)
@@ -219,28 +279,49 @@ class NTK(Kernel):
             )
 
     @tf.autograph.experimental.do_not_convert
-    def _run(self, verb: str, rows: tuple[Any, ...], extra: Any, dtype: Any) -> Any:
+    def _run(
+        self,
+        verb: str,
+        rows: tuple[Any, ...],
+        extra: Any,
+        dtype: Any,
+        out: Any = None,
+    ) -> Any:
         """Run a verb of the feature map: inline while tracing, else as a function."""
         if not tf.executing_eagerly():
+            check_no_out(out)
             rows = keras.tree.map_structure(_finite, rows)
-            return getattr(self._feature_map(rows[0], dtype), verb)(*rows, *extra)
+            return self._inline(verb, rows, extra, dtype)
         names = ("x",) if len(rows) == 1 else ("x1", "x2")
         rows = tuple(_validation.check_rows(n, x) for n, x in zip(names, rows, strict=True))
         for name, x in zip(names, rows, strict=True):
             self.check_shapes(name, x)
         self._check_weights()
+        work = Work(self._runtime, self._feature_map(rows[0], dtype), self._limit())
+        if verb == "gram":
+            return work.gram(rows[0], out, self.fingerprint)
+        if verb == "cross":
+            return work.cross(*rows, out, self.fingerprint)
         extra = keras.tree.map_structure(tf.convert_to_tensor, extra)
-        feature_map = self._feature_map(rows[0], dtype)
-        specs = keras.tree.map_structure(_any_rows, rows)
-        # The first axis of a weight in `jvp` is a number of directions, not of rows.
-        specs += (
-            _exactly(extra) if verb == "jvp" else keras.tree.map_structure(_any_rows, extra)
-        )
-        key = (verb, feature_map.plan, feature_map.dtype, repr(specs))
-        if key not in self._runtime.functions:
-            traced = tf.function(getattr(feature_map, verb), autograph=False)
-            self._runtime.functions[key] = traced.get_concrete_function(*specs)
-        return self._runtime.functions[key](*rows, *extra)
+        return getattr(work, verb)(rows[0], *extra)
+
+    def _inline(self, verb: str, rows: tuple[Any, ...], extra: Any, dtype: Any) -> Any:
+        """In the graph that is being traced; in tiles where a batch would not fit."""
+        features = self._feature_map(rows[0], dtype)
+        if verb not in ("gram", "cross"):
+            return getattr(features, verb)(*rows, *extra)
+        sizes = sizes_of(features)
+        counts = [keras.tree.flatten(x)[0].shape[0] or self._runtime.rows for x in rows]
+        most = max((n for n in counts if n is not None), default=0)
+        limit = self._limit()
+        if sizes.for_gradient(most) <= limit:
+            return getattr(features, verb)(*rows)
+        tile = sizes.gradient_tile(most, limit)
+        check_tile(tile, sizes, limit)
+        return getattr(Tiled(features, tile), verb)(*rows)
+
+    def _limit(self) -> int:
+        return memory.default_limit() if self.memory_limit is None else self.memory_limit
 
     def _feature_map(self, x: Any, dtype: str | None) -> FeatureMap:
         plan = self._plan(x)
@@ -275,6 +356,7 @@ class NTK(Kernel):
         config["network"] = keras.saving.serialize_keras_object(self.network)
         config["outputs"] = self.outputs
         config["method"] = self.method
+        config["memory_limit"] = self.memory_limit
         return config
 
     @classmethod
@@ -287,31 +369,9 @@ class NTK(Kernel):
         return cls(**{**config, "network": network})
 
 
-class _Runtime:
-    """What one process has planned and traced; never tracked, saved or copied."""
-
-    def __init__(self) -> None:
-        self.plans: dict[tuple[int, ...], Plan] = {}
-        self.functions: dict[Any, Any] = {}
-
-    def __deepcopy__(self, memo: Any) -> _Runtime:
-        return _Runtime()
-
-    def __reduce__(self) -> Any:
-        return (_Runtime, ())
-
-
 def _finite(x: Any) -> tf.Tensor:
     x = tf.convert_to_tensor(x)
     message = (
         "An input of the kernel holds NaN or Inf. Remove or impute those entries. Input"
     )
     return tf.debugging.check_numerics(x, message) if x.dtype.is_floating else x
-
-
-def _exactly(x: Any) -> Any:
-    return keras.tree.map_structure(lambda t: tf.TensorSpec(t.shape, t.dtype), x)
-
-
-def _any_rows(x: tf.Tensor) -> tf.TensorSpec:
-    return tf.TensorSpec([None, *x.shape[1:]], x.dtype)

@@ -1,8 +1,11 @@
 """The fast exact path: one small file a layer family, in a registry."""
 
+from keras_kare.kernels.structured import convolution as convolution
 from keras_kare.kernels.structured import dense as dense
+from keras_kare.kernels.structured import embedding as embedding
 from keras_kare.kernels.structured import normalization as normalization
+from keras_kare.kernels.structured import recurrent as recurrent
 from keras_kare.kernels.structured.registry import register_rule
-from keras_kare.kernels.structured.rule import CallRule, LayerRule
+from keras_kare.kernels.structured.rule import LayerRule
 
-__all__ = ["CallRule", "LayerRule", "register_rule"]
+__all__ = ["LayerRule", "register_rule"]

@@ -1,4 +1,4 @@
-"""Seeing each layer's inputs and pre-activations while a network is traced.
+"""Seeing what each layer computes from its variables while a network is traced.
 
 For the time of one forward pass, the `call` of every registered layer *type* is
 replaced. The replacement looks for a recorder of its own thread and for the exact
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,34 +18,37 @@ import keras
 import tensorflow as tf
 
 from keras_kare.kernels.structured.registry import registered, rule_for
-from keras_kare.kernels.structured.rule import CallRule, LayerRule
+from keras_kare.kernels.structured.rule import MakeFactor
 
 _LOCK = threading.RLock()
 _ACTIVE = threading.local()
 
 
 @dataclass(frozen=True)
-class Call:
-    """One call of one layer: what went in, and what `rule.linear` made of it."""
+class Site:
+    """An intermediate result that was watched for some of a layer's variables."""
 
-    layer: keras.layers.Layer
-    rule: LayerRule
-    inputs: tf.Tensor
     h: tf.Tensor
+    variables: tuple[keras.Variable, ...]
+    factor: MakeFactor
 
 
 class Recorder:
-    """Collects the calls of layers that `wanted` admits.
+    """Collects what the rules of layers that `wanted` admits watch.
 
-    Calls inside control flow, mapped functions and nested `tf.function`s happen in
+    Without a tape, the rules run but nothing is watched.
+
+    Layers inside control flow, mapped functions and nested `tf.function`s run in
     another graph, whose tensors cannot be differentiated from here: they are not
     recorded, and their variables are left to the plain Jacobian.
     """
 
-    def __init__(self, tape: tf.GradientTape, wanted: Callable[[keras.layers.Layer], bool]):
+    def __init__(
+        self, tape: tf.GradientTape | None, wanted: Callable[[keras.layers.Layer], bool]
+    ):
         self.tape = tape
         self.wanted = wanted
-        self.calls: list[Call] = []
+        self.sites: list[Site] = []
         self.graph = _graph()
 
     def call(
@@ -56,22 +59,37 @@ class Recorder:
         kwargs: Any,
     ) -> Any:
         rule = rule_for(layer)
-        if rule is None or not self.wanted(layer) or _graph() is not self.graph:
-            return original(layer, *args, **kwargs)
-        h = rule.linear(layer, *args, **kwargs)
+        outputs = NotImplemented
+        if rule is not None:
+            if self.wanted(layer) and _graph() is self.graph:
+                outputs = rule.call(layer, self._watch, *args, **kwargs)
+            elif rule.corrects:
+                outputs = rule.call(layer, _only_return, *args, **kwargs)
+        return original(layer, *args, **kwargs) if outputs is NotImplemented else outputs
+
+    def _watch(
+        self, h: tf.Tensor, variables: Sequence[keras.Variable], factor: MakeFactor
+    ) -> tf.Tensor:
+        if self.tape is None:
+            return h
         self.tape.watch(h)
-        inputs = args[0] if args else next(iter(kwargs.values()))
-        self.calls.append(Call(layer, rule, tf.convert_to_tensor(inputs), h))
-        return rule.finish(layer, h)
+        self.sites.append(Site(h, tuple(variables), factor))
+        return h
+
+
+def _only_return(
+    h: tf.Tensor, variables: Sequence[keras.Variable], factor: MakeFactor
+) -> tf.Tensor:
+    return h
 
 
 @contextlib.contextmanager
 def recording(recorder: Recorder) -> Iterator[Recorder]:
     """Show `recorder` the calls of all registered layer types, in this thread."""
     with _LOCK, contextlib.ExitStack() as restore:
-        for layer_type, rule in registered().items():
+        for layer_type in registered():
             own = layer_type.__dict__.get("call")
-            _replace(layer_type, _replacement(layer_type, rule))
+            _replace(layer_type, _replacement(layer_type))
             restore.callback(_restore, layer_type, own)
         outer = getattr(_ACTIVE, "recorder", None)
         _ACTIVE.recorder = recorder
@@ -81,7 +99,7 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
             _ACTIVE.recorder = outer
 
 
-def _replacement(layer_type: Any, rule: LayerRule | CallRule) -> Callable[..., Any]:
+def _replacement(layer_type: Any) -> Callable[..., Any]:
     original = layer_type.call
 
     @functools.wraps(original)
@@ -89,8 +107,6 @@ def _replacement(layer_type: Any, rule: LayerRule | CallRule) -> Callable[..., A
         recorder = getattr(_ACTIVE, "recorder", None)
         if recorder is None or type(layer) is not layer_type:
             return original(layer, *args, **kwargs)
-        if isinstance(rule, CallRule):
-            return rule.call(layer, *args, **kwargs)
         return recorder.call(layer, original, args, kwargs)
 
     return call

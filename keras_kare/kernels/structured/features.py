@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,9 +11,25 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare.kernels.factors import Factor, FullFactor
+from keras_kare.kernels.factors import Cost, Factor, cross_of, gram_of
 from keras_kare.kernels.jacobian import jacobian_factor, outputs_of
-from keras_kare.kernels.structured.capture import Call, Recorder, recording
+from keras_kare.kernels.memory import NOTHING, Footprint
+from keras_kare.kernels.structured.capture import Recorder, Site, recording
+
+
+@dataclass(frozen=True)
+class PlannedShare:
+    """What one group of variables will cost.
+
+    Attributes:
+        variables: The group.
+        cost: Counted from shapes.
+        fallback: Whether it takes the plain Jacobian.
+    """
+
+    variables: tuple[keras.Variable, ...]
+    cost: Cost
+    fallback: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,14 +42,21 @@ class Plan:
         refused: The part of `jacobian` that a rule was expected to serve.
         forward_mode: Whether TensorFlow can differentiate the network forwards, which
             it cannot through loops.
+        vectorizes: Whether TensorFlow can compute the plain Jacobian of all rows at
+            once (`pfor`), which it cannot through grouped convolutions on a CPU.
         outputs: Number of outputs of the network.
+        shares: What each group of variables costs.
+        footprint: What the forward and the backward pass hold, a row.
     """
 
     structured: tuple[keras.Variable, ...]
     jacobian: tuple[keras.Variable, ...]
     refused: tuple[keras.Variable, ...] = ()
     forward_mode: bool = True
+    vectorizes: bool = True
     outputs: int = 1
+    shares: tuple[PlannedShare, ...] = ()
+    footprint: Footprint = NOTHING
     _ids: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -66,26 +89,76 @@ class FeatureMap:
         self.plan = plan
         self.outputs = outputs
         self.dtype = dtype
+        self._like: list[Factor] = []
 
     def gram(self, x: Any) -> tf.Tensor:
         """`J Jᵀ`, `(n, n)` or `(n, n, c, c)`."""
-        full = self.outputs == "full"
-        total = self._fold(x, lambda f: f.blocks(f) if full else f.gram())
-        swapped = tf.transpose(total, (1, 0, 3, 2) if full else (1, 0))
-        return 0.5 * (total + swapped)
+        return self.symmetric(self._fold((x,), self.gram_of))
 
     def cross(self, x1: Any, x2: Any) -> tf.Tensor:
         """`J(x1) J(x2)ᵀ`, `(n1, n2)` or `(n1, n2, c, c)`."""
-        others = (factor for _, factor in self.shares(x2))
-        if self.outputs == "full":
-            return self._fold(x1, lambda f: f.blocks(next(others)))
-        return self._fold(x1, lambda f: f.cross(next(others)))
+        return self._fold((x1, x2), self.cross_of)
 
     def diag(self, x: Any) -> tf.Tensor:
         """The diagonal of `gram`, `(n,)` or `(n, c, c)`."""
+        full = self.outputs == "full"
+
+        def product(factors: Sequence[Factor]) -> tf.Tensor:
+            return tf.add_n([f.diag_blocks() if full else f.diag() for f in factors])
+
+        return self._fold((x,), product)
+
+    def factors(self, x: Any) -> list[Factor]:
+        """All shares of `x`, in the form in which rows meet most cheaply."""
+        return [factor.condensed() for _, factor in self.shares(x)]
+
+    def gram_of(self, factors: Sequence[Factor]) -> tf.Tensor:
+        """Kernel values between all rows of these factors."""
         if self.outputs == "full":
-            return self._fold(x, lambda f: f.diag_blocks())
-        return self._fold(x, lambda f: f.diag())
+            return tf.add_n([factor.blocks(factor) for factor in factors])
+        return gram_of(factors)
+
+    def cross_of(self, factors: Sequence[Factor], others: Sequence[Factor]) -> tf.Tensor:
+        """Kernel values between the rows of two lists of factors of the same groups."""
+        if self.outputs == "full":
+            pairs = zip(factors, others, strict=True)
+            return tf.add_n([factor.blocks(other) for factor, other in pairs])
+        return cross_of(factors, others)
+
+    def parts(self, x: Any) -> list[list[tf.Tensor]]:
+        """The arrays of `factors(x)`: what is held of these rows, a list a factor."""
+        self._like = self.factors(x)
+        return [factor.parts() for factor in self._like]
+
+    def signature(self, x: Any) -> list[list[tf.TensorSpec]]:
+        """Shapes and types of `parts(x)`, without computing them."""
+        rows = keras.tree.map_structure(
+            lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), x
+        )
+        parts = tf.function(self.parts, autograph=False).get_concrete_function(rows)
+        return [
+            [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in group]
+            for group in parts.structured_outputs
+        ]
+
+    def gram_of_parts(self, parts: list[list[tf.Tensor]]) -> tf.Tensor:
+        """Kernel values between all rows of what `parts` returned."""
+        return self.symmetric(self.gram_of(self._factors_of(parts)))
+
+    def cross_of_parts(
+        self, parts: list[list[tf.Tensor]], others: list[list[tf.Tensor]]
+    ) -> tf.Tensor:
+        """Kernel values between the rows of two results of `parts`."""
+        return self.cross_of(self._factors_of(parts), self._factors_of(others))
+
+    def _factors_of(self, parts: list[list[tf.Tensor]]) -> list[Factor]:
+        pairs = zip(self._like, parts, strict=True)
+        return [factor.with_parts(arrays) for factor, arrays in pairs]
+
+    def symmetric(self, gram: tf.Tensor) -> tf.Tensor:
+        """Symmetric to the last bit."""
+        order = (1, 0, 3, 2) if self.outputs == "full" else (1, 0)
+        return 0.5 * (gram + tf.transpose(gram, order))
 
     def vjp(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
         """`Jᵀ v` for `v` of shape `(n, m)`: `(m, C) + shape` a trainable variable."""
@@ -116,42 +189,42 @@ class FeatureMap:
             for variable, part in zip(self.network.trainable_variables, w, strict=True)
         }
         parts = [
-            factor.jvp([_matrix(by_variable[id(v)], factor) for v in variables])
+            factor.jvp([by_variable[id(v)] for v in variables])
             for variables, factor in self.shares(x)
         ]
         return tf.add_n(parts)
 
     def shares(self, x: Any) -> Iterator[Share]:
-        """Yield `(variables, factor)` one group at a time.
-
-        Plain Jacobians are computed when asked for, so that a caller that folds the
-        shares one after the other never holds two of them.
-        """
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch([v.value for v in self.plan.jacobian])
-            with recording(Recorder(tape, self.plan.wanted)) as recorder:
-                f = outputs_of(self.network, x)
-            cotangents = tf.constant(self._cotangents(f.shape[1]), f.dtype)
-            targets = tf.matmul(f, cotangents, transpose_b=True)
-            total = tf.reduce_sum(targets, axis=0)
-        calls = recorder.calls
-        gradients = _output_gradients(tape, total, [call.h for call in calls])
-        yield from shares(calls, gradients, tf.shape(f)[0], self.plan, self.dtype)
+        """All shares: those of the rules first, then those of the plain Jacobian."""
+        traced = _Traced(self, x)
+        yield from traced.structured
         for variable in self.plan.jacobian:
-            yield [variable], jacobian_factor(tape, targets, variable, self.dtype)
+            yield [variable], traced.jacobian(variable)
 
-    def _fold(self, x: Any, product: Callable[[Factor], tf.Tensor]) -> tf.Tensor:
-        """Sum a product over all shares, each begun when the last is done."""
-        shares, total = self.shares(x), None
-        serial = bool(self.plan.jacobian)
-        while True:
-            after: list[tf.Tensor] = [total] if serial and total is not None else []
-            with tf.control_dependencies(after):
-                share = next(shares, None)
-                if share is None:
-                    return total
-                part = product(share[1])
+    def cotangents(self, count: int) -> np.ndarray:
+        """`(C, c)`: the linear maps of the `c` outputs whose gradients are features."""
+        if self.outputs == "sum":
+            return np.ones((1, count))
+        scale = math.sqrt(count) if self.outputs == "trace" else 1.0
+        return np.eye(count) / scale
+
+    def _fold(
+        self, inputs: tuple[Any, ...], product: Callable[..., tf.Tensor]
+    ) -> tf.Tensor:
+        """Sum a product of factors over all shares.
+
+        The shares of the rules go together. Those of the plain Jacobian are large,
+        and each is begun when all before it are done, so that never two are held.
+        """
+        traced = [_Traced(self, x) for x in inputs]
+        total = None
+        if traced[0].structured:
+            total = product(*([factor for _, factor in t.structured] for t in traced))
+        for variable in self.plan.jacobian:
+            with tf.control_dependencies([] if total is None else [total]):
+                part = product(*([t.jacobian(variable)] for t in traced))
             total = part if total is None else total + part
+        return total
 
     def _one_direction(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
         variables = self.network.trainable_variables
@@ -162,13 +235,15 @@ class FeatureMap:
         ]
         mode = self._forward_mode if self.plan.forward_mode else self._double_reverse_mode
         slope = mode(x, primals, tangents)
-        cotangents = tf.constant(self._cotangents(slope.shape[1]), slope.dtype)
+        cotangents = tf.constant(self.cotangents(slope.shape[1]), slope.dtype)
         return tf.matmul(slope, cotangents, transpose_b=True)
 
     def _forward_mode(
         self, x: Any, primals: list[Any], tangents: list[tf.Tensor]
     ) -> tf.Tensor:
-        with tf.autodiff.ForwardAccumulator(primals, tangents) as accumulator:
+        # Through the rules, so that what they unroll is no loop.
+        rules = recording(Recorder(None, self.plan.wanted))
+        with tf.autodiff.ForwardAccumulator(primals, tangents) as accumulator, rules:
             f = outputs_of(self.network, x)
         return accumulator.jvp(f, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
@@ -186,64 +261,86 @@ class FeatureMap:
             total = tf.add_n([tf.reduce_sum(p * t) for p, t in pairs if p is not None])
         return outer.gradient(total, u)
 
-    def _cotangents(self, count: int) -> np.ndarray:
-        """`(C, c)`: the linear maps of the `c` outputs whose gradients are features."""
-        if self.outputs == "sum":
-            return np.ones((1, count))
-        scale = math.sqrt(count) if self.outputs == "trace" else 1.0
-        return np.eye(count) / scale
+
+class _Traced:
+    """One forward pass of the network on some rows, and what comes back from it."""
+
+    def __init__(self, features: FeatureMap, x: Any):
+        self._features, plan = features, features.plan
+        tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+        with tape:
+            tape.watch([v.value for v in plan.jacobian])
+            with recording(Recorder(tape, plan.wanted)) as recorder:
+                f = outputs_of(features.network, x)
+            cotangents = tf.constant(features.cotangents(f.shape[1]), f.dtype)
+            self._targets = tf.matmul(f, cotangents, transpose_b=True)
+            total = tf.reduce_sum(self._targets, axis=0)
+        self._tape = tape
+        gradients = output_gradients(tape, total, recorder.sites)
+        self.structured = list(
+            shares(recorder.sites, gradients, plan.serves, features.dtype)
+        )
+        found = {id(v) for variables, _ in self.structured for v in variables}
+        missing = [v.path for v in plan.structured if id(v) not in found]
+        if missing:
+            raise ValueError(
+                "The network took another way through its layers than when its kernel "
+                f"was planned, and these variables were not seen: {', '.join(missing)}. "
+                "Give all shapes but that of the rows in the signature of your "
+                "`tf.function`, and make a new kernel after changing a layer."
+            )
+
+    def jacobian(self, variable: keras.Variable) -> Factor:
+        features = self._features
+        return jacobian_factor(
+            self._tape, self._targets, variable, features.dtype, features.plan.vectorizes
+        )
 
 
 def shares(
-    calls: list[Call],
-    gradients: list[tf.Tensor],
-    rows: tf.Tensor,
-    plan: Plan,
+    sites: list[Site],
+    gradients: dict[int, tf.Tensor],
+    serves: Callable[[keras.Variable], bool],
     dtype: tf.DType,
 ) -> Iterator[Share]:
-    """One share a layer: all its calls, and all positions of each, side by side."""
-    by_layer: dict[int, list[int]] = {}
-    for index, call in enumerate(calls):
-        by_layer.setdefault(id(call.layer), []).append(index)
-    for indices in by_layer.values():
-        layer, rule = calls[indices[0]].layer, calls[indices[0]].rule
-        variables = [v for v in rule.variables(layer) if plan.serves(v)]
-        inputs = [_positions(calls[i].inputs, rows, 1, dtype) for i in indices]
-        upstream = [_positions(gradients[i], rows, 2, dtype) for i in indices]
-        a = inputs[0] if len(inputs) == 1 else tf.concat(inputs, axis=1)
-        b = upstream[0] if len(upstream) == 1 else tf.concat(upstream, axis=2)
-        yield variables, rule.factor(layer, variables, a, b)
+    """One share a group of variables: all that was watched for it, side by side.
+
+    Args:
+        sites: What was watched.
+        gradients: `(C, n, ...)` by the identity of each `h`.
+        serves: Whether a variable is asked for.
+        dtype: Type of the factors.
+    """
+    groups: dict[tuple[int, ...], tuple[list[keras.Variable], list[Factor]]] = {}
+    for site in sites:
+        variables = [v for v in site.variables if serves(v)]
+        if not variables:
+            continue
+        g = gradients[id(site.h)]
+        one = g.shape[0] == 1
+        g = g[0][:, None] if one else tf.transpose(g, (1, 0, *range(2, g.shape.rank)))
+        factor = site.factor(variables, tf.cast(g, dtype))
+        key = tuple(id(v) for v in variables)
+        groups.setdefault(key, (variables, []))[1].append(factor)
+    for variables, factors in groups.values():
+        first, *others = factors
+        yield variables, first.join(others) if others else first
 
 
-def _positions(x: tf.Tensor, rows: tf.Tensor, axis: int, dtype: tf.DType) -> tf.Tensor:
-    """`(n, ..., d)` to `(n, T, d)`; `axis` is the first after the rows."""
-    static = x.shape[axis:-1]
-    count = static.num_elements() if static.is_fully_defined() else -1
-    leading = [x.shape[0]] if axis == 2 else []
-    return tf.cast(tf.reshape(x, [*leading, rows, count, x.shape[-1]]), dtype)
-
-
-def _output_gradients(
-    tape: tf.GradientTape, total: tf.Tensor, sources: list[tf.Tensor]
-) -> list[tf.Tensor]:
-    """Gradients of each of the `C` totals with respect to each source, `(C, n, ...)`.
+def output_gradients(
+    tape: tf.GradientTape, total: tf.Tensor, sites: list[Site]
+) -> dict[int, tf.Tensor]:
+    """Gradients of each of the `C` totals by each `h` that was watched, `(C, n, ...)`.
 
     Rows do not interact, so the gradient of a sum over rows holds each row's own.
     """
+    sources = list({id(site.h): site.h for site in sites}.values())
     if not sources:
-        return []
+        return {}
+    zero = tf.UnconnectedGradients.ZERO
     if total.shape[0] == 1:
-        gradients = tape.gradient(
-            total, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO
-        )
-        return [g[None] for g in gradients]
-    return list(
-        tape.jacobian(total, sources, unconnected_gradients=tf.UnconnectedGradients.ZERO)
-    )
-
-
-def _matrix(w: tf.Tensor, factor: Factor) -> tf.Tensor:
-    """Weights of one variable, `(m, C) + shape`, as its factor lays them out."""
-    if isinstance(factor, FullFactor):
-        return tf.reshape(w, tf.concat([tf.shape(w)[:2], [-1]], axis=0))
-    return w
+        gradients = tape.gradient(total, sources, unconnected_gradients=zero)
+        gradients = [g[None] for g in gradients]
+    else:
+        gradients = tape.jacobian(total, sources, unconnected_gradients=zero)
+    return {id(h): g for h, g in zip(sources, gradients, strict=True)}

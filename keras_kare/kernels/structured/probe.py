@@ -20,9 +20,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare.kernels.factors import Cost
 from keras_kare.kernels.jacobian import outputs_of
+from keras_kare.kernels.memory import Footprint, footprint
 from keras_kare.kernels.structured.capture import Recorder, recording
-from keras_kare.kernels.structured.features import Plan, shares
+from keras_kare.kernels.structured.features import Plan, PlannedShare, shares
 from keras_kare.kernels.structured.refusals import (
     refuse_constant_sum,
     refuse_coupled,
@@ -52,7 +54,7 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     rng = np.random.default_rng(0)
     values = [_perturbed(v, rng) for v in variables]
     tolerance = _tolerance(network)
-    found = _Probe(network, variables, method == "jacobian", rng).run(x, values)
+    found = _Probe(network, variables, method == "jacobian", outputs, rng).run(x, values)
     refuse_coupled(network, x, variables, values, found.f, tolerance)
 
     alive = found.alive
@@ -63,18 +65,45 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
         )
     if outputs == "sum" and found.f.shape[1] > 1:
         refuse_constant_sum(found.summed, found.plain, tolerance)
-    served = [i for i in alive if _agrees(found.plain[i], found.structured[i], tolerance)]
+    largest = max((_size(g) for g in found.plain if g is not None), default=0.0)
+    served = [
+        i
+        for i in alive
+        if _agrees(found.plain[i], found.structured[i], tolerance, 1e-3 * largest)
+    ]
     rest = [i for i in alive if i not in served]
     plan = Plan(
         structured=tuple(variables[i] for i in served),
         jacobian=tuple(variables[i] for i in rest),
         refused=tuple(variables[i] for i in rest if found.structured[i] is not None),
         forward_mode=not found.loops,
+        vectorizes=not found.grouped,
         outputs=found.f.shape[1],
+        shares=_shares(variables, served, rest, found),
+        footprint=found.footprint,
     )
     if method != "jacobian":
         _warn_of_fallback(plan)
     return plan
+
+
+def _shares(
+    variables: list[keras.Variable], served: list[int], rest: list[int], found: _Found
+) -> tuple[PlannedShare, ...]:
+    """What each group costs, in the order in which the network meets them."""
+    ids = {id(variables[i]) for i in served}
+    planned = [
+        PlannedShare(tuple(kept), cost, fallback=False)
+        for group, cost in found.costs
+        if (kept := [v for v in group if id(v) in ids])
+    ]
+    for i in rest:
+        size = float(found.count * math.prod(variables[i].shape))
+        # Every output of every row goes back through the whole batch.
+        pair = found.count * found.footprint.kept / tf.as_dtype(variables[i].dtype).size
+        cost = Cost("jacobian", 0.0, 2.0 * size, size, pair)
+        planned.append(PlannedShare((variables[i],), cost, fallback=True))
+    return tuple(planned)
 
 
 def pick_rows(x: Any) -> Any:
@@ -96,6 +125,10 @@ class _Found:
     f: np.ndarray
     alive: list[int]
     loops: bool
+    grouped: bool
+    costs: list[tuple[list[keras.Variable], Cost]]
+    count: int
+    footprint: Footprint
     plain: list[np.ndarray | None]
     summed: list[np.ndarray | None]
     structured: list[np.ndarray | None]
@@ -109,11 +142,13 @@ class _Probe:
         network: keras.Model,
         variables: list[keras.Variable],
         plain_only: bool,
+        outputs: str,
         rng: np.random.Generator,
     ):
         self.network = network
         self.variables = variables
         self.plain_only = plain_only
+        self.outputs = outputs
         self.rng = rng
 
     def run(self, x: Any, values: list[tf.Tensor]) -> _Found:
@@ -131,7 +166,8 @@ class _Probe:
                 stacklevel=2,
             )
         found = _Found()
-        found.alive, found.loops = self.alive, self.loops
+        found.alive, found.loops, found.grouped = self.alive, self.loops, self.grouped
+        found.costs, found.count, found.footprint = self.costs, self.count, self.footprint
         found.f = seen["f"].numpy()
         for name in ("plain", "summed", "structured"):
             by_index = {int(i): t.numpy() for i, t in seen[name].items()}
@@ -152,9 +188,24 @@ class _Probe:
         self.moments_elsewhere = _stops_mean(recorder.graph)
         self.alive = self._reach_outputs(x)
         self.loops = any(op.type in LOOPS for op in recorder.graph.get_operations())
+        self.grouped = any(_is_grouped(op) for op in recorder.graph.get_operations())
         plain = tape.gradient(weighted, values)
         sums = tape.gradient(summed, values)
+        backward_from = len(recorder.graph.get_operations())
         structured = self._structured(recorder, tape, target, f, v)
+        unclaimed = [
+            tf.convert_to_tensor(g)
+            for i, g in enumerate(plain)
+            if g is not None and str(i) not in structured
+        ]
+        self.footprint = footprint(
+            recorder.graph.get_operations(),
+            keras.tree.flatten(x),
+            self.parts + unclaimed,
+            backward_from,
+            self.count,
+            f.shape[0],
+        )
         return {
             "f": f,
             "plain": _without_none(plain),
@@ -182,26 +233,32 @@ class _Probe:
     ) -> dict[str, tf.Tensor]:
         """`Jᵀ v` by the rules; a variable claimed by two layers is left out."""
         index = {id(variable): i for i, variable in enumerate(self.variables)}
-        gradients = tape.gradient(target, [call.h for call in recorder.calls])
+        sites = recorder.sites
+        gradients = tape.gradient(target, [site.h for site in sites])
         unreachable = {
-            id(call.layer)
-            for call, g in zip(recorder.calls, gradients, strict=True)
+            id(variable)
+            for site, g in zip(sites, gradients, strict=True)
+            for variable in site.variables
             # No gradient: inside a custom gradient. Other rows: an axis moved or folded.
-            if g is None or call.inputs.shape[0] != f.shape[0]
+            if g is None or site.h.shape[0] != f.shape[0]
         }
-        kept = [
-            (call, g[None])
-            for call, g in zip(recorder.calls, gradients, strict=True)
-            if id(call.layer) not in unreachable
-        ]
-        plan = Plan(structured=tuple(self.variables), jacobian=())
-        dtype = f.dtype
+        known = {
+            id(site.h): g[None]
+            for site, g in zip(sites, gradients, strict=True)
+            if g is not None
+        }
+
+        def serves(variable: keras.Variable) -> bool:
+            return id(variable) in index and id(variable) not in unreachable
+
         found: dict[str, tf.Tensor] = {}
         claimed: set[str] = set()
-        for variables, factor in shares(
-            [call for call, _ in kept], [g for _, g in kept], tf.shape(f)[0], plan, dtype
-        ):
-            parts = factor.vjp(tf.cast(v, dtype)[:, None])
+        self.count = 1 if self.outputs == "sum" else f.shape[1]
+        self.costs, self.parts = [], []
+        for variables, factor in shares(sites, known, serves, f.dtype):
+            self.costs.append((variables, factor.cost(self.count)))
+            self.parts.extend(factor.condensed().parts())
+            parts = factor.vjp(tf.cast(v, f.dtype)[:, None])
             for variable, part in zip(variables, parts, strict=True):
                 key = str(index[id(variable)])
                 if key in claimed:
@@ -225,18 +282,34 @@ def _tolerance(network: keras.Model) -> float:
     return {"float64": 1e-9, "float32": 1e-3}.get(network.compute_dtype, 0.1)
 
 
-def _agrees(plain: Any, structured: Any, tolerance: float) -> bool:
+def _agrees(plain: Any, structured: Any, tolerance: float, least: float) -> bool:
+    """Whether two gradients agree; those below `least` count as if of that size.
+
+    Some gradients are zero but for rounding: that of attention's key bias, say.
+    """
     if plain is None or structured is None:
         return False
-    scale = float(np.max(np.abs(plain.astype("float64")), initial=0.0))
-    error = np.abs(structured.astype("float64") - plain.astype("float64"))
-    return float(np.max(error, initial=0.0)) <= tolerance * scale
+    error = _size(structured.astype("float64") - plain.astype("float64"))
+    return error <= tolerance * max(_size(plain), least)
+
+
+def _size(gradient: np.ndarray) -> float:
+    return float(np.max(np.abs(gradient.astype("float64")), initial=0.0))
 
 
 def _without_none(gradients: list[Any]) -> dict[str, tf.Tensor]:
     return {
         str(i): tf.convert_to_tensor(g) for i, g in enumerate(gradients) if g is not None
     }
+
+
+def _is_grouped(op: Any) -> bool:
+    """Whether this is a convolution over groups of channels."""
+    if op.type not in ("Conv2D", "Conv3D"):
+        return False
+    first = op.get_attr("data_format").decode().startswith("NC")
+    channels = op.inputs[0].shape[1 if first else -1]
+    return channels != op.inputs[1].shape[-2]
 
 
 def _stops_mean(graph: Any) -> bool:

@@ -6,12 +6,12 @@ from typing import Any
 
 import keras
 
-from keras_kare.kernels.structured.rule import CallRule, LayerRule
+from keras_kare.kernels.structured.rule import LayerRule
 
-_RULES: dict[type, LayerRule | CallRule] = {}
+_RULES: dict[type, LayerRule] = {}
 
 
-def register_rule(layer_type: type, rule: LayerRule | CallRule) -> None:
+def register_rule(layer_type: type, rule: LayerRule) -> None:
     """Use `rule` for layers whose type is exactly `layer_type`.
 
     Args:
@@ -29,7 +29,7 @@ def register_rule(layer_type: type, rule: LayerRule | CallRule) -> None:
             "`layer_type` must be a class derived from `keras.layers.Layer`. "
             f"Received: layer_type={layer_type!r}"
         )
-    if not isinstance(rule, LayerRule | CallRule):
+    if not isinstance(rule, LayerRule):
         raise TypeError(
             "`rule` must be an instance of `keras_kare.kernels.LayerRule` (an "
             f"instance, not the class). Received: rule={rule!r}"
@@ -37,7 +37,7 @@ def register_rule(layer_type: type, rule: LayerRule | CallRule) -> None:
     _RULES[layer_type] = rule
 
 
-def registered() -> dict[type, LayerRule | CallRule]:
+def registered() -> dict[type, LayerRule]:
     """All rules by layer type (a copy)."""
     return dict(_RULES)
 

@@ -3,20 +3,46 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 import keras
 import tensorflow as tf
 
 from keras_kare.kernels.factors import Factor
 
+MakeFactor = Callable[[list[keras.Variable], tf.Tensor], Factor]
+"""`(variables, gradients) -> factor`.
+
+`variables` are those that are asked for, in the order given to `watch`, never
+empty; `gradients`, `(n, C) + h.shape[1:]`, are the gradients of the `C` outputs by
+`h`. The factor's `vjp` and `jvp` have one array a variable, in this order.
+"""
+
+
+class Watch(Protocol):
+    """What `LayerRule.call` is given to show an intermediate result."""
+
+    def __call__(
+        self, h: tf.Tensor, variables: Sequence[keras.Variable], factor: MakeFactor
+    ) -> tf.Tensor:
+        """Watch `h`, which depends on `variables` directly, and return it.
+
+        Args:
+            h: `(n, ...)`: a result through which alone the layer's outputs depend
+                on the variables. It may be watched again for other variables.
+            variables: The variables that `h` is computed from.
+            factor: Makes per-example gradients from gradients by `h`.
+        """
+
 
 class LayerRule(abc.ABC):
     """How the layers of one type contribute to the NTK.
 
-    While a network is traced, the rule runs in place of the layer's `call`, in
-    two steps: `linear`, whose result the gradient tape watches, and `finish`.
-    Afterwards, `factor` turns what was seen into per-example gradients.
+    While a network is traced, the rule runs in place of the layer's `call`. It
+    computes the same, and shows through `watch` every intermediate result `h` that
+    is computed from variables, with a function that turns the gradients of the
+    outputs by `h` into per-example gradients by the variables.
 
     A rule is chosen by the layer's exact type: a subclass may compute something
     else, and needs a rule of its own. Each use is verified once, against a plain
@@ -38,61 +64,64 @@ class LayerRule(abc.ABC):
             return inputs * self.scale
 
     class ScaleRule(kk.kernels.LayerRule):
-        def variables(self, layer):
-            return [layer.scale]
+        def call(self, layer, watch, inputs):
+            def factor(variables, gradients):  # gradients: (rows, outputs, features)
+                return kk.kernels.FullFactor(inputs[:, None] * gradients)
 
-        def linear(self, layer, inputs):
-            return inputs * layer.scale
-
-        def factor(self, layer, variables, inputs, gradients):
-            # gradients: (outputs, rows, positions, features)
-            return kk.kernels.FullFactor(tf.reduce_sum(inputs * gradients, axis=2))
+            return watch(inputs * layer.scale, [layer.scale], factor)
 
     kk.kernels.register_rule(Scale, ScaleRule())
     ```
     """
 
+    corrects: bool = False
+    """Whether `call` is also wanted where nothing is watched, since TensorFlow's
+    second derivative of the layer's own `call` is wrong."""
+
     def accepts(self, layer: keras.layers.Layer) -> bool:
-        """Whether this instance is one that the rule describes. Defaults to `True`."""
-        return True
+        """Whether this instance is one that the rule describes.
+
+        Defaults to layers without adapters (LoRA) and without quantization.
+        """
+        adapted = getattr(layer, "lora_enabled", False)
+        quantized = getattr(layer, "quantization_mode", None)
+        return not adapted and quantized is None
 
     @abc.abstractmethod
-    def variables(self, layer: keras.layers.Layer) -> list[keras.Variable]:
-        """The variables that `linear` uses."""
-
-    @abc.abstractmethod
-    def linear(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> tf.Tensor:
-        """The part of `layer.call` that uses the variables, `(n, ..., features)`."""
-
-    def finish(self, layer: keras.layers.Layer, h: tf.Tensor) -> Any:
-        """The rest of `layer.call`. Defaults to nothing: `h` itself."""
-        return h
-
-    @abc.abstractmethod
-    def factor(
-        self,
-        layer: keras.layers.Layer,
-        variables: list[keras.Variable],
-        inputs: tf.Tensor,
-        gradients: tf.Tensor,
-    ) -> Factor:
-        """Per-example gradients with respect to `variables`.
+    def call(
+        self, layer: keras.layers.Layer, watch: Watch, *args: Any, **kwargs: Any
+    ) -> Any:
+        """What `layer.call(*args, **kwargs)` computes, shown through `watch`.
 
         Args:
             layer: The layer.
-            variables: Those of `variables(layer)` that are asked for, in the
-                same order; never empty. The factor's `vjp` and `jvp` use this
-                order, one array a variable.
-            inputs: First argument of `linear`, `(n, T, p)`: all positions of all
-                calls, flattened.
-            gradients: Gradients of the `C` outputs with respect to what `linear`
-                returned, `(C, n, T, q)`.
+            watch: See `Watch`.
+            *args: As the layer's own `call`.
+            **kwargs: As the layer's own `call`.
+
+        Returns:
+            The layer's outputs; or `NotImplemented`, before anything is watched, for
+            arguments that the rule does not cover: the layer's own `call` then runs.
         """
 
 
-class CallRule(abc.ABC):
-    """A corrected `call` for layers whose second derivative TensorFlow gets wrong."""
+def present(*variables: keras.Variable | None) -> list[keras.Variable]:
+    """Those of a layer's variables that it has."""
+    return [variable for variable in variables if variable is not None]
 
-    @abc.abstractmethod
-    def call(self, layer: keras.layers.Layer, *args: Any, **kwargs: Any) -> Any:
-        """What `layer.call` should compute."""
+
+def add_bias(
+    h: tf.Tensor, bias: keras.Variable | None, data_format: str = "channels_last"
+) -> tf.Tensor:
+    """`h + bias` along the axis of features."""
+    if bias is None:
+        return h
+    if data_format == "channels_last":
+        return keras.ops.add(h, bias)
+    shape = (1, -1) + (1,) * (len(h.shape) - 2)
+    return keras.ops.add(h, keras.ops.reshape(bias, shape))
+
+
+def activate(layer: keras.layers.Layer, h: tf.Tensor) -> Any:
+    """`layer.activation(h)`, where the layer has one."""
+    return h if layer.activation is None else layer.activation(h)

@@ -1,0 +1,18 @@
+"""Per-example gradients of a group of variables, in whatever form is cheap."""
+
+from keras_kare.kernels.factors.factor import Cost, Factor
+from keras_kare.kernels.factors.full import FullFactor
+from keras_kare.kernels.factors.lookup import LookupFactor
+from keras_kare.kernels.factors.outer import Layout, OuterFactor
+from keras_kare.kernels.factors.products import cross_of, gram_of
+
+__all__ = [
+    "Cost",
+    "Factor",
+    "FullFactor",
+    "Layout",
+    "LookupFactor",
+    "OuterFactor",
+    "cross_of",
+    "gram_of",
+]

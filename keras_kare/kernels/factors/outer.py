@@ -1,0 +1,229 @@
+"""Gradients that are sums of outer products over positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+from keras_kare.kernels.factors.factor import Cost, Factor
+from keras_kare.kernels.factors.full import FullFactor
+
+PASS = 64.0
+"""Multiply-adds of a matrix product that take as long as one pass over its result."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the entry `(g, p, q)` of an outer product lies in its variable.
+
+    Attributes:
+        split: Sizes of the axes of `(g, p, q)`, each of the three split as needed.
+        order: The order of these axes in the variable.
+    """
+
+    split: tuple[int, ...]
+    order: tuple[int, ...]
+
+    def to_variable(self, w: tf.Tensor) -> tf.Tensor:
+        """`(m, C, G, p, q)` to `(m, C) + the axes of the variable`."""
+        w = tf.reshape(w, tf.concat([tf.shape(w)[:2], self.split], axis=0))
+        return tf.transpose(w, (0, 1, *(2 + i for i in self.order)))
+
+    def from_variable(self, w: tf.Tensor) -> tf.Tensor:
+        """The way back, to `(m, C) + split`."""
+        moved = [self.split[i] for i in self.order]
+        w = tf.reshape(w, tf.concat([tf.shape(w)[:2], moved], axis=0))
+        back = [self.order.index(i) for i in range(len(self.order))]
+        return tf.transpose(w, (0, 1, *(2 + i for i in back)))
+
+
+class OuterFactor(Factor):
+    """Gradients that are sums of outer products, `J_k(x_i) = sum_t a_it ⊗ b_itk`.
+
+    This is every layer that computes `h = a W (+ bias)` at `T` positions, in `G`
+    independent groups of features (one for most layers).
+
+    At one position, `K = (A Aᵀ + 1) ∘ (sum_k B_k B_kᵀ)`, and no `n x P` array
+    exists. In general, either the outer products are formed and multiplied, or
+    positions meet first, whichever takes fewer operations.
+
+    Args:
+        a: `(n, G, T, p)`: what the layer's kernel meets.
+        b: `(n, G, T, C, q)`: gradients of the `C` outputs by `h`.
+        bias: Whether the group is (kernel, bias), as if every `a` ended in a one.
+        layout: Where `(g, p, q)` lies in the kernel. Defaults to that order.
+
+    Reference: Novak, Sohl-Dickstein, Schoenholz, "Fast finite width neural tangent
+    kernel", arXiv:2206.08720.
+    """
+
+    def __init__(
+        self, a: tf.Tensor, b: tf.Tensor, bias: bool = False, layout: Layout | None = None
+    ):
+        self.a, self.b, self.bias, self.layout = a, b, bias, layout
+
+    def gram(self) -> tf.Tensor:
+        if self._forms():
+            return self.formed().gram()
+        if self._one_position():
+            return _hadamard_gram(self._inputs()[0], self._outputs()[0], self.bias)
+        return self._meet(self)
+
+    def cross(self, other: OuterFactor) -> tf.Tensor:
+        return self.formed().cross(other.formed()) if self._forms() else self._meet(other)
+
+    def blocks(self, other: OuterFactor) -> tf.Tensor:
+        if self._forms(blocks=True):
+            return self.formed().blocks(other.formed())
+        inputs, outputs = self._pairs(other, self._each(), other._each())
+        count, t1, t2 = self.b.shape[3], self.a.shape[2], other.a.shape[2]
+        n1, n2, groups = tf.shape(self.a)[0], tf.shape(other.a)[0], self.a.shape[1]
+        inputs = tf.reshape(inputs, (groups, n1, t1, 1, n2, t2, 1))
+        outputs = tf.reshape(outputs, (groups, n1, t1, count, n2, t2, count))
+        return tf.transpose(tf.reduce_sum(inputs * outputs, (0, 2, 5)), (0, 2, 1, 3))
+
+    def diag(self) -> tf.Tensor:
+        return tf.linalg.trace(self.diag_blocks())
+
+    def diag_blocks(self) -> tf.Tensor:
+        if self._forms() or self.a.shape[2] is None:
+            return self.formed().diag_blocks()
+        a = tf.einsum("igtp,igsp->igts", self.a, self.a)
+        b = tf.einsum("igtkq,igslq->igtskl", self.b, self.b)
+        return tf.einsum("igts,igtskl->ikl", a + 1.0 if self.bias else a, b)
+
+    def vjp(self, v: tf.Tensor) -> list[tf.Tensor]:
+        kernel = tf.einsum("igtp,igtkq,ij->jkgpq", self.a, self.b, v, optimize="optimal")
+        parts = [kernel if self.layout is None else self.layout.to_variable(kernel)]
+        if self.bias:
+            parts.append(tf.einsum("igtkq,ij->jkgq", self.b, v))
+        return parts
+
+    def jvp(self, w: list[tf.Tensor]) -> tf.Tensor:
+        groups, p, q = self.a.shape[1], self.a.shape[3], self.b.shape[4]
+        kernel = w[0] if self.layout is None else self.layout.from_variable(w[0])
+        lead = tf.shape(w[0])[:2]
+        kernel = tf.reshape(kernel, tf.concat([lead, (groups, p, q)], axis=0))
+        h = tf.einsum("igtp,jkgpq->jkigtq", self.a, kernel)
+        if self.bias:
+            bias = tf.reshape(w[1], tf.concat([lead, (1, groups, 1, q)], axis=0))
+            h += bias
+        return tf.einsum("jkigtq,igtkq->ij", h, self.b)
+
+    def join(self, others: Sequence[OuterFactor]) -> OuterFactor:
+        a = tf.concat([self.a, *(other.a for other in others)], axis=2)
+        b = tf.concat([self.b, *(other.b for other in others)], axis=2)
+        return OuterFactor(a, b, self.bias, self.layout)
+
+    def formed(self) -> FullFactor:
+        """The same gradients written out, bias last; not in the variable's order."""
+        count, q = self.b.shape[3:]
+        groups, p = self.a.shape[1], self.a.shape[3]
+        steps = -1 if self.a.shape[2] is None else self.a.shape[2]
+        b = tf.reshape(self.b, (-1, groups, steps, count * q))
+        j = tf.reshape(tf.matmul(self.a, b, transpose_a=True), (-1, groups * p, count, q))
+        if self.bias:
+            ones = tf.reshape(tf.reduce_sum(self.b, axis=2), (-1, groups, count, q))
+            j = tf.concat([j, ones], axis=1)
+        rows = groups * (p + int(self.bias))
+        if count > 1:
+            j = tf.transpose(j, (0, 2, 1, 3))
+        return FullFactor(tf.reshape(j, (-1, count, rows * q)))
+
+    def condensed(self) -> Factor:
+        return self.formed() if self._forms() else self
+
+    def cost(self, outputs: int | None = None) -> Cost:
+        """By path; positions of an unknown number always form products."""
+        (groups, steps, p), (count, q) = self.a.shape[1:], self.b.shape[3:]
+        count = outputs or count
+        if not self._forms(count):
+            pairs = float(groups * steps**2)
+            flops = pairs * 2.0 * (p + count * q + 1)
+            held = float(groups * steps * (p + count * q))
+            return Cost("positions", 0.0, flops, held, 3.0 * pairs + 1.0)
+        size = float(groups * (p + int(self.bias)) * count * q)
+        return Cost("products", 2.0 * (steps or 1) * size, 2.0 * size, size, 1.0)
+
+    def parts(self) -> list[tf.Tensor]:
+        return [self.a, self.b]
+
+    def with_parts(self, parts: Sequence[tf.Tensor]) -> OuterFactor:
+        return OuterFactor(parts[0], parts[1], self.bias, self.layout)
+
+    def _forms(self, outputs: int | None = None, blocks: bool = False) -> bool:
+        """Whether to write products out: multiply-adds a pair of rows, passes counted.
+
+        `C p q` for one product of rows against `T² (p + C q)` and the passes over
+        `T²` products of inputs and of outputs.
+        """
+        (groups, steps, p), (count, q) = self.a.shape[1:], self.b.shape[3:]
+        if steps is None:
+            return True
+        count = outputs or count
+        pairs = count**2 if blocks else 1
+        products = groups * p * q * (pairs if blocks else count)
+        met = p + q * (pairs if blocks else count) + PASS * (1 + pairs)
+        return bool(products <= groups * steps**2 * met)
+
+    def _one_position(self) -> bool:
+        return self.a.shape[1:3] == (1, 1)
+
+    def _inputs(self) -> tf.Tensor:
+        """`(G, n T, p)`."""
+        groups, _, p = self.a.shape[1:]
+        a = self.a if groups == 1 else tf.transpose(self.a, (1, 0, 2, 3))
+        return tf.reshape(a, (groups, -1, p))
+
+    def _outputs(self) -> tf.Tensor:
+        """`(G, n T, C q)`: the sum over outputs is one product."""
+        groups, (count, q) = self.b.shape[1], self.b.shape[3:]
+        b = self.b if groups == 1 else tf.transpose(self.b, (1, 0, 2, 3, 4))
+        return tf.reshape(b, (groups, -1, count * q))
+
+    def _each(self) -> tf.Tensor:
+        """`(G, n T C, q)`: every output for itself."""
+        groups, (count, q) = self.b.shape[1], self.b.shape[3:]
+        return (
+            tf.reshape(self._outputs(), (groups, -1, q)) if count > 1 else self._outputs()
+        )
+
+    def _pairs(
+        self, other: OuterFactor, b1: tf.Tensor, b2: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        inputs = tf.matmul(self._inputs(), other._inputs(), transpose_b=True)
+        inputs = inputs + 1.0 if self.bias else inputs
+        return inputs, tf.matmul(b1, b2, transpose_b=True)
+
+    def _meet(self, other: OuterFactor) -> tf.Tensor:
+        inputs, outputs = self._pairs(other, self._outputs(), other._outputs())
+        if self._one_position():
+            return inputs[0] * outputs[0]
+        groups, t1, t2 = self.a.shape[1], self.a.shape[2], other.a.shape[2]
+        shape = (groups, tf.shape(self.a)[0], t1, tf.shape(other.a)[0], t2)
+        return tf.reduce_sum(tf.reshape(inputs * outputs, shape), axis=(0, 2, 4))
+
+
+def _hadamard_gram(a: tf.Tensor, b: tf.Tensor, bias: bool) -> tf.Tensor:
+    """`(A Aᵀ + 1) ∘ (B Bᵀ)` with one product a factor in its gradient.
+
+    For an upstream `G`: `∂A = ((G + Gᵀ) ∘ B Bᵀ) A`, `∂B = ((G + Gᵀ) ∘ (A Aᵀ + 1)) B`.
+    Differentiating the two products as TensorFlow does would take two a factor.
+    """
+
+    @tf.custom_gradient
+    def product(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        inputs = tf.matmul(a, a, transpose_b=True)
+        inputs = inputs + 1.0 if bias else inputs
+        outputs = tf.matmul(b, b, transpose_b=True)
+
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            both = upstream + tf.transpose(upstream)
+            return tf.matmul(both * outputs, a), tf.matmul(both * inputs, b)
+
+        return inputs * outputs, gradient
+
+    return product(a, b)

@@ -1,0 +1,166 @@
+"""How much memory kernel values take, predicted before the work.
+
+What a graph holds at its fullest is found by walking its operations in order, each
+result alive from its own operation to its last use.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+# Operations whose result is their first input under another name.
+_ALIASES = frozenset({"Identity", "Reshape", "ExpandDims", "Squeeze", "StopGradient"})
+
+_WITHOUT_A_SYSTEM = 4 * 2**30
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes of the rows' share of a graph.
+
+    Attributes:
+        peak: Held at the fullest moment, a row.
+        kept: If every result were kept, as for a gradient of the whole, a row.
+    """
+
+    peak: float
+    kept: float
+
+
+NOTHING = Footprint(0.0, 0.0)
+
+
+def footprint(
+    operations: Sequence[tf.Operation],
+    sources: Iterable[tf.Tensor],
+    results: Sequence[tf.Tensor],
+    repeated_from: int,
+    repeats: int,
+    rows: int,
+) -> Footprint:
+    """What the part of a graph between `sources` and `results` holds, a row.
+
+    Args:
+        operations: All operations of the graph, in the order of their making.
+        sources: Tensors of `rows` rows; only what depends on them is counted.
+        results: Tensors that are alive to the end.
+        repeated_from: Operations from this number on are counted `repeats` times (the
+            backward pass, once an output).
+        repeats: See there.
+        rows: Number of rows of the graph's inputs.
+    """
+    number = {op: i for i, op in enumerate(operations)}
+    needed = _ancestors(results)
+    dependent = {t.ref() for t in sources}
+    size: dict[Any, float] = {}
+    root: dict[Any, Any] = {}
+    for op in operations:
+        if op not in needed or not any(t.ref() in dependent for t in op.inputs):
+            continue
+        for t in op.outputs:
+            dependent.add(t.ref())
+            first = op.inputs[0].ref()
+            if op.type in _ALIASES and first in size:
+                root[t.ref()] = root.get(first, first)
+                size[t.ref()] = 0.0
+            else:
+                many = repeats if number[op] >= repeated_from else 1
+                size[t.ref()] = many * _bytes(t)
+    last: dict[Any, int] = {}
+    for op in operations:
+        if op in needed:
+            for t in op.inputs:
+                last[root.get(t.ref(), t.ref())] = number[op]
+    for t in results:
+        last[root.get(t.ref(), t.ref())] = len(operations)
+    freed: dict[int, float] = {}
+    held = peak = 0.0
+    for op in operations:
+        for t in op.outputs:
+            if size.get(t.ref()):
+                held += size[t.ref()]
+                end = last.get(t.ref(), number[op])
+                freed[end] = freed.get(end, 0.0) + size[t.ref()]
+        peak = max(peak, held)
+        held -= freed.pop(number[op], 0.0)
+    return Footprint(peak / rows, sum(size.values()) / rows)
+
+
+def _ancestors(results: Sequence[tf.Tensor]) -> set[tf.Operation]:
+    found: set[tf.Operation] = set()
+    waiting = [t.op for t in results]
+    while waiting:
+        op = waiting.pop()
+        if op not in found:
+            found.add(op)
+            waiting.extend(t.op for t in op.inputs)
+    return found
+
+
+def _bytes(t: tf.Tensor) -> float:
+    count = t.shape.num_elements() if t.shape.rank is not None else None
+    return 0.0 if count is None else float(count * t.dtype.size)
+
+
+def default_limit() -> int:
+    """Half of the memory that is free now, of the GPU if there is one."""
+    return available() // 2
+
+
+def available() -> int:
+    """Bytes that can still be had on the device that computes."""
+    gpus = tf.config.list_logical_devices("GPU")
+    if gpus:
+        return _free_on(gpus[0])
+    free = [_system(), _control_group()]
+    return min((f for f in free if f is not None), default=_WITHOUT_A_SYSTEM)
+
+
+def _free_on(gpu: Any) -> int:
+    """TensorFlow's pool of the device, less what it has given out."""
+    from tensorflow.python.client import device_lib  # its only list of pool sizes
+
+    sizes = {d.name: d.memory_limit for d in device_lib.list_local_devices()}
+    used = tf.config.experimental.get_memory_info(gpu.name.removeprefix("/device:"))
+    return int(sizes[gpu.name] - used["current"])
+
+
+def _system() -> int | None:
+    try:
+        text = Path("/proc/meminfo").read_text()
+    except OSError:
+        names = getattr(os, "sysconf_names", {})
+        if "SC_PHYS_PAGES" not in names or "SC_PAGE_SIZE" not in names:
+            return None
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    line = next((x for x in text.splitlines() if x.startswith("MemAvailable")), None)
+    return None if line is None else int(line.split()[1]) * 2**10
+
+
+def _control_group() -> int | None:
+    """What a container may still use, where one is limited."""
+    folder = Path("/sys/fs/cgroup")
+    try:
+        limit = (folder / "memory.max").read_text().strip()
+        used = int((folder / "memory.current").read_text())
+        stats = dict(x.split() for x in (folder / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        return None
+    if not limit.isdigit():
+        return None
+    return max(0, int(limit) - used + int(stats.get("inactive_file", 0)))
+
+
+def in_words(size: float) -> str:
+    """`3.2 GB`: a number of bytes for people."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -1,0 +1,187 @@
+"""What computing a kernel will take: paths, operations, memory, tiles."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from keras_kare.kernels.memory import in_words
+from keras_kare.kernels.structured.features import Plan
+
+LARGEST_TILE = 1024
+"""Most rows of a tile: larger ones compute no faster, and leave the caches."""
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """How one group of variables contributes.
+
+    Attributes:
+        variables: Their paths.
+        path: `"products"`: per-example gradients are written out and multiplied.
+            `"positions"`: inputs and output gradients meet position by position.
+            `"lookup"`: rows meet in the table entries that both use.
+            `"jacobian"`: the plain Jacobian.
+        flops: Floating-point operations of the products for all rows (symmetric
+            halves once), without the network's own passes.
+        bytes: Held for all rows while they are multiplied.
+        fallback: Whether no layer rule serves these variables.
+    """
+
+    variables: tuple[str, ...]
+    path: str
+    flops: float
+    bytes: float
+    fallback: bool
+
+
+@dataclass(frozen=True)
+class KernelPlan:
+    """How a Gram matrix will be computed, and what it will take.
+
+    `print(kernel.plan(x))` shows it as a table.
+
+    Attributes:
+        rows: Number of rows, `n`.
+        layers: One entry a group of variables.
+        tile: Rows of a tile; `n` where all rows go at once.
+        panel: Rows whose features are held at once.
+        memory: Bytes that the work is expected to hold beside the result.
+        memory_limit: Bytes that it may hold.
+        result: Bytes of the result.
+    """
+
+    rows: int
+    layers: tuple[LayerPlan, ...]
+    tile: int
+    panel: int
+    memory: float
+    memory_limit: int
+    result: float
+
+    @property
+    def flops(self) -> float:
+        """Of all layers."""
+        return sum(layer.flops for layer in self.layers)
+
+    def __str__(self) -> str:
+        head = ("variables", "path", "GFLOP", "held", "fallback")
+        lines = [
+            (
+                ", ".join(layer.variables),
+                layer.path,
+                f"{layer.flops / 1e9:.4g}",
+                in_words(layer.bytes),
+                "yes" if layer.fallback else "",
+            )
+            for layer in self.layers
+        ]
+        widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+        table = [
+            "  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
+            for line in (head, *lines)
+        ]
+        how = (
+            "all at once"
+            if self.tile >= self.rows
+            else f"in tiles of {self.tile}, features of {self.panel} rows held at once"
+        )
+        return "\n".join(
+            [
+                *table,
+                f"{self.rows} rows, {how}: {self.flops / 1e9:.4g} GFLOP, about "
+                f"{in_words(self.memory)} of memory (limit {in_words(self.memory_limit)}) "
+                f"beside the result of {in_words(self.result)}",
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes that a plan's kernel values take.
+
+    Attributes:
+        working: A row, while its features are computed.
+        kept: A row, while a gradient by the weights is computed.
+        held: A row, its features.
+        pair: A pair of rows, while they meet.
+        result: A pair of rows, in the result.
+    """
+
+    working: float
+    kept: float
+    held: float
+    pair: float
+    result: float
+
+    @classmethod
+    def of(cls, plan: Plan, itemsize: int, result: float) -> Sizes:
+        """From what was counted when the plan was made; `itemsize` of the products."""
+        held = itemsize * sum(s.cost.row_numbers for s in plan.shares)
+        pair = itemsize * sum(s.cost.pair_numbers for s in plan.shares)
+        return cls(plan.footprint.peak, plan.footprint.kept, held, pair, result)
+
+    def at_once(self, rows: int) -> float:
+        """Bytes to compute a Gram matrix of so many rows in one piece."""
+        return (self.working + self.held) * rows + self.pair * rows**2
+
+    def for_gradient(self, rows: int) -> float:
+        """Bytes to compute it and its gradient by the weights in one piece."""
+        each = 2.0 * (self.kept + self.held)
+        return each * rows + 2.0 * (self.pair + self.result) * rows**2
+
+    def tile(self, rows: int, limit: float) -> int:
+        """Most rows of a tile whose work fits in half the limit; 0 if none does."""
+        linear, square = self.working + 2.0 * self.held, self.pair + 2.0 * self.result
+        budget = limit / 2
+        if square:
+            most = (math.sqrt(linear**2 + 4 * square * budget) - linear) / (2 * square)
+        else:
+            most = budget / linear
+        return int(min(most, rows, LARGEST_TILE))
+
+    def gradient_tile(self, rows: int, limit: float) -> int:
+        """Most rows of a tile whose gradient fits in half the limit; 0 if none does."""
+        linear = 2.0 * self.kept + 4.0 * self.held
+        square = 3.0 * (self.pair + self.result)
+        budget = limit / 2
+        most = (math.sqrt(linear**2 + 4 * square * budget) - linear) / (2 * square)
+        return int(min(most, rows, LARGEST_TILE))
+
+    def in_tiles(self, tile: int) -> float:
+        """Bytes that one tile takes, beside the features that are held."""
+        linear, square = self.working + 2.0 * self.held, self.pair + 2.0 * self.result
+        return linear * tile + square * tile**2
+
+    def panel(self, rows: int, tile: int, limit: float) -> int:
+        """Rows whose features may be held at once, in whole tiles."""
+        left = limit - self.in_tiles(tile)
+        tiles = max(1, int(left // (max(self.held, 1.0) * tile)))
+        return min(rows, tiles * tile)
+
+
+def kernel_plan(
+    plan: Plan, sizes: Sizes, rows: int, limit: int, at_once: int
+) -> KernelPlan:
+    """The plan of a Gram matrix of so many rows; `at_once` rows need no tiles."""
+    whole = rows <= at_once and sizes.at_once(rows) <= limit
+    pairs = rows**2 if whole else rows * (rows + 1) / 2
+    tile = rows if whole else sizes.tile(rows, limit)
+    panel = rows if whole else sizes.panel(rows, max(tile, 1), limit)
+    itemsize = (
+        0.0
+        if not plan.shares
+        else sizes.held / sum(s.cost.row_numbers for s in plan.shares)
+    )
+    layers = tuple(
+        LayerPlan(
+            tuple(v.path for v in s.variables),
+            s.cost.path,
+            s.cost.row_flops * rows + s.cost.pair_flops * pairs,
+            s.cost.row_numbers * itemsize * rows,
+            s.fallback,
+        )
+        for s in plan.shares
+    )
+    memory = sizes.at_once(rows) if whole else sizes.in_tiles(tile) + sizes.held * panel
+    return KernelPlan(rows, layers, tile, panel, memory, limit, sizes.result * rows**2)

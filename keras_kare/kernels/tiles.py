@@ -1,0 +1,200 @@
+"""Kernel values of any number of rows, a tile at a time.
+
+Features of a *panel* of rows are held; the other rows pass by in tiles. A symmetric
+matrix has each pair of tiles computed once. Nothing here knows what a feature is.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+SHOW_AFTER = 3.0
+"""Seconds after which a progress bar appears."""
+
+
+class Engine(Protocol):
+    """What a tile is computed with."""
+
+    def features(self, side: int, rows: slice) -> Any:
+        """Features of some rows of the first (0) or second (1) input."""
+
+    def gram(self, features: Any) -> tf.Tensor:
+        """Kernel values between all rows of these features."""
+
+    def cross(self, features: Any, others: Any) -> tf.Tensor:
+        """Kernel values between the rows of two features."""
+
+
+class Target(Protocol):
+    """Where tiles go."""
+
+    def done(self, i: int, j: int) -> bool:
+        """Whether this pair of tiles is there already."""
+
+    def write(self, i: int, j: int, rows: slice, columns: slice, values: tf.Tensor) -> None:
+        """Store one pair of tiles (and its mirror image, where symmetric)."""
+
+    def close(self) -> None:
+        """Called at the end, also where the work was interrupted."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Tiles of a matrix.
+
+    Attributes:
+        rows: Number of rows.
+        columns: Number of columns.
+        tile: Most rows, and columns, of a tile.
+        panel: Rows whose features are held at once.
+        symmetric: Whether only pairs of tiles on and above the diagonal are computed.
+    """
+
+    rows: int
+    columns: int
+    tile: int
+    panel: int
+    symmetric: bool
+
+    def bounds(self, index: int, size: int) -> slice:
+        """The rows of a tile."""
+        return slice(index * self.tile, min(size, (index + 1) * self.tile))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of tiles down and across."""
+        return math.ceil(self.rows / self.tile), math.ceil(self.columns / self.tile)
+
+    def panels(self) -> Iterator[range]:
+        """Row tiles that go together."""
+        count, step = self.shape[0], max(1, self.panel // self.tile)
+        for begin in range(0, count, step):
+            yield range(begin, min(count, begin + step))
+
+    def pairs(self) -> Iterator[tuple[range, int, list[int]]]:
+        """`(panel, column tile, row tiles to pair it with)`."""
+        for panel in self.panels():
+            for j in range(panel.start if self.symmetric else 0, self.shape[1]):
+                yield panel, j, [i for i in panel if i <= j or not self.symmetric]
+
+
+def compute(engine: Engine, grid: Grid, target: Target) -> None:
+    """Compute all tiles that the target does not hold yet, and write them to it."""
+    missing = [
+        (panel, j, [i for i in tiles if not target.done(i, j)])
+        for panel, j, tiles in grid.pairs()
+    ]
+    total = sum(len(tiles) for _, _, tiles in grid.pairs())
+    progress = _Progress(total, total - sum(len(tiles) for _, _, tiles in missing))
+    held: dict[int, Any] = {}
+    current: range | None = None
+    try:
+        for panel, j, tiles in missing:
+            if panel is not current:
+                held.clear()
+                current = panel
+            if not tiles:
+                continue
+            other = None
+            if not (grid.symmetric and j in panel):
+                other = engine.features(0 if grid.symmetric else 1, _side(grid, 1, j))
+            for i in (*tiles, j) if other is None else tiles:
+                if i not in held:
+                    held[i] = engine.features(0, _side(grid, 0, i))
+            for i in tiles:
+                if grid.symmetric and i == j:
+                    values = engine.gram(held[i])
+                else:
+                    values = engine.cross(held[i], held[j] if other is None else other)
+                target.write(i, j, _side(grid, 0, i), _side(grid, 1, j), values)
+                progress.step()
+    finally:
+        target.close()
+        progress.close()
+
+
+def _side(grid: Grid, side: int, index: int) -> slice:
+    return grid.bounds(index, (grid.rows, grid.columns)[side])
+
+
+def mirrored(values: Any) -> Any:
+    """`K(x', x)` from `K(x, x')`: rows swapped, and outputs of a full kernel too."""
+    order = (1, 0, 3, 2) if len(values.shape) == 4 else (1, 0)
+    return (
+        np.transpose(values, order)
+        if isinstance(values, np.ndarray)
+        else tf.transpose(values, order)
+    )
+
+
+class ArrayTarget:
+    """A NumPy array, in memory or mapped from a disk."""
+
+    def __init__(self, array: np.ndarray, symmetric: bool):
+        self.array = array
+        self.symmetric = symmetric
+
+    def done(self, i: int, j: int) -> bool:
+        return False
+
+    def write(self, i: int, j: int, rows: slice, columns: slice, values: tf.Tensor) -> None:
+        block = values.numpy()
+        self.array[rows, columns] = block
+        if self.symmetric and i != j:
+            self.array[columns, rows] = mirrored(block)
+
+    def close(self) -> None:
+        pass
+
+
+class DeviceTarget:
+    """A tensor on the device, filled in place: never two copies of the result."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: tf.DType, symmetric: bool):
+        self.variable = tf.Variable(tf.zeros(shape, dtype), trainable=False)
+        self.symmetric = symmetric
+
+    def done(self, i: int, j: int) -> bool:
+        return False
+
+    def write(self, i: int, j: int, rows: slice, columns: slice, values: tf.Tensor) -> None:
+        self.variable[rows, columns].assign(values)
+        if self.symmetric and i != j:
+            self.variable[columns, rows].assign(mirrored(values))
+
+    def close(self) -> None:
+        pass
+
+    def result(self) -> tf.Tensor:
+        """All values."""
+        return self.variable.read_value()
+
+
+class _Progress:
+    """A progress bar for work that turns out to take long, where Keras may print."""
+
+    def __init__(self, total: int, done: int):
+        self.total, self.count = total, done
+        self.begun = time.monotonic()
+        self.bar: Any = None
+
+    def step(self) -> None:
+        self.count += 1
+        if self.bar is None:
+            waited = time.monotonic() - self.begun
+            if waited < SHOW_AFTER or not keras.config.is_interactive_logging_enabled():
+                return
+            self.bar = keras.utils.Progbar(self.total, unit_name="tile")
+        self.bar.update(self.count, finalize=self.count == self.total)
+
+    def close(self) -> None:
+        if self.bar is not None and self.count < self.total:
+            self.bar.update(self.count, finalize=True)

@@ -1,0 +1,273 @@
+"""Running a feature map eagerly: at once, or in tiles, wherever the values go."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare.kernels import disk, memory, tiles
+from keras_kare.kernels.memory import in_words
+from keras_kare.kernels.plan import Sizes
+from keras_kare.kernels.recompute import Tiled, attach
+from keras_kare.kernels.structured.features import FeatureMap, Plan
+
+AT_ONCE = 2048
+"""Most rows that are computed in one piece; more go in tiles, of which symmetry saves
+half."""
+
+
+class Runtime:
+    """What one process has planned and traced; never tracked, saved or copied."""
+
+    def __init__(self) -> None:
+        self.plans: dict[tuple[int, ...], Plan] = {}
+        self.functions: dict[Any, Any] = {}
+        self.rows: int | None = None
+
+    def __deepcopy__(self, memo: Any) -> Runtime:
+        return Runtime()
+
+    def __reduce__(self) -> Any:
+        return (Runtime, ())
+
+
+class Work:
+    """The verbs of a kernel on concrete rows.
+
+    Args:
+        runtime: Keeps traced functions.
+        features: The feature map.
+        limit: Bytes that may be held beside inputs, weights and result.
+    """
+
+    def __init__(self, runtime: Runtime, features: FeatureMap, limit: int):
+        self.runtime = runtime
+        self.limit = limit
+        self.sizes = sizes_of(features)
+        # Of all feature maps that are equal, the one that functions were traced with.
+        key = ("features", features.plan, features.dtype)
+        self.features: FeatureMap = runtime.functions.setdefault(key, features)
+
+    def gram(self, x: Any, out: Any, fingerprint: Callable[[], str]) -> Any:
+        """Into a tensor, an array or a file; see `NTK.gram`."""
+        rows = _count(x)
+        if out is None and rows <= AT_ONCE and self.sizes.at_once(rows) <= self.limit:
+            return self._call("gram", x)
+        grid = self._grid(rows, rows, symmetric=True)
+        values = self._fill(grid, (x, x), out, fingerprint)
+        if out is not None:
+            return values
+        return self._attached(values, grid.tile, "gram_gradient", x)
+
+    def cross(self, x1: Any, x2: Any, out: Any, fingerprint: Callable[[], str]) -> Any:
+        """Into a tensor, an array or a file; see `NTK.cross`."""
+        rows, columns = _count(x1), _count(x2)
+        most = max(rows, columns)
+        if out is None and most <= AT_ONCE and self.sizes.at_once(most) <= self.limit:
+            return self._call("cross", x1, x2)
+        grid = self._grid(rows, columns, symmetric=False)
+        values = self._fill(grid, (x1, x2), out, fingerprint)
+        if out is not None:
+            return values
+        return self._attached(values, grid.tile, "cross_gradient", x1, x2)
+
+    def diag(self, x: Any) -> tf.Tensor:
+        """A slice of rows after the other."""
+        return tf.concat([self._call("diag", part) for part in self._slices(x)], axis=0)
+
+    def vjp(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
+        """Summed over slices of rows."""
+        total, begin = None, 0
+        for part in self._slices(x):
+            end = begin + _count(part)
+            added = self._call("vjp", part, v[begin:end])
+            total = added if total is None else list(map(tf.add, total, added))
+            begin = end
+        assert total is not None  # there is at least one row
+        return total
+
+    def jvp(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
+        """A slice of rows after the other."""
+        parts = [self._call("jvp", part, w) for part in self._slices(x)]
+        return tf.concat(parts, axis=0)
+
+    def _slices(self, x: Any) -> list[Any]:
+        rows = _count(x)
+        most = rows if self.sizes.working * rows <= self.limit else 0
+        step = most or self.sizes.tile(rows, self.limit)
+        check_tile(step, self.sizes, self.limit)
+        return [
+            keras.tree.map_structure(lambda t, b=begin: t[b : b + step], x)
+            for begin in range(0, rows, step)
+        ]
+
+    def _grid(self, rows: int, columns: int, symmetric: bool) -> tiles.Grid:
+        tile = self.sizes.tile(max(rows, columns), self.limit)
+        check_tile(tile, self.sizes, self.limit)
+        panel = self.sizes.panel(rows, tile, self.limit)
+        return tiles.Grid(rows, columns, tile, panel, symmetric)
+
+    def _fill(
+        self,
+        grid: tiles.Grid,
+        sides: tuple[Any, Any],
+        out: Any,
+        fingerprint: Callable[[], str],
+    ) -> Any:
+        shape: tuple[int, ...] = (grid.rows, grid.columns)
+        features = self.features
+        if features.outputs == "full":
+            shape += (features.plan.outputs,) * 2
+        dtype = np.dtype(features.dtype.as_numpy_dtype)
+        engine = _Engine(self, sides)
+        if out is None:
+            _check_result(shape, dtype)
+            target = tiles.DeviceTarget(shape, features.dtype, grid.symmetric)
+            tiles.compute(engine, grid, target)
+            return target.result()
+        if isinstance(out, np.ndarray):
+            _check_array(out, shape)
+            tiles.compute(engine, grid, tiles.ArrayTarget(out, grid.symmetric))
+            return out
+        path = _check_path(out)
+        contents = disk.contents_of(fingerprint(), features.outputs, *sides)
+        file = disk.DiskTarget(path, shape, dtype, contents, grid.symmetric, grid.tile)
+        try:
+            tiles.compute(engine, disk.finish_grid(grid, file), file)
+        except KeyboardInterrupt as stopped:
+            stopped.add_note(
+                f"{str(path)!r} holds what was done. The same call goes on from there."
+            )
+            raise
+        return file.array
+
+    def _attached(self, values: tf.Tensor, tile: int, verb: str, *rows: Any) -> tf.Tensor:
+        """Tiles as a tensor whose gradient recomputes them."""
+        features = self.features
+        most = max(_count(x) for x in rows)
+        tile = max(1, min(tile, self.sizes.gradient_tile(most, self.limit)))
+
+        def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
+            tiled = Tiled(FeatureMap(*_arguments(features)), tile)
+            return self._call(verb, *rows, upstream, of=tiled, key=tile)
+
+        return attach(values, features.network.trainable_variables, backward)
+
+    def _call(self, verb: str, *arguments: Any, of: Any = None, key: Any = None) -> Any:
+        """A verb of the feature map (or of another object) as a traced function."""
+        # The weights of `jvp` have directions on their first axis, not rows.
+        exact = verb == "jvp"
+        specs = [
+            keras.tree.map_structure(_exactly if exact and i else _any_rows, argument)
+            for i, argument in enumerate(arguments)
+        ]
+        if verb.endswith("_gradient"):  # rows on two axes
+            shape = arguments[-1].shape
+            specs[-1] = tf.TensorSpec([None, None, *shape[2:]], arguments[-1].dtype)
+        # Nothing else changes what a function of this plan computes.
+        key = (verb, key, self.features.plan, self.features.dtype, repr(specs))
+        functions = self.runtime.functions
+        if key not in functions:
+            method = getattr(self.features if of is None else of, verb)
+            traced = tf.function(method, autograph=False)
+            functions[key] = traced.get_concrete_function(*specs)
+        return functions[key](*arguments)
+
+
+class _Engine:
+    """Features and their products as traced functions."""
+
+    def __init__(self, work: Work, sides: tuple[Any, Any]):
+        self._work = work
+        self._sides = sides
+
+    def features(self, side: int, rows: slice) -> Any:
+        x = keras.tree.map_structure(lambda t: t[rows], self._sides[side])
+        return self._work._call("parts", x)
+
+    def gram(self, features: Any) -> tf.Tensor:
+        return self._work._call("gram_of_parts", features)
+
+    def cross(self, features: Any, others: Any) -> tf.Tensor:
+        return self._work._call("cross_of_parts", features, others)
+
+
+def sizes_of(features: FeatureMap) -> Sizes:
+    """What the kernel values of a feature map take."""
+    itemsize = features.dtype.size
+    blocks = features.plan.outputs**2 if features.outputs == "full" else 1
+    return Sizes.of(features.plan, itemsize, float(itemsize * blocks))
+
+
+def check_tile(tile: int, sizes: Sizes, limit: int) -> None:
+    """Refuse a limit that no tile fits in."""
+    if tile < 1:
+        least = 2.0 * sizes.in_tiles(1)
+        raise MemoryError(
+            f"`memory_limit` is {in_words(limit)}, and one row at a time takes about "
+            f"{in_words(least)}. Give the kernel a larger `memory_limit`, or free memory."
+        )
+
+
+def check_no_out(out: Any) -> None:
+    """Refuse a place for the result where there is no result yet."""
+    if out is not None:
+        raise ValueError(
+            "`out` is for calls outside of a `tf.function`. Received: "
+            f"out={out!r} while a function is being traced"
+        )
+
+
+def _check_result(shape: tuple[int, ...], dtype: np.dtype) -> None:
+    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+    free = memory.available()
+    if size > free:
+        raise MemoryError(
+            f"The kernel values take {in_words(size)}, and {in_words(free)} are free. "
+            'Write them to a file with `out="FILE.npy"`, or take fewer rows.'
+        )
+
+
+def _check_array(out: np.ndarray, shape: tuple[int, ...]) -> None:
+    if out.shape != shape or out.dtype.kind != "f" or not out.flags.writeable:
+        raise ValueError(
+            f"`out` must be a writable floating-point array of shape {shape}. Received: "
+            f"out of shape {out.shape} and type {out.dtype}"
+            f"{'' if out.flags.writeable else ', read-only'}"
+        )
+
+
+def _check_path(out: Any) -> Path:
+    if not isinstance(out, str | Path):
+        raise ValueError(
+            "`out` must be a NumPy array to fill, or the name of a `.npy` file. "
+            f"Received: out of type {type(out).__name__}"
+        )
+    path = Path(out)
+    if path.suffix != ".npy" or not path.resolve().parent.is_dir():
+        raise ValueError(
+            "`out` must name a `.npy` file in a folder that exists. "
+            f"Received: out={str(out)!r}"
+        )
+    return path
+
+
+def _arguments(features: FeatureMap) -> tuple[Any, ...]:
+    return features.network, features.plan, features.outputs, features.dtype
+
+
+def _count(x: Any) -> int:
+    return int(keras.tree.flatten(x)[0].shape[0])
+
+
+def _exactly(t: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec(t.shape, t.dtype)
+
+
+def _any_rows(t: tf.Tensor) -> tf.TensorSpec:
+    return tf.TensorSpec([None, *t.shape[1:]], t.dtype)
