@@ -182,19 +182,17 @@ class _Progress:
     """A progress bar for work that turns out to take long, where Keras may print."""
 
     def __init__(self, total: int, done: int):
-        self.total, self.count = total, done
+        self.total, self.count, self.shown = total, done, False
         self.begun = time.monotonic()
-        self.bar: Any = None
+        self.bar = keras.utils.Progbar(total, unit_name="tile")
 
     def step(self) -> None:
         self.count += 1
-        if self.bar is None:
-            waited = time.monotonic() - self.begun
-            if waited < SHOW_AFTER or not keras.config.is_interactive_logging_enabled():
-                return
-            self.bar = keras.utils.Progbar(self.total, unit_name="tile")
-        self.bar.update(self.count, finalize=self.count == self.total)
+        waited = time.monotonic() - self.begun
+        if waited > SHOW_AFTER and keras.config.is_interactive_logging_enabled():
+            self.shown = True
+            self.bar.update(self.count, finalize=self.count == self.total)
 
     def close(self) -> None:
-        if self.bar is not None and self.count < self.total:
+        if self.shown and self.count < self.total:
             self.bar.update(self.count, finalize=True)

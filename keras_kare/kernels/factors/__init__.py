@@ -3,8 +3,9 @@
 from keras_kare.kernels.factors.factor import Cost, Factor
 from keras_kare.kernels.factors.full import FullFactor
 from keras_kare.kernels.factors.lookup import LookupFactor
-from keras_kare.kernels.factors.outer import Layout, OuterFactor
+from keras_kare.kernels.factors.outer import Layout, OuterFactor, WindowFactor, positions
 from keras_kare.kernels.factors.products import cross_of, gram_of
+from keras_kare.kernels.factors.windows import Windows
 
 __all__ = [
     "Cost",
@@ -13,6 +14,9 @@ __all__ = [
     "Layout",
     "LookupFactor",
     "OuterFactor",
+    "WindowFactor",
+    "Windows",
     "cross_of",
     "gram_of",
+    "positions",
 ]

@@ -10,9 +10,13 @@ import tensorflow as tf
 
 from keras_kare.kernels.factors.factor import Cost, Factor
 from keras_kare.kernels.factors.full import FullFactor
+from keras_kare.kernels.factors.windows import Windows, outer_products
 
 PASS = 64.0
 """Multiply-adds of a matrix product that take as long as one pass over its result."""
+
+NARROW = 16
+"""Channels below which products tap by tap are slower than an array of windows."""
 
 
 @dataclass(frozen=True)
@@ -124,14 +128,23 @@ class OuterFactor(Factor):
         groups, p = self.a.shape[1], self.a.shape[3]
         steps = -1 if self.a.shape[2] is None else self.a.shape[2]
         b = tf.reshape(self.b, (-1, groups, steps, count * q))
-        j = tf.reshape(tf.matmul(self.a, b, transpose_a=True), (-1, groups * p, count, q))
+        # The transposed product is the faster one on a CPU.
+        j = tf.matmul(b, self.a, transpose_a=True)
+        j = tf.reshape(j, (-1, groups, count, q * p))
+        return self._written_out(j)
+
+    def _written_out(self, j: tf.Tensor) -> FullFactor:
+        """From products `(n, G, C, q p)`, with the bias added."""
+        groups, count, size = j.shape[1:]
         if self.bias:
-            ones = tf.reshape(tf.reduce_sum(self.b, axis=2), (-1, groups, count, q))
-            j = tf.concat([j, ones], axis=1)
-        rows = groups * (p + int(self.bias))
-        if count > 1:
+            bias = tf.reduce_sum(self.b, axis=2)
+            j = tf.concat(
+                [j, tf.reshape(bias, (-1, groups, count, bias.shape[-1]))], axis=3
+            )
+            size = j.shape[3]
+        if groups > 1 and count > 1:
             j = tf.transpose(j, (0, 2, 1, 3))
-        return FullFactor(tf.reshape(j, (-1, count, rows * q)))
+        return FullFactor(tf.reshape(j, (-1, count, groups * size)))
 
     def condensed(self) -> Factor:
         return self.formed() if self._forms() else self
@@ -205,6 +218,65 @@ class OuterFactor(Factor):
         groups, t1, t2 = self.a.shape[1], self.a.shape[2], other.a.shape[2]
         shape = (groups, tf.shape(self.a)[0], t1, tf.shape(other.a)[0], t2)
         return tf.reduce_sum(tf.reshape(inputs * outputs, shape), axis=(0, 2, 4))
+
+
+class WindowFactor(OuterFactor):
+    """An `OuterFactor` whose `a` are windows: products need no array of all windows.
+
+    Args:
+        windows: The geometry.
+        x: `(n, ..., d)`: inputs, channels last.
+        g: `(n, C, *positions, q)`: gradients of the outputs by `h`.
+        bias: As in `OuterFactor`.
+        layout: As in `OuterFactor`.
+    """
+
+    def __init__(
+        self, windows: Windows, x: tf.Tensor, g: tf.Tensor, bias: bool, layout: Layout
+    ):
+        count = [
+            tf.shape(g)[axis] if g.shape[axis] is None else g.shape[axis]
+            for axis in range(2, g.shape.rank - 1)
+        ]
+        seen = windows.stacked(x, count)
+        a = positions(seen)
+        super().__init__(a, positions(g, lead=2), bias, layout)
+        self._windows, self._x = windows, x
+        size, where = self.b.shape[3] * self.b.shape[4], seen.shape[1:-1]
+        shape = tf.concat([[-1], tf.shape(seen)[1:-1], [size]], axis=0)
+        self._g = tf.ensure_shape(tf.reshape(self.b, shape), [None, *where, size])
+
+    def formed(self) -> FullFactor:
+        count, q = self.b.shape[3:]
+        if min(self._x.shape[-1], count * q) < NARROW:
+            return super().formed()  # short products are slower than an array of windows
+        j = outer_products(self._windows, self._x, self._g)
+        return self._written_out(tf.reshape(j, (-1, 1, count, q * j.shape[2] * j.shape[3])))
+
+
+def positions(x: tf.Tensor, lead: int = 1, groups: int = 1) -> tf.Tensor:
+    """Flatten the axes between rows and features to `T` positions.
+
+    Args:
+        x: `(n, ..., d)`, or `(n, C, ..., d)` with `lead=2`.
+        lead: Number of axes before the positions.
+        groups: Number `G` of groups of features.
+
+    Returns:
+        `(n, G, T, d / G)`, or `(n, G, T, C, d / G)`.
+    """
+    inner = x.shape[lead:-1]
+    count = inner.num_elements() if inner.is_fully_defined() else -1
+    features = x.shape[-1] // groups
+    rows = tf.shape(x)[0] if count == -1 else -1
+    if lead == 1:
+        x = tf.reshape(x, (rows, count, groups, features))
+        return tf.transpose(x, (0, 2, 1, 3)) if groups > 1 else x[:, None, :, 0]
+    outputs = x.shape[1]
+    if groups == outputs == 1:
+        return tf.reshape(x, (rows, 1, count, 1, features))
+    x = tf.reshape(x, (rows, outputs, count, groups, features))
+    return tf.transpose(x, (0, 3, 2, 1, 4))
 
 
 def _hadamard_gram(a: tf.Tensor, b: tf.Tensor, bias: bool) -> tf.Tensor:

@@ -7,21 +7,22 @@ that the position sees. A transposed convolution is one at every position of its
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from keras_kare.kernels.factors import Factor, FullFactor, Layout, OuterFactor
-from keras_kare.kernels.structured.affine import (
-    affine,
-    bias_factor,
-    channels_last,
+from keras_kare.kernels.factors import (
+    Factor,
+    FullFactor,
+    Layout,
+    OuterFactor,
+    WindowFactor,
+    Windows,
     positions,
 )
+from keras_kare.kernels.structured.affine import affine, bias_factor, channels_last
 from keras_kare.kernels.structured.registry import register_rule
 from keras_kare.kernels.structured.rule import (
     LayerRule,
@@ -33,70 +34,19 @@ from keras_kare.kernels.structured.rule import (
 )
 
 
-class Windows:
-    """The windows of inputs that the positions of a convolution's output see.
-
-    Args:
-        layer: A convolution: its `kernel_size`, `strides`, `dilation_rate` and
-            `padding` are read.
-    """
-
-    def __init__(self, layer: keras.layers.Layer):
-        self.size = tuple(layer.kernel_size)
-        self.strides = tuple(layer.strides)
-        self.dilation = tuple(layer.dilation_rate)
-        self.padding = layer.padding
-
-    @property
-    def taps(self) -> int:
-        """Number of positions in a window."""
-        return math.prod(self.size)
-
-    def each(self, x: tf.Tensor, like: tf.Tensor) -> Iterator[tf.Tensor]:
-        """For each tap of the window, what every output position sees there.
-
-        Args:
-            x: `(n, ..., d)`, inputs, channels last.
-            like: Any array with the positions of the output in axes 1, 2, ...
-
-        Yields:
-            `(n, ..., d)` with the positions of the output, a tap at a time in the
-            order of the kernel.
-        """
-        axes = range(1, 1 + len(self.size))
-        count = [_length(like, axis) for axis in axes]
-        x = tf.pad(x, [(0, 0), *self._padding(x, count), (0, 0)])
-        for tap in itertools.product(*(range(k) for k in self.size)):
-            begin = [t * d for t, d in zip(tap, self.dilation, strict=True)]
-            cut = [
-                slice(b, b + (c - 1) * s + 1, s)
-                for b, c, s in zip(begin, count, self.strides, strict=True)
-            ]
-            yield x[(slice(None), *cut)]
-
-    def stacked(self, x: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-        """All windows, `(n, ..., taps, d)`."""
-        return tf.stack(list(self.each(x, like)), axis=-2)
-
-    def _padding(self, x: tf.Tensor, count: Sequence[Any]) -> list[tuple[Any, Any]]:
-        """Zeros before and after each axis, as TensorFlow's `SAME` puts them."""
-        sides: list[tuple[Any, Any]] = []
-        geometry = zip(self.size, self.strides, self.dilation, count, strict=True)
-        for axis, (k, s, d, c) in enumerate(geometry, start=1):
-            if self.padding == "valid":
-                sides.append((0, 0))
-            elif self.padding == "causal":
-                sides.append((d * (k - 1), 0))
-            else:
-                total = (c - 1) * s + (k - 1) * d + 1 - _length(x, axis)
-                total = max(total, 0) if isinstance(total, int) else tf.maximum(total, 0)
-                sides.append((total // 2, total - total // 2))
-        return sides
+def _windows(layer: keras.layers.Layer) -> Windows:
+    return Windows(
+        tuple(layer.kernel_size),
+        tuple(layer.strides),
+        tuple(layer.dilation_rate),
+        layer.padding,
+    )
 
 
-def _length(x: tf.Tensor, axis: int) -> Any:
-    """Length of an axis: a number, or a tensor where it is not known while tracing."""
-    return tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
+def _positions_of(x: tf.Tensor, first: int = 1) -> list[Any]:
+    """Lengths of the axes of positions: numbers, or tensors where not known."""
+    axes = range(first, x.shape.rank - 1)
+    return [tf.shape(x)[a] if x.shape[a] is None else x.shape[a] for a in axes]
 
 
 class ConvRule(LayerRule):
@@ -136,40 +86,35 @@ def _convolution(
     bias: keras.Variable | None,
     inputs: tf.Tensor,
 ) -> MakeFactor:
-    windows, groups = Windows(layer), layer.groups
+    windows, groups = _windows(layer), layer.groups
     *_, p, features = kernel.shape
-    # (group, tap, input channel, output channel), of which the group is the slower
-    # half of the output channel in the kernel.
+    # Products are (group, tap, input channel, output channel); of the kernel's axis of
+    # output channels, the group is the slower part.
     layout = Layout((groups, windows.taps, p, features // groups), (1, 2, 0, 3))
 
     def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
-        x = channels_last(inputs, layer.data_format)
         g = channels_last(gradients, layer.data_format, lead=2)
-        split = affine(bias, lambda: _grouped(windows, x, g[:, 0], groups), layout, groups)
-        return split(variables, g)
+        if variables[0] is bias:
+            return bias_factor(g)
+        x = channels_last(tf.cast(inputs, g.dtype), layer.data_format)
+        with_bias = len(variables) == 2
+        if groups == 1:
+            return WindowFactor(windows, x, g, with_bias, layout)
+        a = _grouped(windows, x, _positions_of(g, first=2), groups)
+        return OuterFactor(a, positions(g, 2, groups), with_bias, layout)
 
     return factor
 
 
-def _grouped(windows: Windows, x: tf.Tensor, like: tf.Tensor, groups: int) -> tf.Tensor:
+def _grouped(windows: Windows, x: tf.Tensor, count: list[Any], groups: int) -> tf.Tensor:
     """Windows by groups of channels, `(n, G, T, taps * d / G)`."""
-    if windows.taps == 1:
-        return positions(next(windows.each(x, like)), groups=groups)
-    seen = windows.stacked(x, like)
+    a = positions(windows.stacked(x, count))
     taps, channels = windows.taps, x.shape[-1]
-    flat = positions(tf.reshape(seen, _merged(seen, taps * channels)))
-    if groups == 1:
-        return flat
-    steps = -1 if flat.shape[2] is None else flat.shape[2]
+    steps = -1 if a.shape[2] is None else a.shape[2]
     rows = tf.shape(x)[0] if steps == -1 else -1
-    flat = tf.reshape(flat, (rows, steps, taps, groups, channels // groups))
-    flat = tf.transpose(flat, (0, 3, 1, 2, 4))
-    return tf.reshape(flat, (rows, groups, steps, taps * channels // groups))
-
-
-def _merged(x: tf.Tensor, size: int, axes: int = 2) -> tf.Tensor:
-    """The shape of `x` with its last axes merged into one of `size`."""
-    return tf.concat([tf.shape(x)[: x.shape.rank - axes], [size]], axis=0)
+    a = tf.reshape(a, (rows, steps, taps, groups, channels // groups))
+    a = tf.transpose(a, (0, 3, 1, 2, 4))
+    return tf.reshape(a, (rows, groups, steps, taps * channels // groups))
 
 
 class DepthwiseConvRule(LayerRule):
@@ -198,23 +143,24 @@ def _depthwise(layer: keras.layers.Layer, inputs: Any, kernel: keras.Variable) -
 
 def _depthwise_factor(layer: keras.layers.Layer, inputs: tf.Tensor) -> MakeFactor:
     """Always written out: a window times its multiplier is a short gradient."""
-    windows, data_format = Windows(layer), layer.data_format
+    windows, data_format = _windows(layer), layer.data_format
 
     def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
         x = channels_last(tf.cast(inputs, gradients.dtype), data_format)
         g = channels_last(gradients, data_format, lead=2)
         channels = x.shape[-1]
         # (n, T, d) for each tap, (n, C, T, d, multiplier)
-        count, multiplier = g.shape[1], g.shape[-1] // channels
+        outputs, multiplier = g.shape[1], g.shape[-1] // channels
+        count = _positions_of(g, first=2)
         g = tf.reshape(g, tf.concat([tf.shape(g)[:-1], [channels, multiplier]], axis=0))
         over = list(range(2, g.shape.rank - 2))
         taps = [
             tf.reduce_sum(seen[:, None, ..., None] * g, axis=over)
-            for seen in windows.each(x, g[:, 0])
+            for seen in windows.each(x, count)
         ]
         j = tf.stack(taps, axis=2)  # (n, C, taps, d, multiplier)
         size = windows.taps * channels * multiplier
-        return FullFactor(tf.reshape(j, (-1, count, size)))
+        return FullFactor(tf.reshape(j, (-1, outputs, size)))
 
     return factor
 
@@ -275,25 +221,22 @@ class ConvTransposeRule(LayerRule):
 
 
 def _transposed(layer: keras.layers.Layer, inputs: tf.Tensor) -> MakeFactor:
-    windows = Windows(layer)
+    windows = _windows(layer)
     *_, features, channels = layer.kernel.shape
     layout = Layout((1, channels, windows.taps, features), (0, 2, 3, 1))
 
     def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
         x = channels_last(tf.cast(inputs, gradients.dtype), layer.data_format)
         g = channels_last(gradients, layer.data_format, lead=2)
-        count = g.shape[1]
+        outputs, size = g.shape[1], windows.taps * features
         flat = tf.reshape(g, tf.concat([[-1], tf.shape(g)[2:]], axis=0))
-        flat.set_shape([None, *g.shape[2:]])
-        seen = windows.stacked(flat, x)
-        seen = tf.reshape(seen, _merged(seen, windows.taps * features))
-        b = positions(seen)[:, 0]  # (n C, T, taps * features)
-        a = positions(x)
-        steps = -1 if a.shape[2] is None else a.shape[2]
-        rows = tf.shape(x)[0]
-        b = tf.reshape(b, tf.stack([rows, count, steps, windows.taps * features]))
-        b = tf.ensure_shape(b, (None, count, a.shape[2], windows.taps * features))
-        return OuterFactor(a, tf.transpose(b, (0, 2, 1, 3))[:, None], layout=layout)
+        flat = tf.ensure_shape(flat, [None, *g.shape[2:]])
+        seen = positions(windows.stacked(flat, _positions_of(x)))  # (n C, 1, T, size)
+        a, steps = positions(x), tf.shape(seen)[2]
+        seen = tf.reshape(seen, tf.stack([-1, outputs, steps, size]))
+        seen = tf.ensure_shape(seen, (None, outputs, a.shape[2], size))
+        b = tf.transpose(seen, (0, 2, 1, 3))[:, None]
+        return OuterFactor(a, b, layout=layout)
 
     return factor
 

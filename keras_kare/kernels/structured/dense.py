@@ -9,8 +9,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kare.kernels.factors import Factor, FullFactor, Layout, OuterFactor
-from keras_kare.kernels.structured.affine import affine, positions
+from keras_kare.kernels.factors import Factor, FullFactor, Layout, OuterFactor, positions
+from keras_kare.kernels.structured.affine import affine
 from keras_kare.kernels.structured.registry import register_rule
 from keras_kare.kernels.structured.rule import (
     LayerRule,
