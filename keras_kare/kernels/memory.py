@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,22 +19,6 @@ _ALIASES = frozenset({"Identity", "Reshape", "ExpandDims", "Squeeze", "StopGradi
 _WITHOUT_A_SYSTEM = 4 * 2**30
 
 
-@dataclass(frozen=True)
-class Footprint:
-    """Bytes of the rows' share of a graph.
-
-    Attributes:
-        peak: Held at the fullest moment, a row.
-        kept: If every result were kept, as for a gradient of the whole, a row.
-    """
-
-    peak: float
-    kept: float
-
-
-NOTHING = Footprint(0.0, 0.0)
-
-
 def footprint(
     operations: Sequence[tf.Operation],
     sources: Iterable[tf.Tensor],
@@ -43,8 +26,8 @@ def footprint(
     repeated_from: int,
     repeats: int,
     rows: int,
-) -> Footprint:
-    """What the part of a graph between `sources` and `results` holds, a row.
+) -> float:
+    """Bytes a row that a graph holds at its fullest, between `sources` and `results`.
 
     Args:
         operations: All operations of the graph, in the order of their making.
@@ -89,7 +72,7 @@ def footprint(
                 freed[end] = freed.get(end, 0.0) + size[t.ref()]
         peak = max(peak, held)
         held -= freed.pop(number[op], 0.0)
-    return Footprint(peak / rows, sum(size.values()) / rows)
+    return peak / rows
 
 
 def _ancestors(results: Sequence[tf.Tensor]) -> set[tf.Operation]:

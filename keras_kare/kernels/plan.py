@@ -96,20 +96,26 @@ class KernelPlan:
         )
 
 
+SLACK = 2.0
+"""Measured memory was up to 1.8 times what a walk through the graph gives: operations
+run side by side, and keep scratch."""
+
+GRADIENT = 2.0
+"""How many times the memory of kernel values their gradient takes at most; measured."""
+
+
 @dataclass(frozen=True)
 class Sizes:
     """Bytes that a plan's kernel values take.
 
     Attributes:
         working: A row, while its features are computed.
-        kept: A row, while a gradient by the weights is computed.
         held: A row, its features.
         pair: A pair of rows, while they meet.
         result: A pair of rows, in the result.
     """
 
     working: float
-    kept: float
     held: float
     pair: float
     result: float
@@ -119,7 +125,7 @@ class Sizes:
         """From what was counted when the plan was made; `itemsize` of the products."""
         held = itemsize * sum(s.cost.row_numbers for s in plan.shares)
         pair = itemsize * sum(s.cost.pair_numbers for s in plan.shares)
-        return cls(plan.footprint.peak, plan.footprint.kept, held, pair, result)
+        return cls(SLACK * plan.footprint, held, pair, result)
 
     def at_once(self, rows: int) -> float:
         """Bytes to compute a Gram matrix of so many rows in one piece."""
@@ -127,31 +133,22 @@ class Sizes:
 
     def for_gradient(self, rows: int) -> float:
         """Bytes to compute it and its gradient by the weights in one piece."""
-        each = 2.0 * (self.kept + self.held)
-        return each * rows + 2.0 * (self.pair + self.result) * rows**2
+        return GRADIENT * self.at_once(rows)
+
+    def in_tiles(self, tile: int) -> float:
+        """Bytes that a pair of tiles takes, beside the features that are held."""
+        square = self.pair + 2.0 * self.result
+        return (self.working + 2.0 * self.held) * tile + square * tile**2
 
     def tile(self, rows: int, limit: float) -> int:
         """Most rows of a tile whose work fits in half the limit; 0 if none does."""
         linear, square = self.working + 2.0 * self.held, self.pair + 2.0 * self.result
-        budget = limit / 2
-        if square:
-            most = (math.sqrt(linear**2 + 4 * square * budget) - linear) / (2 * square)
-        else:
-            most = budget / linear
+        most = (math.sqrt(linear**2 + 2.0 * square * limit) - linear) / (2.0 * square)
         return int(min(most, rows, LARGEST_TILE))
 
     def gradient_tile(self, rows: int, limit: float) -> int:
         """Most rows of a tile whose gradient fits in half the limit; 0 if none does."""
-        linear = 2.0 * self.kept + 4.0 * self.held
-        square = 3.0 * (self.pair + self.result)
-        budget = limit / 2
-        most = (math.sqrt(linear**2 + 4 * square * budget) - linear) / (2 * square)
-        return int(min(most, rows, LARGEST_TILE))
-
-    def in_tiles(self, tile: int) -> float:
-        """Bytes that one tile takes, beside the features that are held."""
-        linear, square = self.working + 2.0 * self.held, self.pair + 2.0 * self.result
-        return linear * tile + square * tile**2
+        return self.tile(rows, limit / GRADIENT)
 
     def panel(self, rows: int, tile: int, limit: float) -> int:
         """Rows whose features may be held at once, in whole tiles."""

@@ -120,7 +120,7 @@ class Tiled:
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
             added = zip(total, gradients, strict=True)
-            return i + 1, *(t + tf.convert_to_tensor(d) for t, d in added)
+            return i + 1, *(t + tf.ensure_shape(d, t.shape) for t, d in added)
 
         start = [tf.zeros(v.shape, v.dtype) for v in variables]
         done = tf.while_loop(

@@ -224,7 +224,9 @@ class KAREModel(KARETrainer, keras.Model):
             self.test_function = self.predict_function = None
             self._traced_for = key
 
-    def _check_rows(self, rows: Rows, validation: Rows | None) -> None:
+    def _check_rows(
+        self, rows: Rows, validation: Rows | None, batch_size: int | None = None
+    ) -> None:
         """Refuse, before any long work, what cannot be trained or solved on."""
         if len(rows) < 2:
             raise ValueError(
@@ -236,7 +238,7 @@ class KAREModel(KARETrainer, keras.Model):
                 "The targets of `validation_data` must have as many columns as `y`. "
                 f"Received: {validation.y.shape[1]} and {rows.y.shape[1]} columns"
             )
-        self.kernel.check(rows.x)
+        self.kernel.check(rows.x, batch_size)
         self.built = True
 
     def _solve_head(

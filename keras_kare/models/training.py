@@ -81,8 +81,8 @@ class KARETrainer(keras.Model):
             gram = self.kernel.gram(x)
             y = _columns(y, gram)
             loss, predictions = self.loss.evaluate(y, gram)
-            if self.losses:  # regularisers and activity regularisers of the network
-                loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in self.losses])
+            if extras := self._network_losses():
+                loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in extras])
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
         gradients = tape.gradient(
@@ -94,6 +94,18 @@ class KARETrainer(keras.Model):
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self._loss_tracker.update_state(loss, sample_weight=tf.shape(gram)[0])
         return self.compute_metrics(x, y, predictions)
+
+    def _network_losses(self) -> list[tf.Tensor]:
+        """Regularisers and activity regularisers of the network."""
+        graph = tf.compat.v1.get_default_graph()
+        extras = [tf.convert_to_tensor(extra) for extra in self.losses]
+        if any(hasattr(extra, "graph") and extra.graph is not graph for extra in extras):
+            raise ValueError(
+                "The network has activity regularisers, and a batch goes in tiles since "
+                "it does not fit in the kernel's `memory_limit`. Use smaller batches, "
+                "raise `memory_limit`, or remove the regularisers."
+            )
+        return extras
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One batch: mean squared error of the kernel machine, and the metrics."""
@@ -179,10 +191,12 @@ class KARETrainer(keras.Model):
             rows, held = rows.split(validation_split)
             validation_data = (held.x, held.y)
         validation = rows_module.gather_validation(validation_data, validation_steps)
-        self._check_rows(rows, validation)
-        if not rows_module.is_dataset(x):
-            x, y = rows.x, rows.y
+        arrays = not rows_module.is_dataset(x)
+        if arrays:
             batch_size = batch_size or rows_module.default_batch_size(len(rows))
+        self._check_rows(rows, validation, batch_size or rows.batch_size)
+        if arrays:
+            x, y = rows.x, rows.y
             rows_module.check_batch_size(batch_size, len(rows))
             if validation is not None and not rows_module.is_dataset(validation_data):
                 validation_data = (validation.x, validation.y)

@@ -66,7 +66,8 @@ class Factor(abc.ABC):
     def vjp(self, v: tf.Tensor) -> list[tf.Tensor]:
         """`sum_i v_ij J_k(x_i)` for `v` of shape `(n, m)`: `(m, C, ...)` a variable.
 
-        The trailing axes hold the variable's entries in the variable's order.
+        The trailing axes hold the variable's entries in the variable's order. The sums
+        over rows are formed in the type of `v`.
         """
 
     @abc.abstractmethod
@@ -95,3 +96,12 @@ class Factor(abc.ABC):
     def condensed(self) -> Factor:
         """The same gradients in the form in which rows meet most cheaply."""
         return self
+
+    def cast(self, dtype: tf.DType) -> Factor:
+        """The same gradients as numbers of another type."""
+        parts = self.parts()
+        if all(t.dtype == dtype for t in parts if t.dtype.is_floating):
+            return self
+        return self.with_parts(
+            [tf.cast(t, dtype) if t.dtype.is_floating else t for t in parts]
+        )

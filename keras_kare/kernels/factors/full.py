@@ -49,7 +49,7 @@ class FullFactor(Factor):
         return tf.matmul(self.j, self.j, transpose_b=True)
 
     def vjp(self, v: tf.Tensor) -> list[tf.Tensor]:
-        return [tf.einsum("iks,ij->jks", self.j, v)]
+        return [tf.einsum("iks,ij->jks", tf.cast(self.j, v.dtype), v)]
 
     def jvp(self, w: list[tf.Tensor]) -> tf.Tensor:
         size = self.j.shape[1] * self.j.shape[2]

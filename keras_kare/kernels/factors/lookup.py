@@ -51,7 +51,7 @@ class LookupFactor(Factor):
 
     def vjp(self, v: tf.Tensor) -> list[tf.Tensor]:
         count, q = self.b.shape[2:]
-        weighted = tf.einsum("itkq,ij->itjkq", self.b, v)
+        weighted = tf.einsum("itkq,ij->itjkq", tf.cast(self.b, v.dtype), v)
         m = tf.shape(v)[1]
         flat = tf.reshape(weighted, tf.stack([-1, m, count, q]))
         table = tf.math.unsorted_segment_sum(

@@ -100,11 +100,21 @@ class OuterFactor(Factor):
         return tf.einsum("igts,igtskl->ikl", a + 1.0 if self.bias else a, b)
 
     def vjp(self, v: tf.Tensor) -> list[tf.Tensor]:
-        kernel = tf.einsum("igtp,igtkq,ij->jkgpq", self.a, self.b, v, optimize="optimal")
-        parts = [kernel if self.layout is None else self.layout.to_variable(kernel)]
-        if self.bias:
-            parts.append(tf.einsum("igtkq,ij->jkgq", self.b, v))
-        return parts
+        (groups, _, p), q = self.a.shape[1:], self.b.shape[4]
+        if self._forms():
+            (flat,) = self.formed().vjp(v)  # (m, C, G (q p + q))
+            lead = tf.shape(flat)[:2]
+            flat = tf.reshape(flat, tf.concat([lead, [groups, -1]], axis=0))
+            kernel = tf.reshape(
+                flat[..., : q * p], tf.concat([lead, [groups, q, p]], axis=0)
+            )
+            kernel, bias = tf.transpose(kernel, (0, 1, 2, 4, 3)), flat[..., q * p :]
+        else:
+            a, b = tf.cast(self.a, v.dtype), tf.cast(self.b, v.dtype)
+            kernel = tf.einsum("igtp,igtkq,ij->jkgpq", a, b, v, optimize="optimal")
+            bias = tf.einsum("igtkq,ij->jkgq", b, v) if self.bias else None
+        kernel = kernel if self.layout is None else self.layout.to_variable(kernel)
+        return [kernel, bias] if self.bias else [kernel]
 
     def jvp(self, w: list[tf.Tensor]) -> tf.Tensor:
         groups, p, q = self.a.shape[1], self.a.shape[3], self.b.shape[4]

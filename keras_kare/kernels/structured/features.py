@@ -13,7 +13,6 @@ import tensorflow as tf
 
 from keras_kare.kernels.factors import Cost, Factor, cross_of, gram_of
 from keras_kare.kernels.jacobian import jacobian_factor, outputs_of
-from keras_kare.kernels.memory import NOTHING, Footprint
 from keras_kare.kernels.structured.capture import Recorder, Site, recording
 
 
@@ -46,7 +45,7 @@ class Plan:
             once (`pfor`), which it cannot through grouped convolutions on a CPU.
         outputs: Number of outputs of the network.
         shares: What each group of variables costs.
-        footprint: What the forward and the backward pass hold, a row.
+        footprint: Bytes that the forward and the backward pass hold, a row.
     """
 
     structured: tuple[keras.Variable, ...]
@@ -56,7 +55,7 @@ class Plan:
     vectorizes: bool = True
     outputs: int = 1
     shares: tuple[PlannedShare, ...] = ()
-    footprint: Footprint = NOTHING
+    footprint: float = 0.0
     _ids: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +89,10 @@ class FeatureMap:
         self.outputs = outputs
         self.dtype = dtype
         self._like: list[Factor] = []
+        # Per-example gradients are as exact as the network's passes are; only what
+        # sums over them needs more.
+        exact = any(v.dtype == "float64" for v in network.trainable_variables)
+        self.inner = dtype if exact else tf.float32
 
     def gram(self, x: Any) -> tf.Tensor:
         """`J Jᵀ`, `(n, n)` or `(n, n, c, c)`."""
@@ -110,7 +113,8 @@ class FeatureMap:
 
     def factors(self, x: Any) -> list[Factor]:
         """All shares of `x`, in the form in which rows meet most cheaply."""
-        return [factor.condensed() for _, factor in self.shares(x)]
+        shares = self.shares(x)
+        return [factor.condensed().cast(self.dtype) for _, factor in shares]
 
     def gram_of(self, factors: Sequence[Factor]) -> tf.Tensor:
         """Kernel values between all rows of these factors."""
@@ -219,7 +223,12 @@ class FeatureMap:
         traced = [_Traced(self, x) for x in inputs]
         total = None
         if traced[0].structured:
-            total = product(*([factor for _, factor in t.structured] for t in traced))
+            total = product(
+                *(
+                    [factor.condensed().cast(self.dtype) for _, factor in t.structured]
+                    for t in traced
+                )
+            )
         for variable in self.plan.jacobian:
             with tf.control_dependencies([] if total is None else [total]):
                 part = product(*([t.jacobian(variable)] for t in traced))
@@ -278,7 +287,7 @@ class _Traced:
         self._tape = tape
         gradients = output_gradients(tape, total, recorder.sites)
         self.structured = list(
-            shares(recorder.sites, gradients, plan.serves, features.dtype)
+            shares(recorder.sites, gradients, plan.serves, features.inner)
         )
         found = {id(v) for variables, _ in self.structured for v in variables}
         missing = [v.path for v in plan.structured if id(v) not in found]

@@ -22,7 +22,7 @@ import tensorflow as tf
 
 from keras_kare.kernels.factors import Cost
 from keras_kare.kernels.jacobian import outputs_of
-from keras_kare.kernels.memory import Footprint, footprint
+from keras_kare.kernels.memory import footprint
 from keras_kare.kernels.structured.capture import Recorder, recording
 from keras_kare.kernels.structured.features import Plan, PlannedShare, shares
 from keras_kare.kernels.structured.refusals import (
@@ -100,7 +100,7 @@ def _shares(
     for i in rest:
         size = float(found.count * math.prod(variables[i].shape))
         # Every output of every row goes back through the whole batch.
-        pair = found.count * found.footprint.kept / tf.as_dtype(variables[i].dtype).size
+        pair = found.count * found.footprint / tf.as_dtype(variables[i].dtype).size
         cost = Cost("jacobian", 0.0, 2.0 * size, size, pair)
         planned.append(PlannedShare((variables[i],), cost, fallback=True))
     return tuple(planned)
@@ -128,7 +128,7 @@ class _Found:
     grouped: bool
     costs: list[tuple[list[keras.Variable], Cost]]
     count: int
-    footprint: Footprint
+    footprint: float
     plain: list[np.ndarray | None]
     summed: list[np.ndarray | None]
     structured: list[np.ndarray | None]

@@ -50,6 +50,8 @@ def refuse_coupled(
             continue
         scale = float(np.max(np.abs(b), initial=0.0)) or 1.0
         if float(np.max(np.abs(a - b))) > 0.1 * tolerance * scale:
+            same = trace_and_run(perturbed, x, values).numpy()
+            _refuse_wrong_rules(network, same, f, tolerance)
             raise ValueError(
                 "The outputs of `network` for one row depend on the other rows of the "
                 "batch, or are random, even with `training=False`. Such a network has no "
@@ -57,6 +59,19 @@ def refuse_coupled(
                 "`training=True` in a layer's call, or an axis swapped with the rows. "
                 f"Received: network={network.name!r}"
             )
+
+
+def _refuse_wrong_rules(
+    network: keras.Model, plain: np.ndarray, ruled: np.ndarray, tolerance: float
+) -> None:
+    """The rules must compute what the layers compute."""
+    scale = float(np.max(np.abs(plain), initial=0.0)) or 1.0
+    if float(np.max(np.abs(plain - ruled))) > 0.1 * tolerance * scale:
+        raise ValueError(
+            f"With layer rules, {network.name!r} computes other outputs than without. A "
+            "rule's `call` must compute what its layer's `call` does: mend the rule that "
+            'you registered, or use `method="jacobian"`.'
+        )
 
 
 def refuse_constant_sum(
