@@ -17,7 +17,6 @@ from keras_kare.kernels.recompute import Tiled
 from keras_kare.kernels.structured import probe
 from keras_kare.kernels.structured.features import FeatureMap, Plan
 from keras_kare.kernels.work import (
-    AT_ONCE,
     Runtime,
     Work,
     check_no_out,
@@ -225,7 +224,7 @@ class NTK(Kernel):
         self.check_shapes("x", x)
         features = self._feature_map(x, None)
         rows = int(keras.tree.flatten(x)[0].shape[0])
-        return kernel_plan(features.plan, sizes_of(features), rows, self._limit(), AT_ONCE)
+        return kernel_plan(features.plan, sizes_of(features), rows, self._limit())
 
     def check(self, x: Any, rows: int | None = None) -> None:
         """Refuse rows or weights without an NTK, and plan how to compute it.

@@ -96,6 +96,9 @@ class KernelPlan:
         )
 
 
+AT_ONCE = 2048
+"""Most rows that are computed in one piece; of tiles, symmetry saves half."""
+
 SLACK = 2.0
 """Measured memory was up to 1.8 times what a walk through the graph gives: operations
 run side by side, and keep scratch."""
@@ -131,6 +134,10 @@ class Sizes:
         """Bytes to compute a Gram matrix of so many rows in one piece."""
         return (self.working + self.held) * rows + self.pair * rows**2
 
+    def needs_no_tiles(self, rows: int, limit: float) -> bool:
+        """Whether a Gram matrix of so many rows is computed in one piece."""
+        return rows <= AT_ONCE and self.at_once(rows) <= limit
+
     def for_gradient(self, rows: int) -> float:
         """Bytes to compute it and its gradient by the weights in one piece."""
         return GRADIENT * self.at_once(rows)
@@ -157,11 +164,9 @@ class Sizes:
         return min(rows, tiles * tile)
 
 
-def kernel_plan(
-    plan: Plan, sizes: Sizes, rows: int, limit: int, at_once: int
-) -> KernelPlan:
-    """The plan of a Gram matrix of so many rows; `at_once` rows need no tiles."""
-    whole = rows <= at_once and sizes.at_once(rows) <= limit
+def kernel_plan(plan: Plan, sizes: Sizes, rows: int, limit: int) -> KernelPlan:
+    """The plan of a Gram matrix of so many rows."""
+    whole = sizes.needs_no_tiles(rows, limit)
     pairs = rows**2 if whole else rows * (rows + 1) / 2
     tile = rows if whole else sizes.tile(rows, limit)
     panel = rows if whole else sizes.panel(rows, max(tile, 1), limit)

@@ -16,10 +16,6 @@ from keras_kare.kernels.plan import Sizes
 from keras_kare.kernels.recompute import Tiled, attach
 from keras_kare.kernels.structured.features import FeatureMap, Plan
 
-AT_ONCE = 2048
-"""Most rows that are computed in one piece; more go in tiles, of which symmetry saves
-half."""
-
 
 class Runtime:
     """What one process has planned and traced; never tracked, saved or copied."""
@@ -56,7 +52,7 @@ class Work:
     def gram(self, x: Any, out: Any, fingerprint: Callable[[], str]) -> Any:
         """Into a tensor, an array or a file; see `NTK.gram`."""
         rows = _count(x)
-        if out is None and rows <= AT_ONCE and self.sizes.at_once(rows) <= self.limit:
+        if out is None and self.sizes.needs_no_tiles(rows, self.limit):
             return self._call("gram", x)
         grid = self._grid(rows, rows, symmetric=True)
         values = self._fill(grid, (x, x), out, fingerprint)
@@ -68,7 +64,7 @@ class Work:
         """Into a tensor, an array or a file; see `NTK.cross`."""
         rows, columns = _count(x1), _count(x2)
         most = max(rows, columns)
-        if out is None and most <= AT_ONCE and self.sizes.at_once(most) <= self.limit:
+        if out is None and self.sizes.needs_no_tiles(most, self.limit):
             return self._call("cross", x1, x2)
         grid = self._grid(rows, columns, symmetric=False)
         values = self._fill(grid, (x1, x2), out, fingerprint)

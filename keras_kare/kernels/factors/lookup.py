@@ -11,7 +11,7 @@ from keras_kare.kernels.factors.factor import Cost, Factor
 DENSE = 4
 """Entries that at least one row in so many uses are multiplied as dense matrices."""
 
-WIDTHS = (1, 4, 16, 64, 256, 1024, 4096)
+WIDTHS = (4, 16, 64, 256)
 """Entries are grouped by how many rows use them; above the last, they are dense."""
 
 
