@@ -300,7 +300,7 @@ class NTK(Kernel):
         if verb == "gram":
             return work.gram(rows[0], out, self.fingerprint)
         if verb == "cross":
-            return work.cross(*rows, out, self.fingerprint)
+            return work.cross(rows[0], rows[1], out, self.fingerprint)
         extra = keras.tree.map_structure(tf.convert_to_tensor, extra)
         return getattr(work, verb)(rows[0], *extra)
 

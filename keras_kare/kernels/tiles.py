@@ -138,7 +138,7 @@ def mirrored(values: Any) -> Any:
 class ArrayTarget:
     """A NumPy array, in memory or mapped from a disk."""
 
-    def __init__(self, array: np.ndarray, symmetric: bool):
+    def __init__(self, array: Any, symmetric: bool):
         self.array = array
         self.symmetric = symmetric
 

@@ -72,7 +72,7 @@ class LookupFactor(Factor):
 
     def cost(self, outputs: int | None = None) -> Cost:
         """Counted as if each position met one other of each row; data decides."""
-        steps, count, q = self.indices.shape[1] or 1, *self.b.shape[2:]
+        steps, (count, q) = self.indices.shape[1] or 1, self.b.shape[2:]
         numbers = float(steps * (outputs or count) * q)
         return Cost("lookup", 2.0 * numbers, 2.0 * numbers, 2.0 * numbers, 8.0 * steps)
 
