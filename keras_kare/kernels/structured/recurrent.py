@@ -45,8 +45,15 @@ class RecurrentRule(LayerRule):
         mask: Any = None,
         training: Any = False,
     ) -> Any:
-        if training or sequences.shape[1] is None:
+        if training:
             return NotImplemented
+        if sequences.shape[1] is None:
+            raise ValueError(
+                f"The kernel unrolls {layer.name!r}, so the length of its sequences must "
+                "be known: give it in the signature of your `tf.function`, or use "
+                '`method="jacobian"`. Received: sequences of shape '
+                f"{tuple(sequences.shape)}"
+            )
         with _unrolled(layer):
             return _KERAS_CALL(layer, sequences, initial_state, mask, False)
 

@@ -1,0 +1,190 @@
+"""What a plan says, and the windows of convolutions against TensorFlow's own."""
+
+from __future__ import annotations
+
+import itertools
+
+import keras
+import networks
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import keras_kare as kk
+from keras_kare.kernels.factors import OuterFactor, Windows
+from keras_kare.kernels.factors.windows import outer_products
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def path_of(plan, word):
+    return next(layer for layer in plan.layers if any(word in v for v in layer.variables))
+
+
+class TestTable:
+    def plan(self, rng, rows=10, **kwargs):
+        network = keras.Sequential(
+            [
+                keras.Input((6,), dtype="int32"),
+                layers.Embedding(50, 4, name="table"),
+                layers.Dense(3, "tanh", name="each"),
+                networks.OwnWeight(name="own"),
+                layers.Flatten(),
+                layers.Dense(100, "tanh", name="wide"),
+                layers.Dense(100, "tanh", name="wider"),
+                layers.Dense(1, name="last"),
+            ]
+        )
+        kernel = kk.kernels.NTK(network, **kwargs)
+        with pytest.warns(UserWarning, match="own/variable"):
+            return kernel.plan(rng.integers(0, 9, size=(rows, 6)))
+
+    def test_paths(self, rng):
+        plan = self.plan(rng)
+        assert path_of(plan, "table").path == "lookup"
+        assert path_of(plan, "each").path == "products"
+        assert path_of(plan, "wider").path == "positions"
+        assert path_of(plan, "last").path == "products"
+        fallbacks = [layer for layer in plan.layers if layer.fallback]
+        assert [layer.path for layer in fallbacks] == ["jacobian"]
+        assert "own/variable" in fallbacks[0].variables[0]
+
+    def test_counts(self, rng):
+        """`n²` pairs of `p + q` multiply-adds and one product each: `2 (p + q + 1)`."""
+        layer = path_of(self.plan(rng), "wider")
+        assert layer.flops == 10**2 * 2 * (100 + 100 + 1)
+        assert layer.bytes == 10 * (100 + 100) * 8
+
+    def test_more_outputs_cost_more(self, rng):
+        network = networks.mlp(width=100, c=5)
+        x = rng.normal(size=(10, networks.D))
+        one, five = (kk.kernels.NTK(network, o).plan(x) for o in ("sum", "trace"))
+        assert path_of(five, "dense_1").flops == 10**2 * 2 * (100 + 5 * 100 + 1)
+        assert one.flops < five.flops
+
+    def test_table_for_people(self, rng):
+        text = str(self.plan(rng))
+        head, *rows, total = text.splitlines()
+        assert head.split() == ["variables", "path", "GFLOP", "held", "fallback"]
+        assert len(rows) == 6
+        assert sum(row.endswith("yes") for row in rows) == 1
+        assert total.startswith("10 rows, all at once")
+        tiled = str(self.plan(rng, rows=5000, memory_limit=10**9))
+        assert "5000 rows, in tiles of" in tiled
+        assert "limit 1 GB" in tiled
+
+    def test_bad_rows(self, rng):
+        kernel = kk.kernels.NTK(networks.mlp())
+        with pytest.raises(ValueError, match="no rows|empty"):
+            kernel.plan(np.zeros((0, networks.D)))
+
+
+GEOMETRIES = list(
+    itertools.product(
+        [(1, 1), (2, 3), (3, 2)],  # size
+        [((1, 1), (1, 1)), ((2, 3), (1, 1)), ((1, 1), (2, 3))],  # strides, dilation
+        ["valid", "same"],
+    )
+)
+
+
+@pytest.mark.parametrize(("size", "steps", "padding"), GEOMETRIES)
+def test_windows(size, steps, padding, rng):
+    """A convolution is a product of windows; its gradients are those of the products."""
+    strides, dilation = steps
+    windows = Windows(size, strides, dilation, padding)
+    x = tf.constant(rng.normal(size=(2, 8, 9, 3)))
+    kernel = tf.constant(rng.normal(size=(*size, 3, 4)))
+
+    def convolve(x):
+        return tf.nn.convolution(x, kernel, strides, padding.upper(), dilations=dilation)
+
+    expected = convolve(x)
+    count = expected.shape[1:3]
+    flat = tf.reshape(kernel, (-1, 4))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        by_windows = tf.tensordot(windows.stacked(x, count), flat, 1)
+        weighted = tf.reduce_sum(tf.sin(by_windows))
+        plain = tf.reduce_sum(tf.sin(convolve(x)))
+    np.testing.assert_allclose(by_windows, expected, atol=1e-12)
+    np.testing.assert_allclose(
+        tape.gradient(weighted, x), tape.gradient(plain, x), atol=1e-12
+    )
+
+
+@pytest.mark.parametrize(("size", "steps", "padding"), GEOMETRIES[::3])
+def test_products_tap_by_tap(size, steps, padding, rng):
+    """Values and gradients of the same products with an array of all windows."""
+    windows = Windows(size, *steps, padding)
+    x = tf.constant(rng.normal(size=(2, 8, 9, 3)))
+    count = tf.nn.convolution(
+        x, tf.zeros((*size, 3, 1), x.dtype), steps[0], padding.upper(), dilations=steps[1]
+    ).shape[1:3]
+    b = tf.constant(rng.normal(size=(2, *count, 5)))
+
+    def with_all_windows(x, b):
+        a = tf.reshape(windows.stacked(x, count), (2, 1, -1, 3 * windows.taps))
+        return OuterFactor(a, tf.reshape(b, (2, 1, -1, 1, 5))).formed().j
+
+    def tap_by_tap(x, b):
+        return tf.reshape(outer_products(windows, x, b), (2, 1, -1))
+
+    results = []
+    for function in (with_all_windows, tap_by_tap):
+        with tf.GradientTape() as tape:
+            tape.watch([x, b])
+            j = function(x, b)
+            total = tf.reduce_sum(tf.sin(j))
+        results.append([j, *tape.gradient(total, [x, b])])
+    for expected, got in zip(*results, strict=True):
+        np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+class TestRules:
+    def test_a_rule_that_computes_something_else(self, rng):
+        class Twice(layers.Layer):
+            def build(self, shape):
+                self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+            def call(self, inputs):
+                return 2.0 * inputs * self.scale
+
+        class WrongRule(kk.kernels.LayerRule):
+            def call(self, layer, watch, inputs):
+                def factor(variables, gradients):
+                    return kk.kernels.FullFactor(inputs[:, None] * gradients)
+
+                return watch(inputs * layer.scale, [layer.scale], factor)
+
+        kk.kernels.register_rule(Twice, WrongRule())
+        network = networks.with_layers(Twice)()
+        with pytest.raises(ValueError, match="other outputs than without"):
+            kk.kernels.NTK(network).gram(rng.normal(size=(4, networks.D)))
+
+    def test_a_rule_that_declines(self, rng):
+        """`NotImplemented` runs the layer's own call; its variables fall back."""
+
+        class Own(networks.OwnWeight):
+            pass
+
+        class Declines(kk.kernels.LayerRule):
+            def call(self, layer, watch, inputs):
+                return NotImplemented
+
+        kk.kernels.register_rule(Own, Declines())
+        network = networks.with_layers(Own)()
+        with pytest.warns(UserWarning, match="plain Jacobian"):
+            kk.kernels.NTK(network).gram(rng.normal(size=(4, networks.D)))
+
+    def test_lengths_that_are_not_known(self, rng):
+        """A function with unknown lengths cannot unroll what the plan unrolled."""
+        network = keras.Sequential(
+            [keras.Input((None, 2)), layers.LSTM(2), layers.Dense(1)]
+        )
+        kernel = kk.kernels.NTK(network)
+        kernel.check(rng.normal(size=(4, 3, 2)))
+        spec = tf.TensorSpec((None, None, 2), "float64")
+        with pytest.raises(ValueError, match="the length of its sequences"):
+            tf.function(kernel.gram).get_concrete_function(spec)
