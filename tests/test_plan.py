@@ -76,7 +76,7 @@ class TestTable:
 
     def test_bad_rows(self, rng):
         kernel = kk.kernels.NTK(networks.mlp())
-        with pytest.raises(ValueError, match="no rows|empty"):
+        with pytest.raises(ValueError, match=r"no rows|empty"):
             kernel.plan(np.zeros((0, networks.D)))
 
 
