@@ -19,6 +19,9 @@ import tensorflow as tf
 SHOW_AFTER = 3.0
 """Seconds after which a progress bar appears."""
 
+ALIGNMENT = 64
+"""Bytes that TensorFlow wants the address of an array to be a multiple of."""
+
 
 class Engine(Protocol):
     """What a tile is computed with."""
@@ -125,16 +128,6 @@ def _side(grid: Grid, side: int, index: int) -> slice:
     return grid.bounds(index, (grid.rows, grid.columns)[side])
 
 
-def mirrored(values: Any) -> Any:
-    """`K(x', x)` from `K(x, x')`: rows swapped, and outputs of a full kernel too."""
-    order = (1, 0, 3, 2) if len(values.shape) == 4 else (1, 0)
-    return (
-        np.transpose(values, order)
-        if isinstance(values, np.ndarray)
-        else tf.transpose(values, order)
-    )
-
-
 class ArrayTarget:
     """A NumPy array, in memory or mapped from a disk."""
 
@@ -149,33 +142,28 @@ class ArrayTarget:
         block = values.numpy()
         self.array[rows, columns] = block
         if self.symmetric and i != j:
-            self.array[columns, rows] = mirrored(block)
+            # `K(x', x)`: rows swapped, and the outputs of a full kernel too.
+            order = (1, 0, 3, 2) if block.ndim == 4 else (1, 0)
+            self.array[columns, rows] = block.transpose(order)
 
     def close(self) -> None:
         pass
 
 
-class DeviceTarget:
-    """A tensor on the device, filled in place: never two copies of the result."""
+class TensorTarget(ArrayTarget):
+    """A tensor: never two copies of the result in the memory of the host."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: tf.DType, symmetric: bool):
-        self.variable = tf.Variable(tf.zeros(shape, dtype), trainable=False)
-        self.symmetric = symmetric
-
-    def done(self, i: int, j: int) -> bool:
-        return False
-
-    def write(self, i: int, j: int, rows: slice, columns: slice, values: tf.Tensor) -> None:
-        self.variable[rows, columns].assign(values)
-        if self.symmetric and i != j:
-            self.variable[columns, rows].assign(mirrored(values))
-
-    def close(self) -> None:
-        pass
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype, symmetric: bool):
+        size = math.prod(shape) * dtype.itemsize
+        raw = np.empty(size + ALIGNMENT, np.uint8)
+        begin = -raw.ctypes.data % ALIGNMENT
+        array = raw[begin : begin + size].view(dtype).reshape(shape)
+        super().__init__(array, symmetric)
 
     def result(self) -> tf.Tensor:
-        """All values."""
-        return self.variable.read_value()
+        """All values; the array must not be written to any more."""
+        shared = tf.experimental.dlpack.from_dlpack(self.array.__dlpack__())
+        return tf.identity(shared)  # on the default device; no copy on a CPU
 
 
 class _Progress:

@@ -123,7 +123,7 @@ class Work:
         engine = _Engine(self, sides)
         if out is None:
             _check_result(shape, dtype)
-            target = tiles.DeviceTarget(shape, features.dtype, grid.symmetric)
+            target = tiles.TensorTarget(shape, dtype, grid.symmetric)
             tiles.compute(engine, grid, target)
             return target.result()
         if isinstance(out, np.ndarray):
