@@ -4,6 +4,7 @@
 # make coverage     tests with line coverage
 # make test-oldest  tests with the oldest dependencies that are supported
 # make benchmark    prints ratios measured in one run
+# make benchmark-ntk  the same against torch.func and neural-tangents, in venvs of their own
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ WORKERS ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export KERAS_BACKEND = tensorflow
 
-.PHONY: quickstart test coverage lint test-oldest benchmark tutorial clean
+.PHONY: quickstart test coverage lint test-oldest benchmark benchmark-ntk clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -43,6 +44,17 @@ test-oldest:
 benchmark: $(VENV)/.installed
 	$(BIN)/python benchmarks/kare_step.py
 	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/scale.py
+
+.venv-torch/.installed: benchmarks/peers/torch.txt
+.venv-neural-tangents/.installed: benchmarks/peers/neural_tangents.txt
+.venv-torch/.installed .venv-neural-tangents/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --disable-pip-version-check -r $<
+	touch $@
+
+benchmark-ntk: $(VENV)/.installed .venv-torch/.installed .venv-neural-tangents/.installed
+	$(BIN)/python benchmarks/ntk.py --plot benchmarks/ntk.png
 
 clean:
-	rm -rf $(VENV) .venv-oldest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache quickstart
+	rm -rf $(VENV) .venv-oldest .venv-torch .venv-neural-tangents build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache quickstart
