@@ -248,22 +248,23 @@ def show_disk() -> None:
     try:
         command = [sys.executable, __file__, "--one", "disk", folder, str(n), str(images)]
         first = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        time.sleep(60)
+        time.sleep(35)
         first.send_signal(signal.SIGINT)
         _, errors = first.communicate()
         note = Path(folder) / "gram.npy.tiles.json"
-        done = json.loads(note.read_text())["done"]
+        noted = json.loads(note.read_text())
+        done, tile = noted["done"], noted["tile"]
         stamp = (Path(folder) / "gram.npy").stat().st_size
-        print(f"Ctrl-C after 60 s: {len(done)} tiles done; the last lines it printed:")
+        print(f"Ctrl-C after 35 s: {len(done)} tiles done; the last lines it printed:")
         for line in errors.decode().strip().splitlines()[-2:]:
             print(f"    {line}")
         begun = np.load(Path(folder) / "gram.npy", mmap_mode="r")
-        kept = [np.array(begun[i * 64, j * 64]) for i, j in done[:5]]
+        kept = [np.array(begun[i * tile, j * tile]) for i, j in done]
         second = subprocess.run(command, capture_output=True, text=True, check=True)
         seconds = json.loads(second.stdout.strip().splitlines()[-1])["seconds"]
         total = len(json.loads(note.read_text())["done"])
         values = np.load(Path(folder) / "gram.npy", mmap_mode="r")
-        again = [np.array(values[i * 64, j * 64]) for i, j in done[:5]]
+        again = [np.array(values[i * tile, j * tile]) for i, j in done]
         print(
             f"The same call again: {total - len(done)} of {total} tiles in {seconds:.0f} s"
         )
