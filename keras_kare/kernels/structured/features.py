@@ -285,7 +285,7 @@ class _Traced:
             self._targets = tf.matmul(f, cotangents, transpose_b=True)
             total = tf.reduce_sum(self._targets, axis=0)
         self._tape = tape
-        gradients = output_gradients(tape, total, recorder.sites)
+        gradients = output_gradients(tape, total, recorder.sites, plan.vectorizes)
         self.structured = list(
             shares(recorder.sites, gradients, plan.serves, features.inner)
         )
@@ -337,7 +337,7 @@ def shares(
 
 
 def output_gradients(
-    tape: tf.GradientTape, total: tf.Tensor, sites: list[Site]
+    tape: tf.GradientTape, total: tf.Tensor, sites: list[Site], vectorize: bool
 ) -> dict[int, tf.Tensor]:
     """Gradients of each of the `C` totals by each `h` that was watched, `(C, n, ...)`.
 
@@ -351,5 +351,10 @@ def output_gradients(
         gradients = tape.gradient(total, sources, unconnected_gradients=zero)
         gradients = [g[None] for g in gradients]
     else:
-        gradients = tape.jacobian(total, sources, unconnected_gradients=zero)
+        gradients = tape.jacobian(
+            total,
+            sources,
+            unconnected_gradients=zero,
+            experimental_use_pfor=vectorize,
+        )
     return {id(h): g for h, g in zip(sources, gradients, strict=True)}

@@ -304,7 +304,13 @@ def _without_none(gradients: list[Any]) -> dict[str, tf.Tensor]:
 
 
 def _is_grouped(op: Any) -> bool:
-    """Whether this is a convolution over groups of channels."""
+    """Whether this is a convolution over groups of channels.
+
+    TensorFlow cannot vectorise it on a CPU, where Keras compiles it by XLA.
+    """
+    if op.type.endswith("PartitionedCall"):
+        compiled = op.node_def.attr.get("_XlaMustCompile")
+        return compiled is not None and bool(compiled.b)
     if op.type not in ("Conv2D", "Conv3D"):
         return False
     first = op.get_attr("data_format").decode().startswith("NC")
