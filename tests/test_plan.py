@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kare as kk
-from keras_kare.kernels.factors import OuterFactor, Windows
+from keras_kare.kernels.factors import FullFactor, LookupFactor, OuterFactor, Windows
 from keras_kare.kernels.factors.windows import outer_products
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -140,6 +140,45 @@ def test_products_tap_by_tap(size, steps, padding, rng):
         results.append([j, *tape.gradient(total, [x, b])])
     for expected, got in zip(*results, strict=True):
         np.testing.assert_allclose(got, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_lookup(count, rng):
+    """Words as rare and as frequent as in text, against a dense table of gradients."""
+    n1, n2, steps, q, size = 60, 41, 9, 2, 200
+    words = [np.minimum(rng.zipf(1.3, (n, steps)), size) - 1 for n in (n1, n2)]
+    users = [np.sum(np.any(words[0] == v, axis=1)) for v in np.unique(words[0])]
+    assert min(users) == 1  # entries of one row, of a few rows, and of most
+    assert any(4 < u < n1 / 4 for u in users)
+    assert max(users) > n1 / 4
+    b = [tf.constant(rng.normal(size=(n, steps, count, q))) for n in (n1, n2)]
+
+    def dense(ids, b):
+        one_hot = tf.one_hot(ids, size, dtype=b.dtype)
+        return FullFactor(tf.einsum("itv,itkq->ikvq", one_hot, b))
+
+    def lookup(ids, b):
+        return LookupFactor(tf.constant(ids), b, size)
+
+    one, other = (
+        [make(*pair) for pair in zip(words, b, strict=True)] for make in (lookup, dense)
+    )
+    pairs = [
+        (one[0].gram(), other[0].gram()),
+        (one[0].cross(one[1]), other[0].cross(other[1])),
+        (one[0].blocks(one[1]), other[0].blocks(other[1])),
+        (one[0].diag(), other[0].diag()),
+        (one[0].diag_blocks(), other[0].diag_blocks()),
+    ]
+    for a, expected in pairs:
+        np.testing.assert_allclose(a, expected, atol=1e-11)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(b[0])
+        totals = [
+            tf.reduce_sum(tf.sin(make(words[0], b[0]).gram())) for make in (lookup, dense)
+        ]
+    got, expected = (tape.gradient(total, b[0]) for total in totals)
+    np.testing.assert_allclose(got, expected, atol=1e-10)
 
 
 class TestRules:

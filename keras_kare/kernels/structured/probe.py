@@ -66,10 +66,9 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     if outputs == "sum" and found.f.shape[1] > 1:
         refuse_constant_sum(found.summed, found.plain, tolerance)
     largest = max((_size(g) for g in found.plain if g is not None), default=0.0)
+    least = max(1e-3, tolerance) * largest
     served = [
-        i
-        for i in alive
-        if _agrees(found.plain[i], found.structured[i], tolerance, 1e-3 * largest)
+        i for i in alive if _agrees(found.plain[i], found.structured[i], tolerance, least)
     ]
     rest = [i for i in alive if i not in served]
     plan = Plan(
