@@ -242,9 +242,7 @@ class OwnCell(layers.SimpleRNNCell):
 
 
 def own_cell() -> Any:
-    return keras.Sequential(
-        [keras.Input((2, 2)), layers.RNN(OwnCell(2)), layers.Dense(1)]
-    )
+    return keras.Sequential([keras.Input((2, 2)), layers.RNN(OwnCell(2)), layers.Dense(1)])
 
 
 def dead_branch() -> Any:

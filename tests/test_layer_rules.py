@@ -1,0 +1,261 @@
+"""Each layer rule against the plain definition and against finite differences.
+
+Tracing would take most of the time. So all networks are computed op by op, and a sample
+of them is traced, as users' networks are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from layer_networks import FALLBACK, NETWORKS, randomise, rows_for
+
+import keras_kare as kk
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+COMPILED = [name for name in NETWORKS if "groups" in name]
+"""Grouped convolutions, which Keras compiles anew at each call that is not traced."""
+
+TRACED = [
+    *COMPILED,
+    "dense: at two lengths",
+    "dense: unknown length",
+    "einsum: abc,bcd->abd",
+    "einsum: ab...,bc->ac...",
+    "conv1d: causal, dilation",
+    "conv1d: unknown length",
+    "conv2d: unknown size",
+    "conv2d: wide",
+    "conv3d: strides, same",
+    "depthwise: 2D, multiplier",
+    "separable: 1D, multiplier, strides",
+    "transposed: 2D, output padding, same",
+    "embedding: unknown length",
+    "embedding: twice",
+    "normalization: batch, axis 1",
+    "normalization: layer, unknown length",
+    "normalization: group",
+    "prelu: rank 3",
+    "attention: causal",
+    "attention: grouped, mask",
+    "recurrent: rnn, backwards",
+    "recurrent: lstm, padded, sequences",
+    "recurrent: gru, reset before",
+    "time distributed: model",
+]
+
+OUTPUTS_TRACED = [
+    "einsum: abc,bcd->abd bias d",
+    "conv1d: valid",
+    "conv2d: groups, strides, same",
+    "depthwise: 2D, no bias",
+    "transposed: 2D",
+    "embedding: tokens",
+    "normalization: layer, rank 2",
+    "attention: self",
+    "recurrent: lstm, sequences",
+]
+
+Combine = Callable[[np.ndarray], np.ndarray]
+COMBINATIONS: dict[str, Combine] = {
+    "sum": lambda blocks: blocks.sum((-2, -1)),
+    "trace": lambda blocks: np.trace(blocks, axis1=-2, axis2=-1) / blocks.shape[-1],
+    "full": lambda blocks: blocks,
+}
+
+
+def relative(a: Any, b: Any) -> float:
+    a, b = np.asarray(a, "float64"), np.asarray(b, "float64")
+    assert a.shape == b.shape
+    return float(np.max(np.abs(a - b)) / np.max(np.abs(b)))
+
+
+def jacobians_by_hand(network: Any, *inputs: Any) -> list[np.ndarray]:
+    """`(n, c, P)`, one output of one row at a time: shares no code with the library."""
+    variables = [v.value for v in network.trainable_variables]
+
+    @tf.function(autograph=False)
+    def gradient(row: Any, output: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            f = tf.reshape(network(row, training=False), (-1,))[output]
+        parts = tape.gradient(f, variables, unconnected_gradients="zero")
+        dense = [tf.convert_to_tensor(part) for part in parts]  # not rows of a table
+        return tf.concat([tf.reshape(part, (-1,)) for part in dense], axis=0)
+
+    def of_row(x: Any, i: int) -> np.ndarray:
+        row = keras.tree.map_structure(lambda t: tf.constant(t[i : i + 1]), x)
+        return np.stack([gradient(row, tf.constant(k)) for k in range(c)])
+
+    c = int(np.prod(network.output_shape[1:]))
+    sizes = [keras.tree.flatten(x)[0].shape[0] for x in inputs]
+    return [
+        np.stack([of_row(x, i) for i in range(n)])
+        for x, n in zip(inputs, sizes, strict=True)
+    ]
+
+
+def blocks_of(j1: np.ndarray, j2: np.ndarray) -> np.ndarray:
+    return np.einsum("ikp,jlp->ijkl", j1, j2)
+
+
+@contextlib.contextmanager
+def rules_serve(promised: bool = True) -> Iterator[None]:
+    """The plain Jacobian is taken, and announced, only where no rules are promised."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    messages = [str(w.message) for w in caught if "plain Jacobian" in str(w.message)]
+    assert bool(messages) is not promised, messages
+
+
+def op_by_op(kernel: Any, outputs: str, x: Any) -> Any:
+    """What the kernel traces, not traced."""
+    with mock.patch.object(kernel, "outputs", outputs):
+        return kernel._feature_map(x, None)
+
+
+def gradient_error(
+    network: Any,
+    gram: Callable[[Any], Any],
+    x: Any,
+    rng: np.random.Generator,
+    step: float = 1e-5,
+) -> float:
+    """KARE's derivative in one direction against a central difference, relative.
+
+    The direction is along the gradient of each variable, and as far at random: one
+    variable with a wrong gradient shows.
+    """
+    variables = [v.value for v in network.trainable_variables]
+    n = keras.tree.flatten(x)[0].shape[0]
+    y, ridge = rng.normal(size=(n, 1)), 0.1 * float(np.trace(gram(x))) / n**2
+
+    def risk() -> tf.Tensor:
+        return kk.risk.kare(y, gram(x), ridge)
+
+    with tf.GradientTape() as tape:
+        value = risk()
+    found = tape.gradient(value, variables, unconnected_gradients="zero")
+    gradients = [tf.convert_to_tensor(g).numpy() for g in found]  # not rows of a table
+    ways = [unit(g) + unit(rng.normal(size=g.shape)) for g in gradients]
+    slope = sum(float(np.sum(g * w)) for g, w in zip(gradients, ways, strict=True))
+    start = [v.numpy() for v in variables]
+
+    def moved(distance: float) -> float:
+        for v, s, w in zip(variables, start, ways, strict=True):
+            v.assign(s + distance * w)
+        return float(risk())
+
+    measured = (moved(step) - moved(-step)) / (2 * step)
+    moved(0.0)
+    return abs(slope - measured) / abs(measured)
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    length = np.linalg.norm(x)
+    return x / length if length else x
+
+
+def problem(name: str, rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    network = randomise(NETWORKS[name](), rng)
+    return network, rows_for(network, 5, rng), rows_for(network, 3, rng)
+
+
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name not in COMPILED])
+def test_kernel_and_gradient(name, rng):
+    network, x1, x2 = problem(name, rng)
+    kernel = kk.kernels.NTK(network)
+    with rules_serve(name not in FALLBACK):
+        kernel.check(x1)
+
+    j1, j2 = jacobians_by_hand(network, x1, x2)
+    t1, t2 = (keras.tree.map_structure(tf.constant, x) for x in (x1, x2))
+    for outputs, combine in COMBINATIONS.items():
+        if outputs == "trace" and j1.shape[1] == 1:
+            continue  # the same cotangents as of the sum
+        features = op_by_op(kernel, outputs, x1)
+        gram, cross = combine(blocks_of(j1, j1)), combine(blocks_of(j1, j2))
+        assert relative(features.gram(t1), gram) < 1e-10, outputs
+        assert relative(features.cross(t1, t2), cross) < 1e-10, outputs
+        diagonal = np.einsum("ii...->i...", gram)
+        assert relative(features.diag(t1), diagonal) < 1e-10, outputs
+        if outputs != "full":
+            v = tf.constant(rng.normal(size=(3, 2)))
+            product = features.jvp(t1, features.vjp(t2, v))
+            assert relative(product, cross @ v) < 1e-10, outputs
+        if outputs == "sum":
+            assert gradient_error(network, features.gram, t1, rng) < 1e-6
+
+
+@pytest.mark.parametrize("name", TRACED)
+def test_traced(name, rng):
+    """By the public method, which traces for any number of rows."""
+    network, x, _ = problem(name, rng)
+    kernel = kk.kernels.NTK(network)
+    with rules_serve():
+        kernel.check(x)
+    (j,) = jacobians_by_hand(network, x)
+    assert relative(kernel.gram(x), COMBINATIONS["sum"](blocks_of(j, j))) < 1e-10
+    assert gradient_error(network, kernel.gram, x, rng) < 1e-6
+
+
+@pytest.mark.parametrize("name", OUTPUTS_TRACED)
+@pytest.mark.parametrize("outputs", ["trace", "full"])
+def test_outputs_traced(name, outputs, rng):
+    network, x1, x2 = problem(name, rng)
+    kernel, combine = kk.kernels.NTK(network, outputs), COMBINATIONS[outputs]
+    j1, j2 = jacobians_by_hand(network, x1, x2)
+    assert j1.shape[1] > 1
+    gram, cross = combine(blocks_of(j1, j1)), combine(blocks_of(j1, j2))
+    assert relative(kernel.gram(x1), gram) < 1e-10
+    assert relative(kernel.cross(x1, x2), cross) < 1e-10
+    assert relative(kernel.diag(x1), np.einsum("ii...->i...", gram)) < 1e-10
+    if outputs == "trace":
+        v = rng.normal(size=(3, 2))
+        assert relative(kernel.jvp(x1, kernel.vjp(x2, v)), cross @ v) < 1e-10
+
+
+@contextlib.contextmanager
+def policy(name: str) -> Iterator[None]:
+    """Networks made here compute in another type than float64."""
+    before = keras.config.floatx(), keras.config.dtype_policy()
+    keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy(name)
+    try:
+        yield
+    finally:
+        keras.config.set_floatx(before[0])
+        keras.config.set_dtype_policy(before[1])
+
+
+@pytest.mark.parametrize("name", OUTPUTS_TRACED)
+@pytest.mark.parametrize(
+    ("dtype_policy", "bound"), [("float32", 1e-4), ("mixed_bfloat16", 5e-2)]
+)
+def test_low_precision(name, dtype_policy, bound, rng):
+    network, x, _ = problem(name, rng)
+    (j,) = jacobians_by_hand(network, x)
+    expected = COMBINATIONS["sum"](blocks_of(j, j))
+    with policy(dtype_policy):
+        copy = NETWORKS[name]()
+        copy.set_weights(network.get_weights())
+        kernel = kk.kernels.NTK(copy)
+        with tf.GradientTape() as tape:
+            gram = kernel.gram(x)
+            risk = kk.risk.kare(rng.normal(size=(5, 1)), gram, 0.1)
+        variables = [v.value for v in copy.trainable_variables]
+        found = tape.gradient(risk, variables, unconnected_gradients="zero")
+        gradients = [tf.convert_to_tensor(g).numpy() for g in found]
+    assert gram.dtype == tf.float32
+    assert relative(gram, expected) < bound
+    assert all(np.all(np.isfinite(g)) for g in gradients)
+    assert any(np.any(g != 0.0) for g in gradients)
