@@ -324,7 +324,6 @@ DEPTHWISE: dict[str, Make] = {
     "2D, frozen kernel": freezing(between((4, 4, 3), Depth2D, 3), Depth2D, "kernel"),
     "2D, frozen bias": freezing(between((4, 4, 3), Depth2D, 3), Depth2D, "bias"),
     "2D, twice": twice((4, 4, 2), Depth2D, 3, padding="same"),
-    "2D, channels first": between((3, 4, 4), Depth2D, 3, data_format="channels_first"),
     "2D, wide": between((3, 3, 40), Depth2D, 2),
 }
 
@@ -373,7 +372,7 @@ TRANSPOSED: dict[str, Make] = {
         (2, 2, 2), Transpose2D, 2, 3, strides=2, output_padding=1
     ),
     "2D, output padding, same": between(
-        (2, 3, 2), Transpose2D, 2, 3, strides=2, output_padding=(1, 0), padding="same"
+        (2, 3, 2), Transpose2D, 2, 3, strides=2, output_padding=1, padding="same"
     ),
     "2D, no bias": between((3, 3, 2), Transpose2D, 3, 2, use_bias=False),
     "2D, frozen kernel": freezing(
@@ -396,6 +395,7 @@ if tf.config.list_physical_devices("GPU"):  # what TensorFlow has no CPU kernels
     CONV2D["channels first, strides, same"] = between(
         (2, 5, 4), Conv2D, 3, 3, strides=2, padding="same", **FIRST
     )
+    DEPTHWISE["2D, channels first"] = between((3, 4, 4), Depth2D, 3, **FIRST)
     TRANSPOSED["1D, dilation"] = between((4, 2), Transpose1D, 3, 2, dilation_rate=2)
     TRANSPOSED["2D, dilation"] = between((3, 3, 2), Transpose2D, 2, 2, dilation_rate=2)
     TRANSPOSED["2D, channels first"] = between(

@@ -64,7 +64,7 @@ def transformer(length: int = 6, width: int = 4) -> Any:
 
 def tagger() -> Any:
     x = keras.Input((4,), dtype="int32")
-    h = layers.Embedding(VOCABULARY, 3, mask_zero=True)(x)
+    h = layers.Embedding(VOCABULARY, 3)(x)
     h = layers.LSTM(3, return_sequences=True)(h)
     h = layers.TimeDistributed(layers.Dense(2, "tanh"))(h)
     return keras.Model(x, layers.Dense(1)(layers.GlobalAveragePooling1D()(h)))

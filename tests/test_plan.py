@@ -115,8 +115,9 @@ def test_windows(size, steps, padding, rng):
 
 
 @pytest.mark.parametrize(("size", "steps", "padding"), GEOMETRIES[::3])
-def test_products_tap_by_tap(size, steps, padding, rng):
+def test_products_of_few_rows_at_a_time(size, steps, padding, rng, monkeypatch):
     """Values and gradients of the same products with an array of all windows."""
+    monkeypatch.setattr("keras_kare.kernels.factors.windows.CHUNK", 1)
     windows = Windows(size, *steps, padding)
     x = tf.constant(rng.normal(size=(2, 8, 9, 3)))
     count = tf.nn.convolution(
@@ -128,11 +129,11 @@ def test_products_tap_by_tap(size, steps, padding, rng):
         a = tf.reshape(windows.stacked(x, count), (2, 1, -1, 3 * windows.taps))
         return OuterFactor(a, tf.reshape(b, (2, 1, -1, 1, 5))).formed().j
 
-    def tap_by_tap(x, b):
+    def by_rows(x, b):
         return tf.reshape(outer_products(windows, x, b), (2, 1, -1))
 
     results = []
-    for function in (with_all_windows, tap_by_tap):
+    for function in (with_all_windows, by_rows):
         with tf.GradientTape() as tape:
             tape.watch([x, b])
             j = function(x, b)

@@ -15,9 +15,6 @@ from keras_kare.kernels.factors.windows import Windows, outer_products
 PASS = 64.0
 """Multiply-adds of a matrix product that take as long as one pass over its result."""
 
-NARROW = 16
-"""Channels below which products tap by tap are slower than an array of windows."""
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -257,11 +254,11 @@ class WindowFactor(OuterFactor):
         self._g = tf.ensure_shape(tf.reshape(self.b, shape), [None, *where, size])
 
     def formed(self) -> FullFactor:
-        count, q = self.b.shape[3:]
-        if min(self._x.shape[-1], count * q) < NARROW:
-            return super().formed()  # short products are slower than an array of windows
+        if not self._g.shape[1:].is_fully_defined():
+            return super().formed()
         j = outer_products(self._windows, self._x, self._g)
-        return self._written_out(tf.reshape(j, (-1, 1, count, q * j.shape[2] * j.shape[3])))
+        count, q = self.b.shape[3:]
+        return self._written_out(tf.reshape(j, (-1, 1, count, q * j.shape[2])))
 
 
 def positions(x: tf.Tensor, lead: int = 1, groups: int = 1) -> tf.Tensor:
@@ -279,9 +276,10 @@ def positions(x: tf.Tensor, lead: int = 1, groups: int = 1) -> tf.Tensor:
     count = inner.num_elements() if inner.is_fully_defined() else -1
     features = x.shape[-1] // groups
     rows = tf.shape(x)[0] if count == -1 else -1
+    if lead == 1 and groups == 1:
+        return tf.reshape(x, (rows, 1, count, features))
     if lead == 1:
-        x = tf.reshape(x, (rows, count, groups, features))
-        return tf.transpose(x, (0, 2, 1, 3)) if groups > 1 else x[:, None, :, 0]
+        return tf.transpose(tf.reshape(x, (rows, count, groups, features)), (0, 2, 1, 3))
     outputs = x.shape[1]
     if groups == outputs == 1:
         return tf.reshape(x, (rows, 1, count, 1, features))

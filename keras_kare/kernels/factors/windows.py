@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,52 +74,77 @@ class Windows:
         return _at_least_zero((count - 1) * s + (k - 1) * d + 1 - length) // 2
 
 
+CHUNK = 2**20
+"""Numbers in an array of windows that is made at a time: few enough for a cache."""
+
+
 def outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     """`sum_t b_t ⊗ window_t(x)` for every row, without an array of all windows.
 
+    Windows are made for a few rows at a time, forwards and backwards: an array of all
+    of them would be `taps` times as large as `x`, and leave every cache.
+
     Args:
         windows: The geometry.
-        x: `(n, ..., p)`.
-        b: `(n, *positions, q)`.
+        x: `(n, ..., p)`, of a known shape but for the rows.
+        b: `(n, *positions, q)`, likewise.
 
     Returns:
-        `(n, q, taps, p)`. Its gradients, too, go tap by tap.
+        `(n, q, taps * p)`.
     """
-    count = [_length(b, axis) for axis in range(1, b.shape.rank - 1)]
+    count, q = b.shape[1:-1], b.shape[-1]
+    steps, size = count.num_elements(), windows.taps * x.shape[-1]
+    step = max(1, CHUNK // (steps * size))
+    n = tf.shape(x)[0]
+
+    def seen(x: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(windows.stacked(x, count), (-1, steps, size))
+
+    def of_rows(
+        function: Callable[..., tuple[tf.Tensor, ...]], *arrays: tf.Tensor
+    ) -> list[tf.Tensor]:
+        """Apply a function to a few rows of all arrays at a time."""
+        chunks = (n + step - 1) // step
+
+        def body(i: tf.Tensor, *found: tf.TensorArray) -> tuple[Any, ...]:
+            rows = slice(i * step, tf.minimum(n, (i + 1) * step))
+            parts = function(*(array[rows] for array in arrays))
+            pairs = zip(found, parts, strict=True)
+            return i + 1, *(array.write(i, part) for array, part in pairs)
+
+        like = [t.shape[1:] for t in function(*(array[:1] for array in arrays))]
+        start = [
+            tf.TensorArray(x.dtype, chunks, infer_shape=False, element_shape=[None, *shape])
+            for shape in like
+        ]
+        _, *done = tf.while_loop(
+            lambda i, *_: i < chunks, body, (0, *start), parallel_iterations=1
+        )
+        shapes = zip(done, like, strict=True)
+        return [tf.ensure_shape(array.concat(), [None, *shape]) for array, shape in shapes]
+
+    def forwards(x: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        # This order of the product is the faster one on a CPU.
+        flat = tf.reshape(b, (-1, steps, q))
+        return (tf.matmul(flat, seen(x), transpose_a=True),)
+
+    def backwards(x: tf.Tensor, b: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            a = seen(x)
+        by_b = tf.matmul(a, g, transpose_b=True)
+        by_a = tf.matmul(tf.reshape(b, (-1, steps, q)), g)
+        by_x = tape.gradient(a, x, output_gradients=by_a)
+        return by_x, tf.reshape(by_b, (-1, *count, q))
 
     @tf.custom_gradient
     def product(x: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        flat = _flat(b)
+        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
+            return of_rows(backwards, x, b, upstream)
 
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            with tf.GradientTape() as tape:
-                tape.watch(x)
-                seen = windows.each(x, count)
-            by_b = [
-                tf.matmul(_flat(part), upstream[:, :, i], transpose_b=True)
-                for i, part in enumerate(seen)
-            ]
-            by_x = [
-                tf.reshape(tf.matmul(flat, upstream[:, :, i]), tf.shape(part))
-                for i, part in enumerate(seen)
-            ]
-            back = tape.gradient(seen, x, output_gradients=by_x)
-            return back, tf.reshape(tf.add_n(by_b), tf.shape(b))
-
-        taps = [
-            tf.matmul(flat, _flat(part), transpose_a=True)
-            for part in windows.each(x, count)
-        ]
-        return tf.stack(taps, axis=2), gradient
+        return of_rows(forwards, x, b)[0], gradient
 
     return product(x, b)
-
-
-def _flat(x: tf.Tensor) -> tf.Tensor:
-    """`(n, T, d)`."""
-    steps = x.shape[1:-1].num_elements() if x.shape[1:-1].is_fully_defined() else -1
-    rows = tf.shape(x)[0] if steps == -1 else -1
-    return tf.reshape(x, (rows, steps, x.shape[-1]))
 
 
 def _cut(
