@@ -316,7 +316,7 @@ def shares(
 
     Args:
         sites: What was watched.
-        gradients: `(C, n, ...)` by the identity of each `h`.
+        gradients: `(n, C, ...)` by the identity of each `h`.
         serves: Whether a variable is asked for.
         dtype: Type of the factors.
     """
@@ -325,10 +325,7 @@ def shares(
         variables = [v for v in site.variables if serves(v)]
         if not variables:
             continue
-        g = gradients[id(site.h)]
-        one = g.shape[0] == 1
-        g = g[0][:, None] if one else tf.transpose(g, (1, 0, *range(2, g.shape.rank)))
-        factor = site.factor(variables, tf.cast(g, dtype))
+        factor = site.factor(variables, tf.cast(gradients[id(site.h)], dtype))
         key = tuple(id(v) for v in variables)
         groups.setdefault(key, (variables, []))[1].append(factor)
     for variables, factors in groups.values():
@@ -339,7 +336,7 @@ def shares(
 def output_gradients(
     tape: tf.GradientTape, total: tf.Tensor, sites: list[Site], vectorize: bool
 ) -> dict[int, tf.Tensor]:
-    """Gradients of each of the `C` totals by each `h` that was watched, `(C, n, ...)`.
+    """Gradients of each of the `C` totals by each `h` that was watched, `(n, C, ...)`.
 
     Rows do not interact, so the gradient of a sum over rows holds each row's own.
     """
@@ -349,7 +346,7 @@ def output_gradients(
     zero = tf.UnconnectedGradients.ZERO
     if total.shape[0] == 1:
         gradients = tape.gradient(total, sources, unconnected_gradients=zero)
-        gradients = [g[None] for g in gradients]
+        gradients = [tf.expand_dims(g, axis=1) for g in gradients]
     else:
         gradients = tape.jacobian(
             total,
@@ -357,4 +354,5 @@ def output_gradients(
             unconnected_gradients=zero,
             experimental_use_pfor=vectorize,
         )
+        gradients = [tf.transpose(g, (1, 0, *range(2, g.shape.rank))) for g in gradients]
     return {id(h): g for h, g in zip(sources, gradients, strict=True)}

@@ -242,7 +242,7 @@ class _Probe:
             if g is None or site.h.shape[0] != f.shape[0]
         }
         known = {
-            id(site.h): g[None]
+            id(site.h): tf.expand_dims(g, axis=1)
             for site, g in zip(sites, gradients, strict=True)
             if g is not None
         }
