@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
@@ -63,6 +63,29 @@ class Windows:
             after.append(_at_least_zero(end - length))
         return _cut(x, begin, before, after, self.strides, count)
 
+    def shifted(self, b: tf.Tensor, length: int) -> tf.Tensor:
+        """What the inputs along the first axis meet: `b`, shifted once a tap.
+
+        Args:
+            b: `(n, *positions, q)`, with a stride of one along the first axis.
+            length: Length of the first axis of the inputs.
+
+        Returns:
+            `(n, length, ..., size[0] * q)`: for each input position the `b` of those
+            windows that have it at their first, second, ... tap.
+        """
+        k, d, count = self.size[0], self.dilation[0], b.shape[1]
+        zeros = self._zeros_before(k, 1, d, count, length)
+        others = b.shape.rank - 3
+        moved = []
+        for tap in range(k):
+            first = zeros - tap * d
+            sides = [max(first, 0)], [max(-first, 0)], [max(first + length - count, 0)]
+            begin, before, after = ([*side, *([0] * others)] for side in sides)
+            shape = [length, *b.shape[2:-1]]
+            moved.append(_cut(b, begin, before, after, (1,) * (others + 1), shape))
+        return tf.concat(moved, axis=-1)
+
     def _taps(self) -> list[tuple[int, ...]]:
         return list(itertools.product(*(range(k) for k in self.size)))
 
@@ -93,12 +116,24 @@ def outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         `(n, q, taps * p)`.
     """
     count, q = b.shape[1:-1], b.shape[-1]
-    steps, size = count.num_elements(), windows.taps * x.shape[-1]
-    step = max(1, CHUNK // (steps * size))
+    # Shifting `b` along the first axis, and `x` along the others, takes fewer numbers
+    # than all windows of `x`, and makes squarer products.
+    shifts = windows.size[0] if windows.strides[0] == 1 else 1
+    if shifts > 1:
+        rest = replace(windows, size=(1, *windows.size[1:]))
+        grid = [x.shape[1], *count[1:]]
+    else:
+        rest, grid = windows, list(count)
+    steps, size = math.prod(grid), rest.taps * x.shape[-1]
+    step = max(1, CHUNK // (steps * (size + shifts * q)))
     n = tf.shape(x)[0]
 
     def seen(x: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(windows.stacked(x, count), (-1, steps, size))
+        return tf.reshape(rest.stacked(x, grid), (-1, steps, size))
+
+    def shifted(b: tf.Tensor) -> tf.Tensor:
+        moved = windows.shifted(b, x.shape[1]) if shifts > 1 else b
+        return tf.reshape(moved, (-1, steps, shifts * q))
 
     def of_rows(
         function: Callable[..., tuple[tf.Tensor, ...]], *arrays: tf.Tensor
@@ -125,24 +160,27 @@ def outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
 
     def forwards(x: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, ...]:
         # This order of the product is the faster one on a CPU.
-        flat = tf.reshape(b, (-1, steps, q))
-        return (tf.matmul(flat, seen(x), transpose_a=True),)
+        return (tf.matmul(shifted(b), seen(x), transpose_a=True),)
 
     def backwards(x: tf.Tensor, b: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, ...]:
         with tf.GradientTape() as tape:
-            tape.watch(x)
-            a = seen(x)
-        by_b = tf.matmul(a, g, transpose_b=True)
-        by_a = tf.matmul(tf.reshape(b, (-1, steps, q)), g)
-        by_x = tape.gradient(a, x, output_gradients=by_a)
-        return by_x, tf.reshape(by_b, (-1, *count, q))
+            tape.watch([x, b])
+            right, left = seen(x), shifted(b)
+        by_right, by_left = tf.matmul(left, g), tf.matmul(right, g, transpose_b=True)
+        return tuple(
+            tape.gradient([right, left], [x, b], output_gradients=[by_right, by_left])
+        )
 
     @tf.custom_gradient
     def product(x: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, Any]:
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
-            return of_rows(backwards, x, b, upstream)
+            g = tf.reshape(upstream, (-1, q, shifts, size))
+            g = tf.reshape(tf.transpose(g, (0, 2, 1, 3)), (-1, shifts * q, size))
+            return of_rows(backwards, x, b, g)
 
-        return of_rows(forwards, x, b)[0], gradient
+        j = tf.reshape(of_rows(forwards, x, b)[0], (-1, shifts, q, size))
+        j = tf.transpose(j, (0, 2, 1, 3))
+        return tf.reshape(j, (-1, q, shifts * size)), gradient
 
     return product(x, b)
 
