@@ -89,12 +89,16 @@ def test_the_main_classes_have_examples():
 
 def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (code,) = FENCE.findall((ROOT / "README.md").read_text())
-    exec(compile(code, "README.md", "exec"), {})
+    model, kernel = FENCE.findall((ROOT / "README.md").read_text())
+    names: dict[str, object] = {}
+    exec(compile(model, "README.md", "exec"), names)
     mse = float(capsys.readouterr().out.strip().splitlines()[-1])
     assert mse < 1.0, "no better than the mean"
     assert (tmp_path / "model.keras").exists()
     assert (tmp_path / "serving" / "saved_model.pb").exists()
+    exec(compile(kernel, "README.md", "exec"), names)
+    assert "products" in capsys.readouterr().out
+    assert np.load(tmp_path / "gram.npy").shape == (442, 442)
 
 
 def test_quickstart_runs(tmp_path):
@@ -226,14 +230,11 @@ class TestRules:
                 return inputs * self.scale
 
         class ScaleRule(kk.kernels.LayerRule):
-            def variables(self, layer):
-                return [layer.scale]
+            def call(self, layer, watch, inputs):
+                def factor(variables, gradients):
+                    return kk.kernels.FullFactor(inputs[:, None] * gradients)
 
-            def linear(self, layer, inputs):
-                return inputs * layer.scale
-
-            def factor(self, layer, variables, inputs, gradients):
-                return kk.kernels.FullFactor(tf.reduce_sum(inputs * gradients, axis=2))
+                return watch(inputs * layer.scale, [layer.scale], factor)
 
         network = networks.with_layers(Scale)()
         x = rng.normal(size=(5, networks.D))
@@ -254,8 +255,11 @@ class TestRules:
             pass
 
         class WrongRule(kk.kernels.structured.dense.DenseRule):
-            def factor(self, layer, variables, inputs, gradients):
-                return super().factor(layer, variables, 2.0 * inputs, gradients)
+            def call(self, layer, watch, inputs, training=None):
+                def doubled(h, variables, factor):
+                    return watch(h, variables, lambda v, g: factor(v, 2.0 * g))
+
+                return super().call(layer, doubled, inputs)
 
         network = networks.with_layers(lambda: Twice(3))()
         x = rng.normal(size=(5, networks.D))

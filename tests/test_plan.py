@@ -60,7 +60,7 @@ class TestTable:
         network = networks.mlp(width=100, c=5)
         x = rng.normal(size=(10, networks.D))
         one, five = (kk.kernels.NTK(network, o).plan(x) for o in ("sum", "trace"))
-        assert path_of(five, "dense_1").flops == 10**2 * 2 * (100 + 5 * 100 + 1)
+        assert five.layers[1].flops == 10**2 * 2 * (100 + 5 * 100 + 1)
         assert one.flops < five.flops
 
     def test_table_for_people(self, rng):

@@ -338,4 +338,4 @@ class TestTraining:
         )
         x, y = rng.normal(size=(20, 8, 8, 2)), rng.normal(size=(20, 1))
         with pytest.raises(ValueError, match="activity regularisers"):
-            self.losses(10**6, network, x, y)
+            self.losses(2 * 10**5, network, x, y)
