@@ -6,6 +6,7 @@ result alive from its own operation to its last use.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -107,11 +108,16 @@ def available() -> int:
 
 def _free_on(gpu: Any) -> int:
     """TensorFlow's pool of the device, less what it has given out."""
-    from tensorflow.python.client import device_lib  # its only list of pool sizes
-
-    sizes = {d.name: d.memory_limit for d in device_lib.list_local_devices()}
     used = tf.config.experimental.get_memory_info(gpu.name.removeprefix("/device:"))
-    return int(sizes[gpu.name] - used["current"])
+    return int(_pools()[gpu.name] - used["current"])
+
+
+@functools.lru_cache(maxsize=1)
+def _pools() -> dict[str, int]:
+    """Bytes that TensorFlow may use of each device."""
+    from tensorflow.python.client import device_lib  # the only list of these
+
+    return {d.name: d.memory_limit for d in device_lib.list_local_devices()}
 
 
 def _system() -> int | None:
