@@ -116,9 +116,12 @@ def outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         `(n, q, taps * p)`.
     """
     count, q = b.shape[1:-1], b.shape[-1]
-    # Shifting `b` along the first axis, and `x` along the others, takes fewer numbers
-    # than all windows of `x`, and makes squarer products.
+    # Shifting `b` along the first axis, and `x` along the others, makes squarer products
+    # than all windows of `x`, and mostly takes fewer numbers: not where `x` is narrow.
     shifts = windows.size[0] if windows.strides[0] == 1 else 1
+    windows_alone = windows.taps * x.shape[-1] + q
+    if windows.taps // shifts * x.shape[-1] + shifts * q > windows_alone:
+        shifts = 1
     if shifts > 1:
         rest = replace(windows, size=(1, *windows.size[1:]))
         grid = [x.shape[1], *count[1:]]
