@@ -1,4 +1,4 @@
-"""The inverse Cholesky factor, which risk and solvers share."""
+"""The inverse Cholesky factor, and symmetric products, for risk and solvers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 STEPS = 8
-LEVELS = 2
+LEVELS = 3
 _FAILED = (
     "K/n + z I is not positive definite, even with jitter on its diagonal. Use a larger "
     "ridge, or float64. If this happened while training, it may have diverged: use a "
@@ -65,6 +65,37 @@ def _blocked(matrix: tf.Tensor, levels: int) -> tf.Tensor:
     corner = -tf.matmul(lower, tf.matmul(b, upper))
     top = tf.pad(upper, [[0, 0], [0, n - half]])
     return tf.concat([top, tf.concat([corner, lower], axis=1)], axis=0)
+
+
+def inverse_of(lower: tf.Tensor) -> tf.Tensor:
+    """`L⁻ᵀ L⁻¹` of what `inverse_cholesky` returned, `(n, n)`, symmetric.
+
+    By halves, which skips products with the zeros of the triangle.
+    """
+    half = tf.shape(lower)[0] // 2
+    left, rest = lower[:, :half], lower[half:, half:]
+    return _mirrored(
+        tf.matmul(left, left, transpose_a=True),
+        tf.matmul(rest, lower[half:, :half], transpose_a=True),
+        tf.matmul(rest, rest, transpose_a=True),
+    )
+
+
+def square_of(symmetric: tf.Tensor) -> tf.Tensor:
+    """The square of a symmetric matrix, `(n, n)`, by halves: a quarter is mirrored."""
+    half = tf.shape(symmetric)[0] // 2
+    left, right = symmetric[:, :half], symmetric[:, half:]
+    return _mirrored(
+        tf.matmul(left, left, transpose_a=True),
+        tf.matmul(right, left, transpose_a=True),
+        tf.matmul(right, right, transpose_a=True),
+    )
+
+
+def _mirrored(first: tf.Tensor, corner: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
+    """`[[first, cornerᵀ], [corner, last]]`."""
+    upper = tf.concat([first, tf.transpose(corner)], axis=1)
+    return tf.concat([upper, tf.concat([corner, last], axis=1)], axis=0)
 
 
 def _succeeded(inverse: tf.Tensor) -> tf.Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
-from keras_kare._linalg import inverse_cholesky
+from keras_kare._linalg import inverse_cholesky, inverse_of, square_of
 
 FLOAT64_BELOW = 1e-5
 """Below this fraction of `tr(K)/n`, a float32 ridge is factorised in float64."""
@@ -121,7 +121,7 @@ def regress(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> Regression:
             system, tf.linalg.diag_part(system) + tf.cast(ridge, dtype)
         )
         lower, _ = inverse_cholesky(system)
-        inverse = tf.matmul(lower, lower, transpose_a=True)
+        inverse = inverse_of(lower)
         a = tf.matmul(inverse, tf.cast(y, dtype))
         b = tf.matmul(inverse, a)
         return Regression(*(tf.cast(t, gram.dtype) for t in (a, b, inverse)))
@@ -151,15 +151,15 @@ def kare_of(
         t = tf.linalg.trace(inverse) / n
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-            ab = tf.matmul(a, b, transpose_b=True) / (n * c * t**2)
-            squared = tf.matmul(inverse, inverse, transpose_b=True)
-            by_system = (2.0 * s / (n * t**3)) * squared - ab - tf.transpose(ab)
-            by_y = (2.0 / (n * c * t**2)) * b
-            gradients = (
-                upstream * by_y,
-                upstream / n * by_system,
-                upstream * tf.linalg.trace(by_system),
+            # Factors go to the thin arrays: each pass over an n x n one takes its time.
+            scale = upstream / (n * c * t**2)
+            twice_ab = tf.matmul(
+                tf.concat([a, b], axis=1) * (scale / n),
+                tf.concat([b, a], axis=1),
+                transpose_b=True,
             )
+            by_gram = (2.0 * upstream * s / (n * n * t**3)) * square_of(inverse) - twice_ab
+            gradients = (2.0 * scale * b, by_gram, n * tf.linalg.trace(by_gram))
             return _final(gradients, (y, gram, ridge))
 
         return s / t**2, gradient
