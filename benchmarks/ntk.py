@@ -32,7 +32,7 @@ from peers.process import ROOT, GaveUpError, Limits, Process
 from peers.report import Measurement, fastest_peer, plot, table
 
 SECONDS_EACH = 10.0  # of runs, after which a slow contender has no more turns
-REST = 0.02  # seconds, in which the threads of the one before fall asleep
+REST = 0.3  # seconds, in which the threads of the one before fall asleep
 # Relative to the largest entry. KARE solves a float32 system, which costs digits.
 TOLERANCES = {"gram": 1e-4, "kare": 1e-3, "updates": 1e-3}
 SLOWEST_PLOTTED = 20.0  # seconds: who takes longer is not tried with more rows
