@@ -29,6 +29,12 @@ FLOAT64_BELOW = 1e-5
 """Below this fraction of `tr(K)/n`, a float32 ridge is factorised in float64."""
 
 
+_OVERFLOW = (
+    "overflows: `y`, `gram` or 1/`ridge` is too large for its type. Scale targets and "
+    "kernel to about one, or use float64. Its value"
+)
+
+
 class Regression(NamedTuple):
     """The factorised system `A = K/n + zI`, from which every risk is read off.
 
@@ -61,7 +67,7 @@ def kare(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> tf.Tensor:
             that their scale matters. Defaults to once each.
 
     Returns:
-        A scalar tensor of the type of `gram`, in the units of `y²`. Its gradients
+        A scalar tensor of the type of `gram` (float32 at least), in the units of `y²`. Its gradients
         with respect to `y`, `gram` and `ridge` are closed forms; there is no second
         derivative (asking for one raises an error). In float32 with a ridge below
         1e-5 of `tr(K)/n` the factorisation runs in float64.
@@ -120,7 +126,8 @@ def leave_one_out(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> t
     """
     y, gram, ridge = checked(y, gram, ridge)
     y, gram, _, root = counted(y, gram, sample_weight)
-    return leave_one_out_of(y, gram, ridge, regress(y, gram, ridge)) / root
+    predictions = leave_one_out_of(y, gram, ridge, regress(y, gram, ridge)) / root
+    return tf.debugging.check_numerics(predictions, f"Leave-one-out {_OVERFLOW}")
 
 
 def regress(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> Regression:
@@ -189,7 +196,8 @@ def kare_of(
             gradients = (2.0 * scale * b, by_gram, by_ridge)
             return _final(gradients, (y, gram, ridge))
 
-        return s / t**2, gradient
+        risk = tf.debugging.check_numerics(s / t**2, f"KARE {_OVERFLOW}")
+        return risk, gradient
 
     return value(y, gram, ridge)
 
@@ -330,11 +338,13 @@ def _final(
 
 def checked(y: Any, gram: Any, ridge: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Tensors of one type and fitting shapes; values are checked outside of graphs."""
-    gram = tf.convert_to_tensor(gram)
+    gram = _tensor("gram", gram)
     if not gram.dtype.is_floating:
         raise ValueError(
             f"`gram` must hold floats. Received: gram of dtype {gram.dtype.name}"
         )
+    if gram.dtype.size < 4:  # no factorisations in half precision
+        gram = tf.cast(gram, tf.float32)
     if gram.shape.rank != 2 or not gram.shape[:1].is_compatible_with(gram.shape[1:]):
         raise ValueError(
             "`gram` must be a square matrix, the kernel between all rows. "
@@ -375,16 +385,28 @@ def _refuse_asymmetric(gram: tf.Tensor) -> None:
         )
 
 
+def _tensor(name: str, value: Any) -> tf.Tensor:
+    if not tf.is_tensor(value):
+        value = np.asarray(value)
+        if value.dtype.kind not in "fiub":
+            raise ValueError(
+                f"`{name}` must hold numbers. Received: {name} of dtype {value.dtype}"
+            )
+    return tf.convert_to_tensor(value)
+
+
 def _scalar(value: Any, dtype: tf.DType) -> tf.Tensor:
     return tf.reshape(tf.constant(np.asarray(value, "float64"), dtype), ())
 
 
 def _columns(y: Any, gram: tf.Tensor) -> tf.Tensor:
-    y = tf.convert_to_tensor(y)
+    y = _tensor("y", y)
     if y.shape.rank == 0 or not y.shape[:1].is_compatible_with(gram.shape[:1]):
         raise ValueError(
             "`y` must have one row for each row of `gram`. Received: y of shape "
             f"{tuple(y.shape)}, gram of shape {tuple(gram.shape)}"
         )
+    if y.shape[1:].num_elements() == 0:
+        raise ValueError(f"`y` has no columns. Received: y of shape {tuple(y.shape)}")
     y = tf.cast(y, gram.dtype)
     return y if y.shape.rank == 2 else tf.reshape(y, (tf.shape(gram)[0], -1))
