@@ -67,9 +67,9 @@ def kare(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> tf.Tensor:
             that their scale matters. Defaults to once each.
 
     Returns:
-        A scalar tensor of the type of `gram` (float32 at least), in the units of `y²`. Its gradients
-        with respect to `y`, `gram` and `ridge` are closed forms; there is no second
-        derivative (asking for one raises an error). In float32 with a ridge below
+        A scalar tensor of the type of `gram` (float32 at least), in the units of `y²`.
+        Its gradients with respect to `y`, `gram` and `ridge` are closed forms; there is
+        no second derivative (asking for one raises an error). In float32 with a ridge below
         1e-5 of `tr(K)/n` the factorisation runs in float64.
 
     Raises:
