@@ -131,14 +131,55 @@ def check_finite_weight(variable: keras.Variable) -> None:
         )
 
 
-def check_no_weights(sample_weight: Any, class_weight: Any = None) -> None:
-    """Refuse example weights, which KARE does not define yet."""
-    for name, value in (("sample_weight", sample_weight), ("class_weight", class_weight)):
-        if value is not None:
-            raise ValueError(
-                f"`{name}` is not supported: KARE of weighted rows is not defined yet. "
-                f"Repeat rows instead, or pass `{name}=None`."
-            )
+def check_weights(name: str, weights: Any, rows: int) -> np.ndarray:
+    """How often each row counts, as floats `(n,)`: finite, not negative, some positive.
+
+    Raises:
+        ValueError: Otherwise.
+    """
+    weights = np.asarray(weights)
+    if weights.dtype.kind not in "fiub" or weights.size != rows:
+        raise ValueError(
+            f"`{name}` must be one number a row, how often the row counts. Received: "
+            f"{name} of shape {weights.shape} and dtype {weights.dtype}, for {rows} rows"
+        )
+    weights = weights.reshape(rows).astype(keras.config.floatx())
+    check_finite(name, weights)
+    if weights.min() < 0.0 or np.count_nonzero(weights) < 2:
+        raise ValueError(
+            f"`{name}` must not be negative, and be positive for at least two rows. "
+            f"Received: {np.sum(weights < 0.0)} negative and {np.sum(weights > 0.0)} "
+            "positive weights"
+        )
+    return weights
+
+
+def weights_of_classes(class_weight: Any, y: np.ndarray) -> np.ndarray:
+    """The weight of each row's class, `(n,)`.
+
+    Classes are numbered as Keras numbers them: of one column of targets in {-1, 1} (or
+    {0, 1}), 0 is the lower and 1 the upper; of several columns, the largest is the
+    row's class.
+    """
+    if not isinstance(class_weight, dict):
+        raise ValueError(
+            "`class_weight` must be a dict from the number of a class to its weight. "
+            f"Received: class_weight of type {type(class_weight).__name__}"
+        )
+    classes = (y[:, 0] > 0).astype(int) if y.shape[1] == 1 else np.argmax(y, axis=1)
+    if y.shape[1] == 1 and len(np.unique(y)) > 2:
+        raise ValueError(
+            "`class_weight` needs classes, and `y` has one column of more than two "
+            "values. Use `sample_weight`. Received: y of "
+            f"{len(np.unique(y))} different values"
+        )
+    missing = sorted(set(classes.tolist()) - set(class_weight))
+    if missing:
+        raise ValueError(
+            "`class_weight` must have a weight for every class in `y`. Received: none for "
+            f"{', '.join(map(str, missing))}"
+        )
+    return np.array([class_weight[k] for k in classes.tolist()], "float64")
 
 
 def _numeric(name: str, part: Any) -> tf.Tensor:

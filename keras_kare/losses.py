@@ -15,7 +15,8 @@ class GramLoss(keras.losses.Loss):
     """Base class of losses on `(y_true, gram)` instead of `(y_true, y_pred)`.
 
     Subclasses define `evaluate`, which also returns the predictions that training
-    metrics are computed on.
+    metrics are computed on. One that takes weights of rows, too, has a third argument,
+    `sample_weight`.
 
     Args:
         ridge: Ridge of the kernel machine that the loss is about, `z` in
@@ -30,24 +31,38 @@ class GramLoss(keras.losses.Loss):
         self.ridge = ridge
         self.relative = relative
 
-    def evaluate(self, y_true: tf.Tensor, gram: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The loss, a scalar, and predictions of the training rows, `(n, c)`."""
+    def evaluate(
+        self, y_true: tf.Tensor, gram: tf.Tensor, sample_weight: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The loss, a scalar, and predictions of the training rows, `(n, c)`.
+
+        Args:
+            y_true: Targets, `(n, c)`.
+            gram: The Gram matrix, `(n, n)`.
+            sample_weight: How often each row counts, `(n,)`; passed only if given.
+        """
         raise NotImplementedError("A `GramLoss` defines `evaluate(y_true, gram)`.")
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         return self.evaluate(y_true, y_pred)[0]
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tf.Tensor:
-        _validation.check_no_weights(sample_weight)
-        return super().__call__(y_true, y_pred)
+        if sample_weight is None:
+            return super().__call__(y_true, y_pred)
+        y_true, y_pred = (tf.cast(t, self.dtype) for t in (y_true, y_pred))
+        return self.evaluate(y_true, y_pred, sample_weight)[0]
 
-    def absolute_ridge(self, gram: tf.Tensor) -> tf.Tensor:
-        """`z` for this Gram matrix."""
+    def absolute_ridge(self, gram: tf.Tensor, sample_weight: Any = None) -> tf.Tensor:
+        """`z` for this Gram matrix: where relative, in units of `Σ w_i K_ii/(Σ w)²`."""
         ridge = tf.constant(self.ridge, gram.dtype)
         if not self.relative:
             return ridge
-        n = tf.cast(tf.shape(gram)[0], gram.dtype)
-        return ridge * tf.linalg.trace(gram) / (n * n)
+        diagonal = tf.linalg.diag_part(gram)
+        if sample_weight is None:
+            weights = tf.ones_like(diagonal)
+        else:
+            weights = tf.reshape(tf.cast(sample_weight, gram.dtype), (-1,))
+        return ridge * tf.reduce_sum(weights * diagonal) / tf.reduce_sum(weights) ** 2
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "ridge": self.ridge, "relative": self.relative}
@@ -67,8 +82,8 @@ class KARE(GramLoss):
         name: Name of the loss. Defaults to `"kare"`.
 
     Raises:
-        ValueError: If `ridge` is not a positive finite number. When called: if
-            `sample_weight` is given, or as `keras_kare.risk.kare`.
+        ValueError: If `ridge` is not a positive finite number. When called: as
+            `keras_kare.risk.kare`, which also says what `sample_weight` means.
 
     Example:
 
@@ -87,11 +102,76 @@ class KARE(GramLoss):
     def __init__(self, ridge: float = 0.1, relative: bool = False, name: str = "kare"):
         super().__init__(ridge=ridge, relative=relative, name=name)
 
-    def evaluate(self, y_true: tf.Tensor, gram: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        y, gram, z = risk.checked(y_true, gram, self.absolute_ridge(gram))
+    def evaluate(
+        self, y_true: tf.Tensor, gram: tf.Tensor, sample_weight: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        ridge = self.absolute_ridge(gram, sample_weight)
+        y, gram, z = risk.checked(y_true, gram, ridge)
+        y, gram, count, root = risk.counted(y, gram, sample_weight)
         solved = risk.regress(y, gram, z)
-        loss = risk.kare_of(y, gram, z, solved)
-        return loss, risk.leave_one_out_of(y, gram, z, solved)
+        loss = risk.kare_of(y, gram, z, solved, count)
+        return loss, risk.leave_one_out_of(y, gram, z, solved) / root
+
+
+@keras.saving.register_keras_serializable(package="keras_kare")
+class HoldoutKARE(GramLoss):
+    """The mean squared error of each half of a batch, predicted by the other half.
+
+    Where KARE reads the test error off the rows that a machine is solved on, and can be
+    fooled once a kernel has been trained to please it, this loss has machines predict
+    rows that they were not solved on: `y_B` from `(1/m) K_BA (K_AA/m + zI)⁻¹ y_A`, and
+    the other way, where `A` are the first `m` rows of a batch and `B` the rest. (The
+    kernel still learns from all rows: for an estimate that nothing has seen, keep
+    validation rows.) `fit(shuffle=True)` makes new halves each epoch.
+
+    Its value belongs to machines of half as many rows, so that it is larger than KARE
+    of the same kernel. Batches need at least four rows.
+
+    Args:
+        ridge: The ridge `z`, a positive number. Defaults to `0.1`.
+        relative: Whether `z = ridge * tr(K)/n²`, with the whole batch's Gram matrix.
+            Defaults to `False`.
+        name: Name of the loss. Defaults to `"holdout_kare"`.
+
+    Raises:
+        ValueError: If `ridge` is not a positive finite number. When called: for less
+            than four rows, with `sample_weight`, or as `keras_kare.risk.kare`.
+
+    Example:
+
+    ```python
+    model = kk.KAREModel(network)
+    model.compile(keras.optimizers.SGD(1.0), loss=kk.losses.HoldoutKARE(ridge=0.1))
+    ```
+    """
+
+    def __init__(
+        self, ridge: float = 0.1, relative: bool = False, name: str = "holdout_kare"
+    ):
+        super().__init__(ridge=ridge, relative=relative, name=name)
+
+    def evaluate(
+        self, y_true: tf.Tensor, gram: tf.Tensor, sample_weight: Any = None
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        if sample_weight is not None:
+            raise ValueError(
+                "`HoldoutKARE` has no weights of rows. Repeat rows, or use "
+                "`kk.losses.KARE`. Received: sample_weight"
+            )
+        y, gram, z = risk.checked(y_true, gram, self.absolute_ridge(gram))
+        if gram.shape[0] is not None and gram.shape[0] < 4:
+            raise ValueError(
+                "`HoldoutKARE` splits a batch in two, and needs at least four rows. "
+                f"Received: a batch of {gram.shape[0]} rows"
+            )
+        half = tf.shape(gram)[0] // 2
+        second = risk.predict(y[:half], gram[:half, :half], z, gram[half:, :half])
+        first = risk.predict(y[half:], gram[half:, half:], z, gram[:half, half:])
+        predictions = tf.concat([first, second], axis=0)
+        return tf.reduce_mean(tf.square(y - predictions)), predictions
+
+
+_NAMES: dict[str, type[GramLoss]] = {"kare": KARE, "holdout_kare": HoldoutKARE}
 
 
 def get(identifier: Any) -> GramLoss:
@@ -105,14 +185,15 @@ def get(identifier: Any) -> GramLoss:
         return identifier
     if isinstance(identifier, type) and issubclass(identifier, GramLoss):
         return identifier()
-    if isinstance(identifier, str) and identifier.lower() == "kare":
-        return KARE()
+    if isinstance(identifier, str) and identifier.lower() in _NAMES:
+        return _NAMES[identifier.lower()]()
     if isinstance(identifier, dict):
         loss = keras.saving.deserialize_keras_object(identifier)
         if isinstance(loss, GramLoss):
             return loss
     raise ValueError(
-        '`loss` must be a loss of a Gram matrix: "kare", `kk.losses.KARE(...)`, or a '
-        "subclass of `kk.losses.GramLoss`. Keras losses compare targets with "
-        f"predictions and do not apply to a kernel. Received: loss={identifier!r}"
+        '`loss` must be a loss of a Gram matrix: "kare", "holdout_kare", '
+        "`kk.losses.KARE(...)`, or a subclass of `kk.losses.GramLoss`. Keras losses "
+        "compare targets with predictions and do not apply to a kernel. "
+        f"Received: loss={identifier!r}"
     )

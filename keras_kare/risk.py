@@ -4,6 +4,15 @@ Notation of the formulas, for a Gram matrix `K` of `n` rows, targets `y` of `c`
 columns, and a ridge `z`:
 
     A = K/n + zI,   a = A⁻¹y,   b = A⁻¹a,   t = tr(A⁻¹)/n,   s = |a|²/(n c).
+
+Rows may count `w_i` times each, `N = Σ w` in all. With `E` the `N x n` matrix that
+repeats rows, `E K Eᵀ/N + zI` has the eigenvalues of `W½ K W½/N + zI` and `z` another
+`N − n` times, and repeated targets live in the range of `E`. So the same formulas hold
+with `W½ K W½`, `W½ y`, `A = W½ K W½/N + zI` and
+
+    t = (tr(A⁻¹) + (N − n)/z)/N,   s = |a|²/(N c),
+
+for any `w >= 0`, whole numbers or not, at the cost of `n` rows.
 """
 
 from __future__ import annotations
@@ -20,6 +29,12 @@ FLOAT64_BELOW = 1e-5
 """Below this fraction of `tr(K)/n`, a float32 ridge is factorised in float64."""
 
 
+_OVERFLOW = (
+    "overflows: `y`, `gram` or 1/`ridge` is too large for its type. Scale targets and "
+    "kernel to about one, or use float64. Its value"
+)
+
+
 class Regression(NamedTuple):
     """The factorised system `A = K/n + zI`, from which every risk is read off.
 
@@ -34,7 +49,7 @@ class Regression(NamedTuple):
     inverse: tf.Tensor
 
 
-def kare(y: Any, gram: Any, ridge: Any) -> tf.Tensor:
+def kare(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> tf.Tensor:
     """KARE, the kernel alignment risk estimator, of a kernel ridge regression.
 
     `KARE(y, K, z) = (1/n) yᵀ(K/n + zI)⁻²y / ((1/n) tr (K/n + zI)⁻¹)²`, averaged over
@@ -47,16 +62,21 @@ def kare(y: Any, gram: Any, ridge: Any) -> tf.Tensor:
         y: Targets, `(n,)` or `(n, c)`.
         gram: Symmetric positive semi-definite matrix, `(n, n)`.
         ridge: The ridge `z`, a positive scalar, in the units of `K/n`.
+        sample_weight: How often each row counts, `(n,)`, non-negative. The result is
+            that of repeating rows so often: `n` becomes the sum of the weights, so
+            that their scale matters. Defaults to once each.
 
     Returns:
-        A scalar tensor of the type of `gram`, in the units of `y²`. Its gradients
-        with respect to all three arguments are closed forms; there is no second
-        derivative (asking for one raises an error). In float32 with a ridge below
+        A scalar tensor of the type of `gram` (float32 at least), in the units of `y²`.
+        Its gradients with respect to `y`, `gram` and `ridge` are closed forms; there is
+        no second derivative (asking for one raises an error). In float32 with a ridge below
         1e-5 of `tr(K)/n` the factorisation runs in float64.
 
     Raises:
         ValueError: If shapes do not fit, there is one row, the ridge is not positive,
-            or an argument holds NaN or Inf.
+            a weight is negative, or an argument holds NaN or Inf.
+        tf.errors.InvalidArgumentError: If the weights sum to less than the degrees of
+            freedom of the machine (as rows that count little may).
 
     Example:
 
@@ -75,10 +95,11 @@ def kare(y: Any, gram: Any, ridge: Any) -> tf.Tensor:
         - Jacot et al., "Kernel alignment risk estimator", arXiv:2006.09796.
     """
     y, gram, ridge = checked(y, gram, ridge)
-    return kare_of(y, gram, ridge, regress(y, gram, ridge))
+    y, gram, count, _ = counted(y, gram, sample_weight)
+    return kare_of(y, gram, ridge, regress(y, gram, ridge), count)
 
 
-def leave_one_out(y: Any, gram: Any, ridge: Any) -> tf.Tensor:
+def leave_one_out(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> tf.Tensor:
     """For each row, the prediction of the kernel machine fitted without that row.
 
     The ridge `n z` of the system `K + n z I` is held fixed when a row is left out.
@@ -88,6 +109,7 @@ def leave_one_out(y: Any, gram: Any, ridge: Any) -> tf.Tensor:
         y: Targets, `(n,)` or `(n, c)`.
         gram: Symmetric positive semi-definite matrix, `(n, n)`.
         ridge: The ridge `z`, a positive scalar, in the units of `K/n`.
+        sample_weight: As in `kare`. A row is left out with all that it counts for.
 
     Returns:
         Predictions, `(n, c)`, of the type of `gram`, differentiable in closed form.
@@ -103,7 +125,9 @@ def leave_one_out(y: Any, gram: Any, ridge: Any) -> tf.Tensor:
     ```
     """
     y, gram, ridge = checked(y, gram, ridge)
-    return leave_one_out_of(y, gram, ridge, regress(y, gram, ridge))
+    y, gram, _, root = counted(y, gram, sample_weight)
+    predictions = leave_one_out_of(y, gram, ridge, regress(y, gram, ridge)) / root
+    return tf.debugging.check_numerics(predictions, f"Leave-one-out {_OVERFLOW}")
 
 
 def regress(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> Regression:
@@ -134,37 +158,78 @@ def regress(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> Regression:
 
 
 def kare_of(
-    y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor, solved: Regression
+    y: tf.Tensor,
+    gram: tf.Tensor,
+    ridge: tf.Tensor,
+    solved: Regression,
+    count: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """KARE of a factorised system.
+    """KARE of a factorised system, whose rows count `N` times together.
 
-    `∂KARE/∂K = (1/n) [−(1/(n c t²)) Σ_k (a_k b_kᵀ + b_k a_kᵀ) + (2 s/(n t³)) A⁻²]`,
-    `∂KARE/∂z` is n times its trace, `∂KARE/∂y = 2 b/(n c t²)`.
+    `∂KARE/∂K = (1/n) [−(1/(N c t²)) Σ_k (a_k b_kᵀ + b_k a_kᵀ) + (2 s/(N t³)) A⁻²]`,
+    `∂KARE/∂z` is n times its trace, and `2 s (N − n)/(N t³ z²)`;
+    `∂KARE/∂y = 2 b/(N c t²)`.
     """
     a, b, inverse = solved
+    rows = tf.cast(tf.shape(gram)[0], gram.dtype)
+    weighted, count = count is not None, rows if count is None else count
 
     @tf.custom_gradient
     def value(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        n = tf.cast(tf.shape(gram)[0], gram.dtype)
         c = tf.cast(tf.shape(y)[1], gram.dtype)
-        s = tf.reduce_sum(tf.square(a)) / (n * c)
-        t = tf.linalg.trace(inverse) / n
+        s = tf.reduce_sum(tf.square(a)) / (count * c)
+        t = tf.linalg.trace(inverse) / count
+        if weighted:
+            t = _positive(t + (count - rows) / (count * ridge))
 
         def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
             # Factors go to the thin arrays: each pass over an n x n one takes its time.
-            scale = upstream / (n * c * t**2)
+            scale = upstream / (count * c * t**2)
             twice_ab = tf.matmul(
-                tf.concat([a, b], axis=1) * (scale / n),
+                tf.concat([a, b], axis=1) * (scale / rows),
                 tf.concat([b, a], axis=1),
                 transpose_b=True,
             )
-            by_gram = (2.0 * upstream * s / (n * n * t**3)) * square_of(inverse) - twice_ab
-            gradients = (2.0 * scale * b, by_gram, n * tf.linalg.trace(by_gram))
+            by_t = 2.0 * upstream * s / (count * t**3)
+            by_gram = (by_t / rows) * square_of(inverse) - twice_ab
+            by_ridge = rows * tf.linalg.trace(by_gram) + by_t * (count - rows) / ridge**2
+            gradients = (2.0 * scale * b, by_gram, by_ridge)
             return _final(gradients, (y, gram, ridge))
 
-        return s / t**2, gradient
+        risk = tf.debugging.check_numerics(s / t**2, f"KARE {_OVERFLOW}")
+        return risk, gradient
 
     return value(y, gram, ridge)
+
+
+def predict(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor, cross: tf.Tensor) -> tf.Tensor:
+    """`(1/n) K(x, X) (K/n + zI)⁻¹ y` for other rows `x`, `(m, c)`, differentiable.
+
+    For an upstream `u` by `a = A⁻¹y`, with `v = A⁻¹u`: the gradient by the system is
+    `−(v aᵀ + a vᵀ)/2`, by `y` it is `v`.
+
+    Args:
+        y: `(n, c)`.
+        gram: `(n, n)`.
+        ridge: `z`.
+        cross: `K(x, X)`, `(m, n)`.
+    """
+    a, _, inverse = regress(y, gram, ridge)
+    n = tf.cast(tf.shape(gram)[0], gram.dtype)
+
+    @tf.custom_gradient
+    def solution(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def gradient(u: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+            v = tf.matmul(inverse, u)
+            by_gram = tf.matmul(
+                tf.concat([v, a], axis=1), tf.concat([a, v], axis=1), transpose_b=True
+            ) * (-0.5 / n)
+            gradients = (v, by_gram, -tf.reduce_sum(v * a))
+            return _final(gradients, (y, gram, ridge))
+
+        return tf.identity(a), gradient
+
+    return tf.matmul(cross, solution(y, gram, ridge)) / n
 
 
 def leave_one_out_of(
@@ -195,6 +260,60 @@ def leave_one_out_of(
     return value(y, gram, ridge)
 
 
+class Counted(NamedTuple):
+    """Rows that count `w_i` times, as a system whose rows count once.
+
+    Attributes:
+        y: `W½ y`, `(n, c)`.
+        gram: `W½ K W½ n/N`, so that dividing by `n` gives `W½ K W½/N`.
+        total: `N`, the sum of the weights; `None` where each row counts once.
+        root: `w½`, `(n, 1)`, by which predictions of this system are divided.
+    """
+
+    y: tf.Tensor
+    gram: tf.Tensor
+    total: tf.Tensor | None
+    root: Any
+
+
+def counted(y: tf.Tensor, gram: tf.Tensor, sample_weight: Any) -> Counted:
+    """The system of rows that count `sample_weight` times.
+
+    A weight of zero becomes one of the rounding unit, which lets the row be predicted
+    without a formula of its own.
+    """
+    if sample_weight is None:
+        return Counted(y, gram, None, 1.0)
+    weights = _weights(sample_weight, gram)
+    least = np.finfo(gram.dtype.as_numpy_dtype).eps * tf.reduce_mean(weights)
+    weights = tf.maximum(weights, least)
+    root, count = tf.sqrt(weights)[:, None], tf.reduce_sum(weights)
+    rows = tf.cast(tf.shape(gram)[0], gram.dtype)
+    return Counted(y * root, gram * root * tf.transpose(root) * (rows / count), count, root)
+
+
+def _weights(sample_weight: Any, gram: tf.Tensor) -> tf.Tensor:
+    if tf.executing_eagerly():
+        rows = gram.shape[0]
+        sample_weight = _validation.check_weights("sample_weight", sample_weight, rows)
+    return tf.reshape(tf.cast(sample_weight, gram.dtype), (-1,))
+
+
+def _positive(t: tf.Tensor) -> tf.Tensor:
+    """Refuse weights under which the machine has more freedom than rows count for."""
+    check = tf.debugging.Assert(
+        t > 0,
+        [
+            "The weights sum to less than the degrees of freedom of the kernel machine, so "
+            "that KARE is not defined: `sample_weight` says how often a row counts. Give "
+            "larger weights, or a larger ridge. Received: (1/N) tr A⁻¹ =",
+            t,
+        ],
+    )
+    with tf.control_dependencies([] if check is None else [check]):
+        return tf.identity(t)
+
+
 def _final(
     gradients: tuple[tf.Tensor, ...], arguments: tuple[tf.Tensor, ...]
 ) -> tuple[tf.Tensor, ...]:
@@ -219,11 +338,13 @@ def _final(
 
 def checked(y: Any, gram: Any, ridge: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Tensors of one type and fitting shapes; values are checked outside of graphs."""
-    gram = tf.convert_to_tensor(gram)
+    gram = _tensor("gram", gram)
     if not gram.dtype.is_floating:
         raise ValueError(
             f"`gram` must hold floats. Received: gram of dtype {gram.dtype.name}"
         )
+    if gram.dtype.size < 4:  # no factorisations in half precision
+        gram = tf.cast(gram, tf.float32)
     if gram.shape.rank != 2 or not gram.shape[:1].is_compatible_with(gram.shape[1:]):
         raise ValueError(
             "`gram` must be a square matrix, the kernel between all rows. "
@@ -264,16 +385,28 @@ def _refuse_asymmetric(gram: tf.Tensor) -> None:
         )
 
 
+def _tensor(name: str, value: Any) -> tf.Tensor:
+    if not tf.is_tensor(value):
+        value = np.asarray(value)
+        if value.dtype.kind not in "fiub":
+            raise ValueError(
+                f"`{name}` must hold numbers. Received: {name} of dtype {value.dtype}"
+            )
+    return tf.convert_to_tensor(value)
+
+
 def _scalar(value: Any, dtype: tf.DType) -> tf.Tensor:
     return tf.reshape(tf.constant(np.asarray(value, "float64"), dtype), ())
 
 
 def _columns(y: Any, gram: tf.Tensor) -> tf.Tensor:
-    y = tf.convert_to_tensor(y)
+    y = _tensor("y", y)
     if y.shape.rank == 0 or not y.shape[:1].is_compatible_with(gram.shape[:1]):
         raise ValueError(
             "`y` must have one row for each row of `gram`. Received: y of shape "
             f"{tuple(y.shape)}, gram of shape {tuple(gram.shape)}"
         )
+    if y.shape[1:].num_elements() == 0:
+        raise ValueError(f"`y` has no columns. Received: y of shape {tuple(y.shape)}")
     y = tf.cast(y, gram.dtype)
     return y if y.shape.rank == 2 else tf.reshape(y, (tf.shape(gram)[0], -1))

@@ -205,15 +205,13 @@ def test_data(case, verb):
 
 
 FIT = {
-    "sample_weight": ({"sample_weight": np.ones(12)}, "`sample_weight` is not supported"),
-    "class_weight": ({"class_weight": {0: 1.0}}, "`class_weight` is not supported"),
     "a batch of one": ({"batch_size": 1}, "at least 2"),
     "a fractional batch": ({"batch_size": 4.5}, "whole number"),
     "a last batch of one": ({"batch_size": 11}, "last batch of one row"),
     "no rows to validate on": ({"validation_split": 0.99}, "too few rows"),
-    "weights in validation": (
-        {"validation_data": (X, Y, np.ones(12))},
-        "`sample_weight` is not supported",
+    "negative weights in validation": (
+        {"validation_data": (X, Y, -np.ones(12))},
+        "`validation sample_weight` must not be negative",
     ),
 }
 
@@ -230,9 +228,11 @@ def test_batches_of_datasets():
         fit(batches(size=11), None)
     with pytest.raises(ValueError, match="needs arrays"):
         fit(batches(), None, validation_split=0.5)
-    weighted = tf.data.Dataset.from_tensor_slices((X, Y, Y[:, 0])).batch(4)
+    weighted = tf.data.Dataset.from_tensor_slices((X, Y, -np.abs(Y[:, 0]))).batch(4)
     with pytest.raises(ValueError, match="sample_weight"):
         fit(weighted, None)
+    with pytest.raises(ValueError, match="need arrays"):
+        fit(batches(), None, sample_weight=np.ones(12))
 
 
 @pytest.mark.parametrize("ridge", [0, -1.0, np.nan, np.inf, "automatic", None, True, [0.1]])
@@ -292,10 +292,12 @@ def test_arguments_of_compile():
         model().compile("sgd", "kare", loss_weights=[2.0])
     with pytest.raises(ValueError, match="jit_compile"):
         model().compile("sgd", "kare", jit_compile=True)
-    with pytest.raises(ValueError, match="weighted_metrics"):
-        model().compile("sgd", "kare", weighted_metrics=["mse"])
     with pytest.raises(ValueError, match="sample_weight"):
-        kk.losses.KARE()(Y, GRAM, sample_weight=np.ones(12))
+        kk.losses.KARE()(Y, GRAM, sample_weight=-np.ones(12))
+    with pytest.raises(ValueError, match="no weights of rows"):
+        kk.losses.HoldoutKARE()(Y, GRAM, sample_weight=np.ones(12))
+    with pytest.raises(ValueError, match="at least four rows"):
+        kk.losses.HoldoutKARE()(Y[:3], GRAM[:3, :3])
 
 
 CONSTRUCTORS = {

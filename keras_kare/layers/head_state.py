@@ -21,6 +21,7 @@ class HeadState:
     def __init__(self) -> None:
         self.anchors: Any = None
         self.targets: np.ndarray | None = None
+        self.row_weights: np.ndarray | None = None
         self.dual: tf.Variable | None = None
         self.weights: list[tf.Variable] | None = None
         self.facts: dict[str, Any] = {}
@@ -31,19 +32,19 @@ class HeadState:
         """Whether there is something to predict with."""
         return "report" in self.facts
 
-    def hold(self, x: Any, y: np.ndarray) -> None:
+    def hold(self, x: Any, y: np.ndarray, row_weights: np.ndarray | None) -> None:
         """Keep rows to solve on.
 
         An earlier solution is forgotten, but for the ridge that was chosen; its
         variables stay, for traced functions.
         """
         self.anchors = _assigned(self.anchors, x)
-        self.targets = y
+        self.targets, self.row_weights = y, row_weights
         self.facts = {k: v for k, v in self.facts.items() if k == "choice"}
 
     def drop_anchors(self) -> None:
         """Forget the rows, and the dual that belongs to them."""
-        self.anchors = self.targets = self.dual = None
+        self.anchors = self.targets = self.row_weights = self.dual = None
 
     def set_dual(self, dual: np.ndarray) -> None:
         """Store `α`, `(n, c)`."""
@@ -67,6 +68,8 @@ class HeadState:
             store[f"anchor_{i}"] = anchor.numpy()
         if self.targets is not None:
             store["targets"] = self.targets
+        if self.row_weights is not None:
+            store["row_weights"] = self.row_weights
         if self.solved and self.dual is not None:
             store["dual"] = self.dual.numpy()
         weights = self.weights if self.solved else None
@@ -92,6 +95,8 @@ class HeadState:
             x = _filled(meta["anchors"], lambda i: np.asarray(store[f"anchor_{i}"]))
             self.anchors = _assigned(None, x)
         self.targets = np.asarray(store["targets"]) if "targets" in keys else None
+        if "row_weights" in keys:
+            self.row_weights = np.asarray(store["row_weights"])
         if "dual" in keys:
             self.set_dual(np.asarray(store["dual"]))
         if meta["weights"] is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,9 +12,72 @@ import tensorflow as tf
 
 from keras_kare.kernels.jacobian import outputs_of
 from keras_kare.kernels.kernel import Kernel
+from keras_kare.solvers import Solution, Spectral, cholesky
 
 CHUNK = 4096
 """Rows at a time in sums over rows."""
+
+
+class System:
+    """`(K/n + λI) α = y` for some rows, to be solved for any `λ`.
+
+    Rows may count `w_i` times, `N = Σ w` in all: then `W½ K W½/N` and `W½ y` stand in
+    for `K/n` and `y` (see `keras_kare.risk`).
+
+    Args:
+        kernel: The kernel.
+        x: `(n, ...)`.
+        y: `(n, c)`.
+        residual: Whether the machine fits what the network leaves of `y`.
+        weights: `(n,)`, or `None` where each row counts once.
+
+    Attributes:
+        x, targets, weights: As given.
+        gram: `n` times the first of the two, `(n, n)` float64.
+        y: The second, `(n, c)` float64.
+        count: `N`; `n` where each row counts once.
+        root: `w½`, `(n,)`.
+        unit: That of a relative ridge, `tr(K)/n²`: with weights, `Σ w_i K_ii/N²`.
+
+    Raises:
+        ValueError: If the kernel is zero or not finite on `x`, or `residual` does not
+            fit.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        x: Any,
+        y: np.ndarray,
+        residual: bool,
+        weights: np.ndarray | None = None,
+    ):
+        self.x, self.targets, self.weights = x, y, weights
+        self.y = machine_targets(kernel, x, y, residual)
+        self.gram = gram_of(kernel, x)
+        rows = len(self.gram)
+        self.count, self.root = float(rows), np.ones(rows)
+        if weights is not None:
+            self.count = float(np.sum(weights, dtype="float64"))
+            self.root = np.sqrt(np.asarray(weights, "float64"))
+            self.y = self.root[:, None] * self.y
+            each = self.root * self.root[:, None]
+            self.gram = self.gram * each * (rows / self.count)
+        self.unit = float(np.trace(self.gram)) / (rows * self.count)
+
+    def solve(self, ridge: float) -> Solution:
+        """At one ridge `λ`."""
+        solution = cholesky(self.gram, self.y, ridge)
+        return dataclasses.replace(solution, count=self.count)
+
+    def solve_grid(self, ridges: np.ndarray) -> list[Solution]:
+        """At several ridges `λ`, from one eigendecomposition."""
+        solutions = Spectral(self.gram).solve_grid(self.y, ridges)
+        return [dataclasses.replace(s, count=self.count) for s in solutions]
+
+    def dual(self, solution: Solution) -> np.ndarray:
+        """`α`, `(n, c)`, of the predictor `(1/n) K(x, X) α`."""
+        return solution.dual * self.root[:, None] * (len(self.gram) / self.count)
 
 
 def gram_of(kernel: Kernel, x: Any) -> np.ndarray:
@@ -61,12 +126,18 @@ def network_outputs(kernel: Kernel, x: Any) -> tf.Tensor:
     return outputs_of(network, x)
 
 
+def chunks(x: Any) -> Iterator[Any]:
+    """A few rows at a time, in order."""
+    for begin in range(0, int(keras.tree.flatten(x)[0].shape[0]), CHUNK):
+        rows = slice(begin, begin + CHUNK)
+        yield keras.tree.map_structure(lambda t, rows=rows: t[rows], x)
+
+
 def primal_weights(kernel: Kernel, x: Any, dual: np.ndarray) -> list[tf.Tensor]:
     """`w = (1/n) J(X)ᵀ α`, summed in float64 over chunks of rows."""
     n, total = len(dual), None
-    for begin in range(0, n, CHUNK):
-        rows = slice(begin, begin + CHUNK)
-        part = keras.tree.map_structure(lambda t, rows=rows: t[rows], x)
+    for i, part in enumerate(chunks(x)):
+        rows = slice(i * CHUNK, (i + 1) * CHUNK)
         w = kernel.vjp(part, dual[rows] / n, dtype="float64")
         total = w if total is None else [a + b for a, b in zip(total, w, strict=True)]
     assert total is not None

@@ -16,15 +16,19 @@ from keras_kare.kernels.kernel import Kernel
 from keras_kare.layers import ridge_selection
 from keras_kare.layers.head_state import HeadState, describe, signature
 from keras_kare.layers.machine import (
-    gram_of,
+    System,
     machine_targets,
     network_outputs,
     primal_weights,
 )
+from keras_kare.layers.posterior import Posterior
 from keras_kare.layers.ridge_selection import Choice
-from keras_kare.solvers import Solution, cholesky
+from keras_kare.solvers import Solution
 
 FORMS = ("auto", "dual", "primal")
+
+Validation = tuple[Any, np.ndarray, np.ndarray | None]
+"""Rows to choose the ridge on, their targets, and how often each counts."""
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -58,7 +62,8 @@ class NTKRidgeHead(keras.layers.Layer):
         ridge_value: `λ` of the last solution, or `None`.
         report: Of the last solution: `ridge` (in the units of the argument),
             `ridge_value` (`λ`), `relative_ridge` (`λ̃`), `chosen_by`, `rows`,
-            `leave_one_out_mse`, `kare` (at `z = λ`), `effective_dimension`
+            `leave_one_out_mse`, `kare` (at `z = λ`; `None` where weights of rows sum to
+            less than the next), `effective_dimension`
             (`tr K(K + nλI)⁻¹`), `jitter`, `solver`, `form`, `seconds`.
 
     Raises:
@@ -122,6 +127,23 @@ class NTKRidgeHead(keras.layers.Layer):
             outputs += tf.cast(network_outputs(kernel, inputs), outputs.dtype)
         return outputs
 
+    def posterior(self, kernel: Kernel) -> Posterior:
+        """The Gaussian process of the solution, which needs the anchors.
+
+        Raises:
+            ValueError: If the head has not been solved, or kept no anchors.
+        """
+        state = self._state
+        if not state.solved or state.anchors is None or state.targets is None:
+            raise ValueError(
+                "The variance needs a solved head with its anchors. Call `fit` or "
+                "`fit_head(x, y)` first, with `keep_anchors=True`."
+            )
+        system = System(
+            kernel, self.anchors, state.targets, self.residual, state.row_weights
+        )
+        return Posterior(system, self.report["ridge_value"])
+
     @property
     def dual(self) -> tf.Tensor | None:
         dual = self._state.dual if self._state.solved else None
@@ -160,9 +182,9 @@ class NTKRidgeHead(keras.layers.Layer):
         solved_for = self._state.facts.get("fingerprint")
         return self._state.solved and solved_for == kernel.fingerprint()
 
-    def hold(self, x: Any, y: np.ndarray) -> None:
+    def hold(self, x: Any, y: np.ndarray, weights: np.ndarray | None = None) -> None:
         """Keep rows to be solved on later, if rows are kept; forget the last solution."""
-        self._state.hold(x, y)
+        self._state.hold(x, y, weights)
         if not self.keep_anchors:
             self._state.drop_anchors()
 
@@ -171,8 +193,9 @@ class NTKRidgeHead(keras.layers.Layer):
         kernel: Kernel,
         x: Any,
         y: np.ndarray,
-        validation: tuple[Any, np.ndarray] | None = None,
+        validation: Validation | None = None,
         choice: Choice | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         """Solve on the rows `x`, `y`, choosing the ridge if it is `"auto"`.
 
@@ -180,25 +203,25 @@ class NTKRidgeHead(keras.layers.Layer):
             kernel: The kernel.
             x: `(n, ...)`.
             y: `(n, c)`.
-            validation: Rows to choose the ridge on.
+            validation: Rows to choose the ridge on, their targets and weights.
             choice: A ridge that was chosen elsewhere, to use instead of all that.
+            weights: How often each row counts, `(n,)`. Defaults to once.
 
         Raises:
             ValueError: If the kernel is zero on `x`, or `residual=True` does not fit.
         """
         begun = time.perf_counter()
-        targets = machine_targets(kernel, x, y, self.residual)
-        gram = gram_of(kernel, x)
+        system = System(kernel, x, y, self.residual, weights)
         if choice is None and self.ridge != "auto":
             choice = Choice(float(self.ridge), by="the user", relative=self.relative)
         solution = None
-        if choice is None and validation is None:
-            choice, solution = ridge_selection.by_leave_one_out(gram, targets)
+        if choice is None and validation is not None:
+            choice, solution = self._choose(kernel, system, validation)
         elif choice is None:
-            choice, solution = self._choose(kernel, x, gram, targets, validation)
+            choice, solution = ridge_selection.by_leave_one_out(system)
         if solution is None:
-            solution = cholesky(gram, targets, choice.absolute(gram))
-        self._store(kernel, x, y, solution, choice, ridge_selection.unit(gram))
+            solution = system.solve(choice.absolute(system.unit))
+        self._store(kernel, system, solution, choice)
         self._state.facts["report"]["seconds"] = time.perf_counter() - begun
 
     def solve_again(self, kernel: Kernel) -> None:
@@ -225,45 +248,45 @@ class NTKRidgeHead(keras.layers.Layer):
                 stacklevel=4,
             )
             choice = Choice(ridge_selection.WITHOUT_EVIDENCE, by="default")
-        self.solve(kernel, self.anchors, state.targets, choice=choice)
+        self.solve(
+            kernel, self.anchors, state.targets, choice=choice, weights=state.row_weights
+        )
 
     def choose_ridge(
-        self, kernel: Kernel, x: Any, y: np.ndarray, validation: Any, by: str
-    ) -> Choice:
-        """The ridge with the least squared error on validation rows, solving on `x`."""
-        targets, gram = machine_targets(kernel, x, y, self.residual), gram_of(kernel, x)
-        return self._choose(kernel, x, gram, targets, validation, by)[0]
-
-    def _choose(
-        self,
-        kernel: Kernel,
-        x: Any,
-        gram: np.ndarray,
-        targets: np.ndarray,
-        validation: Any,
-        by: str = "validation data",
-    ) -> tuple[Choice, Solution]:
-        xv, yv = validation
-        cross = kernel.cross(xv, x, dtype="float64").numpy()
-        left = machine_targets(kernel, xv, yv, self.residual)
-        return ridge_selection.by_rows(gram, targets, cross, left, by)
-
-    def _store(
         self,
         kernel: Kernel,
         x: Any,
         y: np.ndarray,
-        solution: Solution,
-        choice: Choice,
-        unit: float,
+        validation: Validation,
+        by: str,
+        weights: np.ndarray | None = None,
+    ) -> Choice:
+        """The ridge with the least squared error on validation rows, solving on `x`."""
+        system = System(kernel, x, y, self.residual, weights)
+        return self._choose(kernel, system, validation, by)[0]
+
+    def _choose(
+        self,
+        kernel: Kernel,
+        system: System,
+        validation: Validation,
+        by: str = "validation data",
+    ) -> tuple[Choice, Solution]:
+        xv, yv, weights = validation
+        cross = kernel.cross(xv, system.x, dtype="float64").numpy()
+        left = machine_targets(kernel, xv, yv, self.residual)
+        return ridge_selection.by_rows(system, cross, left, weights, by)
+
+    def _store(
+        self, kernel: Kernel, system: System, solution: Solution, choice: Choice
     ) -> None:
-        state = self._state
+        state, x = self._state, system.x
         form = self._choose_form(kernel, *solution.dual.shape)
-        state.hold(x, y)
-        state.set_dual(solution.dual)
-        state.set_weights(
-            primal_weights(kernel, x, solution.dual) if form == "primal" else None
-        )
+        dual = system.dual(solution)
+        state.hold(x, system.targets, system.weights)
+        state.set_dual(dual)
+        state.set_weights(primal_weights(kernel, x, dual) if form == "primal" else None)
+        relative_ridge = solution.ridge / system.unit
         if not self.keep_anchors:
             state.drop_anchors()
         state.facts = {
@@ -271,9 +294,9 @@ class NTKRidgeHead(keras.layers.Layer):
             "choice": dataclasses.asdict(choice),
             "inputs": describe(x),
             "report": {
-                "ridge": solution.ridge / unit if self.relative else solution.ridge,
+                "ridge": relative_ridge if self.relative else solution.ridge,
                 "ridge_value": solution.ridge,
-                "relative_ridge": solution.ridge / unit,
+                "relative_ridge": relative_ridge,
                 "chosen_by": choice.by,
                 "rows": len(solution.dual),
                 "leave_one_out_mse": solution.leave_one_out_mse,
@@ -313,7 +336,7 @@ class NTKRidgeHead(keras.layers.Layer):
             )
         self._check_form(form, kernel)
         other = NTKRidgeHead.from_config({**self.get_config(), "form": form})
-        other._state.hold(self.anchors, state.targets)
+        other._state.hold(self.anchors, state.targets, state.row_weights)
         other._state.set_dual(state.dual.numpy())
         if form == "primal":
             other._state.set_weights(

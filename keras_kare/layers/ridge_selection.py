@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_kare.solvers import Solution, Spectral
+from keras_kare.layers.machine import System
+from keras_kare.solvers import Solution
 
 GRID = np.logspace(-8, 4, 49)
 """Candidates for `λ̃`, relative to `tr(K)/n²`: four a decade."""
@@ -30,44 +31,45 @@ class Choice:
     by: str
     relative: bool = True
 
-    def absolute(self, gram: np.ndarray) -> float:
-        """`λ` for this Gram matrix."""
-        return self.ridge * unit(gram) if self.relative else self.ridge
-
-
-def unit(gram: np.ndarray) -> float:
-    """`tr(K)/n²`, the unit of a relative ridge."""
-    return float(np.trace(gram)) / len(gram) ** 2
+    def absolute(self, unit: float) -> float:
+        """`λ`, where `unit` is that of a relative ridge, `tr(K)/n²`."""
+        return self.ridge * unit if self.relative else self.ridge
 
 
 def by_rows(
-    gram: np.ndarray, y: np.ndarray, cross: np.ndarray, targets: np.ndarray, by: str
+    system: System,
+    cross: np.ndarray,
+    targets: np.ndarray,
+    weights: np.ndarray | None,
+    by: str,
 ) -> tuple[Choice, Solution]:
     """The ridge with the least squared error on other rows.
 
     Args:
-        gram: `(n, n)`.
-        y: `(n, c)`.
+        system: What is solved.
         cross: Kernel between the other rows and the anchors, `(v, n)`.
         targets: Of the other rows, `(v, c)`.
+        weights: How often each of the other rows counts, `(v,)`; `None` for once.
         by: How the report should name these rows.
     """
 
     def error(solution: Solution) -> float:
-        return float(np.mean((cross @ solution.dual / len(gram) - targets) ** 2))
+        predictions = cross @ system.dual(solution) / len(system.gram)
+        squared = np.mean((predictions - targets) ** 2, axis=1)
+        return float(np.average(squared, weights=weights))
 
-    return _least(gram, y, error, by)
+    return _least(system, error, by)
 
 
-def by_leave_one_out(gram: np.ndarray, y: np.ndarray) -> tuple[Choice, Solution]:
+def by_leave_one_out(system: System) -> tuple[Choice, Solution]:
     """The ridge with the least leave-one-out error. Only for kernels that never saw y."""
-    return _least(gram, y, lambda solution: solution.leave_one_out_mse, "leave-one-out")
+    return _least(system, lambda solution: solution.leave_one_out_mse, "leave-one-out")
 
 
 def _least(
-    gram: np.ndarray, y: np.ndarray, error: Callable[[Solution], float], by: str
+    system: System, error: Callable[[Solution], float], by: str
 ) -> tuple[Choice, Solution]:
-    solutions = Spectral(gram).solve_grid(y, GRID * unit(gram))
+    solutions = system.solve_grid(GRID * system.unit)
     errors = np.array([error(solution) for solution in solutions])
     # Of equals, the largest ridge: the simplest machine.
     best = len(errors) - 1 - int(np.argmin(errors[::-1]))

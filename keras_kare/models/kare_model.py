@@ -124,7 +124,13 @@ class KAREModel(KARETrainer, keras.Model):
             self._refresh_head()
         return self.head.call(inputs, self.kernel)
 
-    def fit_head(self, x: Any, y: Any = None, validation_data: Any = None) -> None:
+    def fit_head(
+        self,
+        x: Any,
+        y: Any = None,
+        validation_data: Any = None,
+        sample_weight: Any = None,
+    ) -> None:
         """Solve the head on rows, without any training.
 
         On a network trained by other means this is the paper's after-NTK.
@@ -137,11 +143,12 @@ class KAREModel(KARETrainer, keras.Model):
                 a trained one the errors of its own training rows choose far too small
                 a ridge, so `λ̃ = 1` is used, with a warning. (Training that neither this
                 model's nor the network's `fit` did cannot be seen: pass rows.)
+            sample_weight: As in `fit`.
 
         Raises:
             ValueError: For bad input, named.
         """
-        rows = rows_module.gather(x, y, None)
+        rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
         validation = rows_module.gather_validation(validation_data, None)
         self._check_rows(rows, validation)
         self._solve_head(rows, validation, self._choice_without_rows(validation))
@@ -180,6 +187,43 @@ class KAREModel(KARETrainer, keras.Model):
         x = self._prediction_rows(x)
         self._forget_stale_traces()
         return super().predict_on_batch(x)
+
+    def variance(self, x: Any, noise: bool = False) -> np.ndarray:
+        """How uncertain predictions are: the variance of a Gaussian process, `(n, c)`.
+
+        The kernel machine is the mean of a Gaussian process with kernel `s² K` and noise
+        of variance `s² n λ`. This is its posterior variance, with `s²` such that
+        leave-one-out errors on the training rows are as large as expected. Those errors
+        are optimistic for a kernel that was trained on these rows: compare with errors
+        on other rows before relying on it.
+
+        Args:
+            x: Inputs `(n, ...)`.
+            noise: Whether to add the variance of the noise, for the variance of new
+                targets instead of the function's. Defaults to `False`.
+
+        Returns:
+            Variances in the units of `y²`, float64. Takes a factorisation of the
+            training rows' Gram matrix.
+
+        Raises:
+            ValueError: As `predict`, and if the head kept no anchors.
+
+        Example:
+
+        ```python
+        mean, std = model.predict(x), np.sqrt(model.variance(x, noise=True))
+        ```
+
+        References:
+            - Rasmussen, Williams, "Gaussian Processes for Machine Learning", eq. 2.26
+              and 5.12.
+        """
+        self._refresh_head()
+        x = self._prediction_rows(x)
+        posterior = self.head.posterior(self.kernel)
+        variance = posterior.variance(self.kernel, x)
+        return variance + posterior.noise if noise else variance
 
     def export(
         self,
@@ -244,8 +288,14 @@ class KAREModel(KARETrainer, keras.Model):
     def _solve_head(
         self, rows: Rows, validation: Rows | None, choice: Choice | None
     ) -> None:
-        pair = None if validation is None else (validation.x, validation.y)
-        self.head.solve(self.kernel, rows.x, rows.y, validation=pair, choice=choice)
+        self.head.solve(
+            self.kernel,
+            rows.x,
+            rows.y,
+            validation=None if validation is None else validation.parts(),
+            choice=choice,
+            weights=rows.weights,
+        )
 
     def _choice_without_rows(self, validation: Rows | None) -> Choice | None:
         """`None` where rows or leave-one-out may choose the ridge."""

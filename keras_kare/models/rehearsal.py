@@ -70,13 +70,19 @@ def rehearse(
             model,
             x=training.x,
             y=training.y,
+            sample_weight=training.weights,
             batch_size=even_batch_size(len(training), batches),
             epochs=epochs,
             verbose=0,
             shuffle=shuffle,
         )
         return model.head.choose_ridge(
-            model.kernel, training.x, training.y, (choosing.x, choosing.y), by=NAME
+            model.kernel,
+            training.x,
+            training.y,
+            choosing.parts(),
+            by=NAME,
+            weights=training.weights,
         )
     except (tf.errors.InvalidArgumentError, ValueError) as error:
         warnings.warn(

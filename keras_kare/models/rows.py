@@ -27,11 +27,13 @@ class Rows:
         x: Nested structure of tensors, `(n, ...)`.
         y: `(n, c)`.
         batch_size: Of the dataset that the rows came from; all rows for arrays.
+        weights: How often each row counts, `(n,)`; `None` for once.
     """
 
     x: Any
     y: np.ndarray
     batch_size: int = 0
+    weights: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -41,7 +43,12 @@ class Rows:
         return Rows(
             keras.tree.map_structure(lambda t: tf.gather(t, indices), self.x),
             self.y[indices],
+            weights=None if self.weights is None else self.weights[indices],
         )
+
+    def parts(self) -> tuple[Any, np.ndarray, np.ndarray | None]:
+        """Inputs, targets and weights, as Keras takes validation data."""
+        return self.x, self.y, self.weights
 
     def split(self, fraction: float) -> tuple[Rows, Rows]:
         """The first rows and the last `fraction` of them, as Keras splits."""
@@ -60,14 +67,23 @@ def is_dataset(x: Any) -> bool:
     return isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
 
 
-def gather(x: Any, y: Any, steps: int | None, name: str = "") -> Rows:
+def gather(
+    x: Any,
+    y: Any,
+    steps: int | None,
+    name: str = "",
+    sample_weight: Any = None,
+    class_weight: Any = None,
+) -> Rows:
     """All rows of arrays, of a `tf.data.Dataset` or of a `PyDataset`.
 
     Args:
-        x: Inputs, or a dataset of `(x, y)` batches.
+        x: Inputs, or a dataset of `(x, y)` or `(x, y, sample_weight)` batches.
         y: Targets, or `None` for a dataset.
         steps: How many batches of a dataset to read; `None` for all.
         name: Prefix of argument names in errors: "" or "validation ".
+        sample_weight: How often each row counts, `(n,)`; `None` for a dataset.
+        class_weight: How often rows of each class count, by its number; arrays only.
 
     Raises:
         ValueError: As the checks of inputs and targets; for generators, which can be
@@ -80,7 +96,12 @@ def gather(x: Any, y: Any, steps: int | None, name: str = "") -> Rows:
                 f"`{name}y` must not be given with a dataset, whose batches are (x, y). "
                 f"Received: {name}y of type {type(y).__name__}"
             )
-        x, y, batch_size = _concatenated(x, steps, name)
+        if sample_weight is not None or class_weight is not None:
+            raise ValueError(
+                f"`{name}sample_weight` and `class_weight` need arrays: let the dataset "
+                "yield (x, y, sample_weight) instead."
+            )
+        x, y, sample_weight, batch_size = _concatenated(x, steps, name)
     elif hasattr(x, "__next__") or (hasattr(x, "__iter__") and not hasattr(x, "__len__")):
         raise ValueError(
             f"`{name}x` must be arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`: "
@@ -90,7 +111,23 @@ def gather(x: Any, y: Any, steps: int | None, name: str = "") -> Rows:
     x = _validation.check_rows(f"{name}x", without_pandas(x))
     rows = int(keras.tree.flatten(x)[0].shape[0])
     y = _validation.check_targets(f"{name}y", y, rows)
-    return Rows(x, y, batch_size or rows)
+    weights = _row_weights(f"{name}sample_weight", sample_weight, class_weight, y)
+    return Rows(x, y, batch_size or rows, weights)
+
+
+def _row_weights(
+    name: str, sample_weight: Any, class_weight: Any, y: np.ndarray
+) -> np.ndarray | None:
+    if class_weight is not None:
+        if sample_weight is not None:
+            raise ValueError(
+                f"Pass either `{name}` or `class_weight`: multiply them yourself to "
+                "combine them. Received: both"
+            )
+        sample_weight = _validation.weights_of_classes(class_weight, y)
+    if sample_weight is None:
+        return None
+    return _validation.check_weights(name, sample_weight, len(y))
 
 
 def gather_validation(data: Any, steps: int | None) -> Rows | None:
@@ -104,8 +141,8 @@ def gather_validation(data: Any, steps: int | None) -> Rows | None:
             "`validation_data` must be (x, y) or a dataset. "
             f"Received: validation_data of type {type(data).__name__}"
         )
-    _validation.check_no_weights(data[2] if len(data) == 3 else None)
-    return gather(data[0], data[1], None, "validation ")
+    weights = data[2] if len(data) == 3 else None
+    return gather(data[0], data[1], None, "validation ", weights)
 
 
 def default_batch_size(rows: int) -> int:
@@ -142,20 +179,29 @@ def _fitting(batch_size: int, rows: int) -> int:
     return next(size for size in larger if rows % size != 1)
 
 
-def _concatenated(dataset: Any, steps: int | None, name: str) -> tuple[Any, Any, int]:
+def _concatenated(
+    dataset: Any, steps: int | None, name: str
+) -> tuple[Any, Any, np.ndarray | None, int]:
     batches = list(_batches(dataset, steps, name))
     if not batches:
         raise ValueError(f"`{name}x` has no rows. Received: an empty dataset")
-    for i, (x, _) in enumerate(batches):
+    for i, (x, _, _) in enumerate(batches):
         count = keras.tree.flatten(x)[0].shape[0]
         if count < 2 and not name:
             raise ValueError(
                 f"`x` yields a batch of {count} rows (batch {i}), which has no KARE. Use "
                 "`drop_remainder=True`, or another batch size."
             )
-    x = keras.tree.map_structure(_join, *[x for x, _ in batches])
-    y = _join(*[np.asarray(y) for _, y in batches])
-    return x, y, len(batches[0][1])
+    x = keras.tree.map_structure(_join, *[x for x, _, _ in batches])
+    y = _join(*[np.asarray(y) for _, y, _ in batches])
+    weights = [w for _, _, w in batches if w is not None]
+    if weights and len(weights) < len(batches):
+        raise ValueError(
+            f"`{name}x` must yield a `sample_weight` with every batch or with none. "
+            f"Received: weights with {len(weights)} of {len(batches)} batches"
+        )
+    joined = _join(*[np.ravel(w) for w in weights]) if weights else None
+    return x, y, joined, len(batches[0][1])
 
 
 def _join(*parts: np.ndarray) -> np.ndarray:
@@ -182,7 +228,6 @@ def _batches(dataset: Any, steps: int | None, name: str) -> Any:
         batches = taken.as_numpy_iterator()
     for batch in batches:
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-        _validation.check_no_weights(weights)
         if y is None:
             raise ValueError(
                 f"`{name}x` must yield (x, y) batches: kernels are trained and solved on "
@@ -193,7 +238,7 @@ def _batches(dataset: Any, steps: int | None, name: str) -> Any:
                 f"`{name}x` yields single rows: use `dataset.batch(...)`, so that KARE "
                 "sees many rows at once."
             )
-        yield keras.tree.map_structure(np.asarray, x), y
+        yield keras.tree.map_structure(np.asarray, x), y, weights
 
 
 def without_pandas(x: Any) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare import _validation, losses
+from keras_kare import losses
 from keras_kare import metrics as metrics_module
 from keras_kare.kernels import Kernel
 from keras_kare.layers import NTKRidgeHead
@@ -16,6 +17,9 @@ from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import rehearsal
 from keras_kare.models import rows as rows_module
 from keras_kare.models.rows import Rows
+
+PARTED = 3.0
+"""How many times KARE the error on validation rows may be, without a warning."""
 
 
 class KARETrainer(keras.Model):
@@ -33,6 +37,7 @@ class KARETrainer(keras.Model):
         optimizer: Any = "rmsprop",
         loss: Any = "kare",
         metrics: Any = None,
+        weighted_metrics: Any = None,
         jit_compile: Any = False,
         **kwargs: Any,
     ) -> None:
@@ -47,28 +52,29 @@ class KARETrainer(keras.Model):
                 (`kk.metrics.SignedAccuracy`). During training they are computed on
                 the batch's leave-one-out predictions: right for a fixed kernel,
                 optimistic once the kernel has been trained on these rows.
+            weighted_metrics: As in Keras: metrics to which weights of rows apply.
             jit_compile: Must be false: XLA cannot say what jitter a Cholesky needed.
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
-            ValueError: If `loss` is no loss of a Gram matrix, or `jit_compile=True`,
-                weighted metrics or loss weights are given.
+            ValueError: If `loss` is no loss of a Gram matrix, or `jit_compile=True` or
+                loss weights are given.
         """
         if jit_compile not in (False, None, "auto"):
             raise ValueError(
                 "`jit_compile` is not supported yet: training checks its factorisations "
                 f"in ways that XLA cannot. Received: jit_compile={jit_compile!r}"
             )
-        for name in ("loss_weights", "weighted_metrics"):
-            if kwargs.get(name) is not None:
-                raise ValueError(
-                    f"`{name}` is not supported: KARE of weighted rows is not defined. "
-                    f"Received: {name}={kwargs[name]!r}"
-                )
+        if kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                "`loss_weights` is not supported: there is one loss, of the Gram matrix. "
+                f"Received: loss_weights={kwargs['loss_weights']!r}"
+            )
         super().compile(
             optimizer=optimizer,
             loss=losses.get(loss),
             metrics=keras.tree.map_structure(metrics_module.get, metrics),
+            weighted_metrics=keras.tree.map_structure(metrics_module.get, weighted_metrics),
             jit_compile=False,
             **kwargs,
         )
@@ -76,11 +82,11 @@ class KARETrainer(keras.Model):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One batch: its Gram matrix, the loss, one update of the network."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
-        _validation.check_no_weights(weights)
+        given = () if weights is None else (weights,)
         with tf.GradientTape() as tape:
             gram = self.kernel.gram(x)
             y = _columns(y, gram)
-            loss, predictions = self.loss.evaluate(y, gram)
+            loss, predictions = self.loss.evaluate(y, gram, *given)
             if extras := self._network_losses():
                 loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in extras])
             scaled = self.optimizer.scale_loss(loss)
@@ -92,8 +98,8 @@ class KARETrainer(keras.Model):
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        self._loss_tracker.update_state(loss, sample_weight=tf.shape(gram)[0])
-        return self.compute_metrics(x, y, predictions)
+        self._loss_tracker.update_state(loss, sample_weight=_count(y, weights))
+        return self.compute_metrics(x, y, predictions, weights)
 
     def _network_losses(self) -> list[tf.Tensor]:
         """Regularisers and activity regularisers of the network."""
@@ -110,7 +116,6 @@ class KARETrainer(keras.Model):
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One batch: mean squared error of the kernel machine, and the metrics."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
-        _validation.check_no_weights(weights)
         predictions = self(x, training=False)
         y = _columns(y, predictions)
         if y.shape[1] != predictions.shape[1]:
@@ -119,9 +124,15 @@ class KARETrainer(keras.Model):
                 f"for. Received: y of {y.shape[1]} columns, predictions of "
                 f"{predictions.shape[1]}"
             )
-        loss = tf.reduce_mean(tf.square(y - predictions))
-        self._loss_tracker.update_state(loss, sample_weight=tf.shape(predictions)[0])
-        return self.compute_metrics(x, y, predictions)
+        squared, count = tf.square(y - predictions), _count(y, weights)
+        if weights is None:
+            loss = tf.reduce_mean(squared)
+        else:
+            each = tf.reshape(tf.cast(weights, squared.dtype), (-1, 1))
+            total = tf.reduce_mean(tf.reduce_sum(each * squared, axis=0))
+            loss = tf.math.divide_no_nan(total, count)  # a batch may count for nothing
+        self._loss_tracker.update_state(loss, sample_weight=count)
+        return self.compute_metrics(x, y, predictions, weights)
 
     def fit(
         self,
@@ -161,7 +172,12 @@ class KARETrainer(keras.Model):
             validation_split: The last share of the rows becomes `validation_data`.
             epochs, verbose, callbacks, shuffle, initial_epoch, steps_per_epoch,
                 validation_steps, validation_batch_size, validation_freq: As in Keras.
-            class_weight, sample_weight: Must be `None`.
+            sample_weight: How often each row counts, `(n,)`, non-negative: KARE, the
+                machine and its ridge are those of rows repeated so often (see
+                `keras_kare.risk`). Their scale matters; Keras averages instead.
+            class_weight: The same by class: a dict from the number of a class (0 for
+                the lower and 1 for the upper of two targets, else the column) to the
+                weight of its rows.
 
         Without validation rows, `ridge="auto"` takes a rehearsal after training: the
         same training from the same start on four fifths of the rows, whose kernel the
@@ -172,6 +188,11 @@ class KARETrainer(keras.Model):
         validation, at the ridge of the loss; without validation it is solved when it
         first predicts.
 
+        KARE can be fooled by training. A warning tells when, in the last epoch,
+        `val_loss` was more than three times `loss`; stop earlier, with
+        `keras.callbacks.EarlyStopping("val_loss", restore_best_weights=True)`, or
+        minimise `kk.losses.HoldoutKARE`.
+
         Returns:
             A `History`: `loss` is KARE, `val_loss` the measured mean squared error.
 
@@ -180,8 +201,9 @@ class KARETrainer(keras.Model):
         """
         if not self.compiled:
             raise ValueError("Call `compile` before `fit`.")
-        _validation.check_no_weights(sample_weight, class_weight)
-        rows = rows_module.gather(x, y, steps_per_epoch)
+        rows = rows_module.gather(
+            x, y, steps_per_epoch, sample_weight=sample_weight, class_weight=class_weight
+        )
         if validation_split and validation_data is None:
             if rows_module.is_dataset(x):
                 raise ValueError(
@@ -189,7 +211,7 @@ class KARETrainer(keras.Model):
                     f"`validation_data`. Received: validation_split={validation_split}"
                 )
             rows, held = rows.split(validation_split)
-            validation_data = (held.x, held.y)
+            validation_data = held.parts()
         validation = rows_module.gather_validation(validation_data, validation_steps)
         arrays = not rows_module.is_dataset(x)
         if arrays:
@@ -199,8 +221,8 @@ class KARETrainer(keras.Model):
             x, y = rows.x, rows.y
             rows_module.check_batch_size(batch_size, len(rows))
             if validation is not None and not rows_module.is_dataset(validation_data):
-                validation_data = (validation.x, validation.y)
-        self.head.hold(rows.x, rows.y)
+                validation_data = validation.parts()
+        self.head.hold(rows.x, rows.y, rows.weights)
         self.head.trained = self.head.trained or epochs > initial_epoch
         if not self.optimizer.built:  # else the step would be traced twice
             self.optimizer.build(self.trainable_variables)
@@ -211,6 +233,7 @@ class KARETrainer(keras.Model):
             history = super().fit(
                 x=x,
                 y=y,
+                sample_weight=rows.weights if arrays else None,
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
@@ -237,6 +260,7 @@ class KARETrainer(keras.Model):
                 shuffle,
             )
         self._solve_head(rows, validation, choice)
+        _warn_if_parted(history)
         return history
 
     def evaluate(
@@ -253,14 +277,13 @@ class KARETrainer(keras.Model):
     ) -> Any:
         """Mean squared error of the kernel machine, and the compiled metrics.
 
-        Needs no `compile`, except for metrics.
+        Needs no `compile`, except for metrics. With `sample_weight`, a weighted mean.
 
         Args as in `keras.Model.evaluate`; `batch_size` defaults to 1,024.
 
         Raises:
             ValueError: For bad input, and as `predict`.
         """
-        _validation.check_no_weights(sample_weight)
         if not self.compiled:
             self.compile()
         if self._training_rows is not None:
@@ -268,14 +291,16 @@ class KARETrainer(keras.Model):
         else:
             self._refresh_head()
             if not rows_module.is_dataset(x):
-                rows = rows_module.gather(x, y, None)
-                x, y, batch_size = rows.x, rows.y, batch_size or 1024
+                rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
+                x, y, sample_weight = rows.parts()
+                batch_size = batch_size or 1024
         self._forget_stale_traces()
         return super().evaluate(
             x=x,
             y=y,
             batch_size=batch_size,
             verbose=verbose,
+            sample_weight=sample_weight,
             steps=steps,
             callbacks=callbacks,
             return_dict=return_dict,
@@ -291,21 +316,21 @@ class KARETrainer(keras.Model):
         return_dict: bool = False,
     ) -> Any:
         """One update on one batch; the head is stale afterwards. As in Keras."""
-        _validation.check_no_weights(sample_weight, class_weight)
-        rows = rows_module.gather(x, y, None)
+        rows = rows_module.gather(
+            x, y, None, sample_weight=sample_weight, class_weight=class_weight
+        )
         self._check_rows(rows, None)
         self.head.trained = True
-        return super().train_on_batch(rows.x, rows.y, return_dict=return_dict)
+        return super().train_on_batch(*rows.parts(), return_dict=return_dict)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """Mean squared error and metrics of the kernel machine on one batch."""
-        _validation.check_no_weights(sample_weight)
-        rows = rows_module.gather(x, y, None)
+        rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
         self._refresh_head()
         self._forget_stale_traces()
-        return super().test_on_batch(rows.x, rows.y, return_dict=return_dict)
+        return super().test_on_batch(*rows.parts(), return_dict=return_dict)
 
     def _solve_for_validation(self, rows: Rows) -> None:
         """A Cholesky head at the ridge of the loss, on not too many rows."""
@@ -313,12 +338,37 @@ class KARETrainer(keras.Model):
             chosen = np.linspace(0, len(rows) - 1, self.validation_anchors).astype(int)
             rows = rows.take(chosen)
         choice = Choice(self.loss.ridge, by="the loss", relative=self.loss.relative)
-        self.head.solve(self.kernel, rows.x, rows.y, choice=choice)
+        self.head.solve(self.kernel, rows.x, rows.y, choice=choice, weights=rows.weights)
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built and self.optimizer is not None:
             self.optimizer.build(self.trainable_variables)
+
+
+def _warn_if_parted(history: keras.callbacks.History) -> None:
+    """Tell when KARE no longer estimates the error on held-out rows."""
+    values = [history.history.get(name) for name in ("loss", "val_loss")]
+    if not all(values):
+        return
+    loss, val_loss = (value[-1] for value in values)
+    if not val_loss > PARTED * loss:
+        return
+    warnings.warn(
+        f"KARE says {loss:.3g}, but the mean squared error on validation rows is "
+        f"{val_loss:.3g}, more than {PARTED:g} times as much: training has overfitted "
+        "KARE. Stop earlier, with `keras.callbacks.EarlyStopping('val_loss', "
+        "restore_best_weights=True)`, take a larger ridge in the loss, or minimise "
+        "`kk.losses.HoldoutKARE`.",
+        stacklevel=4,
+    )
+
+
+def _count(y: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+    """How often the rows count together."""
+    if weights is None:
+        return tf.cast(tf.shape(y)[0], y.dtype)
+    return tf.reduce_sum(tf.cast(weights, y.dtype))
 
 
 def _columns(y: tf.Tensor, like: tf.Tensor) -> tf.Tensor:

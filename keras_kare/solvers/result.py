@@ -17,6 +17,8 @@ class Solution:
         inverse_diagonal: `diag((K/n + λI)⁻¹)`, `(n,)`.
         jitter: What had to be added to `λ` for the factorisation to succeed.
         solver: Name of the solver.
+        count: How often all rows count together, `N`; `n` where each counts once. The
+            system then is the one of `keras_kare.risk`: `W½ K W½/N + λI`, `W½ y`.
     """
 
     dual: np.ndarray
@@ -24,17 +26,26 @@ class Solution:
     inverse_diagonal: np.ndarray
     jitter: float
     solver: str
+    count: float | None = None
 
     @property
     def leave_one_out_mse(self) -> float:
         """Mean squared leave-one-out error: residual of row i is `α_i / (A⁻¹)_ii`."""
         residual = self.dual / self.inverse_diagonal[:, None]
-        return float(np.mean(residual**2))
+        return float(np.sum(residual**2) / (self._count * self.dual.shape[1]))
 
     @property
-    def kare(self) -> float:
-        """KARE at `z = λ`."""
-        return float(np.mean(self.dual**2) / np.mean(self.inverse_diagonal) ** 2)
+    def kare(self) -> float | None:
+        """KARE at `z = λ`; `None` where rows count for less than the freedom they take."""
+        repeated = (self._count - len(self.dual)) / self.ridge
+        t = (np.sum(self.inverse_diagonal) + repeated) / self._count
+        if t <= 0.0:
+            return None
+        return float(np.sum(self.dual**2) / (self._count * self.dual.shape[1]) / t**2)
+
+    @property
+    def _count(self) -> float:
+        return len(self.dual) if self.count is None else self.count
 
     @property
     def effective_dimension(self) -> float:

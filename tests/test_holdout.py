@@ -1,0 +1,95 @@
+"""The guard against overfitting KARE: `HoldoutKARE`, and a warning."""
+
+from __future__ import annotations
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kare as kk
+
+
+def halves(y, gram, z):
+    """Each half predicted by a machine that is solved on the other."""
+    m = len(y) // 2
+    parts = [np.arange(m), np.arange(m, len(y))]
+    predictions = np.empty_like(y)
+    for solved, other in (parts, parts[::-1]):
+        n = len(solved)
+        system = gram[np.ix_(solved, solved)] / n + z * np.eye(n)
+        dual = np.linalg.solve(system, y[solved])
+        predictions[other] = gram[np.ix_(other, solved)] @ dual / n
+    return predictions
+
+
+@pytest.fixture(params=[8, 9])
+def system(request, rng):
+    b = rng.normal(size=(request.param, 4))
+    return rng.normal(size=(request.param, 2)), b @ b.T
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_each_half_predicts_the_other(system, relative):
+    y, gram = system
+    loss = kk.losses.HoldoutKARE(ridge=0.2, relative=relative)
+    z = 0.2 * (np.trace(gram) / len(gram) ** 2 if relative else 1.0)
+    value, predictions = loss.evaluate(tf.constant(y), tf.constant(gram))
+    np.testing.assert_allclose(predictions, halves(y, gram, z), 1e-10)
+    np.testing.assert_allclose(value, np.mean((y - halves(y, gram, z)) ** 2), 1e-10)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_gradients_are_those_of_differences(system, relative):
+    loss = kk.losses.HoldoutKARE(ridge=0.2, relative=relative)
+    arrays = [tf.constant(a) for a in system]
+    with tf.GradientTape() as tape:
+        tape.watch(arrays)
+        value = loss.evaluate(*arrays)[0]
+    rng = np.random.default_rng(0)
+    for which, gradient in enumerate(tape.gradient(value, arrays)):
+        direction = rng.normal(size=gradient.shape)
+        if which == 1:
+            direction = direction + direction.T
+        ends = []
+        for step in (1e-5, -1e-5):
+            moved = list(arrays)
+            moved[which] = moved[which] + step * direction
+            ends.append(loss.evaluate(*moved)[0])
+        slope = (ends[0] - ends[1]) / 2e-5
+        np.testing.assert_allclose(np.sum(gradient * direction), slope, 1e-6)
+
+
+def model(loss, rate):
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential(
+        [keras.Input((3,)), keras.layers.Dense(32, "relu"), keras.layers.Dense(1)]
+    )
+    model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=1.0))
+    model.compile(keras.optimizers.Adam(rate), loss)
+    return model
+
+
+def test_training_lowers_it_and_it_is_saved(rng, tmp_path):
+    x = rng.normal(size=(40, 3)).astype("float32")
+    y = np.sin(2.0 * x[:, :1])
+    trained = model("holdout_kare", 0.01)
+    losses = trained.fit(x, y, epochs=15, verbose=0).history["loss"]
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    trained.save(tmp_path / "m.keras")
+    again = keras.saving.load_model(tmp_path / "m.keras")
+    assert isinstance(again.loss, kk.losses.HoldoutKARE)
+
+
+def test_a_warning_where_kare_is_fooled(rng):
+    """Targets that are noise: KARE falls, the error on other rows cannot."""
+    x = rng.normal(size=(24, 3)).astype("float32")
+    y = rng.normal(size=(24, 1)).astype("float32")
+    arguments = {"validation_data": (x[12:], y[12:]), "verbose": 0}
+    with pytest.warns(UserWarning, match="overfitted KARE"):
+        model(kk.losses.KARE(1e-3), 0.05).fit(x[:12], y[:12], epochs=60, **arguments)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model(kk.losses.KARE(1.0), 1e-5).fit(x[:12], y[:12], epochs=2, **arguments)
