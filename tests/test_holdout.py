@@ -89,7 +89,9 @@ def test_a_warning_where_kare_is_fooled(rng):
     y = rng.normal(size=(24, 1)).astype("float32")
     arguments = {"validation_data": (x[12:], y[12:]), "verbose": 0}
     with pytest.warns(UserWarning, match="overfitted KARE"):
-        model(kk.losses.KARE(1e-3), 0.05).fit(x[:12], y[:12], epochs=60, **arguments)
+        model(kk.losses.KARE(1e-3), 0.05).fit(
+            x[:12], y[:12], epochs=60, validation_freq=60, **arguments
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model(kk.losses.KARE(1.0), 1e-5).fit(x[:12], y[:12], epochs=2, **arguments)

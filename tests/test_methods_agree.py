@@ -197,3 +197,19 @@ def test_memory_of_the_definition_is_one_variable_at_a_time(rng):
     graph = tf.function(kernel.gram).get_concrete_function(tf.constant(x)).graph
     waiting = [op for op in graph.get_operations() if op.control_inputs]
     assert waiting, "no share waits for another"
+
+
+def test_jacobian_that_tensorflow_cannot_vectorise(rng):
+    """One output at a time instead, without the user's help."""
+    network = keras.Sequential(
+        [
+            keras.Input((5, 3)),
+            keras.layers.EinsumDense("abc,cd->abd", (5, 4), bias_axes="b"),
+            keras.layers.GlobalAveragePooling1D(),
+            keras.layers.Dense(1),
+        ]
+    )
+    x = rng.normal(size=(4, 5, 3))
+    j = jacobian_by_hand(network, x)[:, 0]
+    gram = kk.kernels.NTK(network, method="jacobian").gram(x)
+    assert relative(gram, j @ j.T) < 1e-12

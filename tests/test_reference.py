@@ -79,9 +79,8 @@ def test_kernels(case, method):
     for outputs in ("sum", "trace", "full"):
         kernel = kk.kernels.NTK(network, outputs, method)
         case.check(kernel.gram(case["x"]), f"gram_{outputs}")
-    for outputs in ("sum", "trace"):
-        kernel = kk.kernels.NTK(network, outputs, method)
-        case.check(kernel.cross(case["x_test"], case["x"]), f"cross_{outputs}")
+        if outputs != "full" and method == "structured":
+            case.check(kernel.cross(case["x_test"], case["x"]), f"cross_{outputs}")
 
 
 def test_network_outputs(case):

@@ -34,6 +34,32 @@ def outputs_of(network: keras.Model, x: Any) -> tf.Tensor:
     return tf.reshape(f, (-1, count)) if f.shape.rank != 2 else f
 
 
+def jacobians(
+    tape: tf.GradientTape, targets: tf.Tensor, sources: list[Any], vectorize: bool
+) -> list[tf.Tensor]:
+    """`∂targets/∂source` for each source, zero where there is no connection.
+
+    All targets at once (`pfor`) if `vectorize`, and where TensorFlow can: it cannot for
+    a bias on an inner axis of `EinsumDense`, for one. Else one after another.
+    """
+
+    def take(at_once: bool) -> list[tf.Tensor]:
+        return tape.jacobian(
+            targets,
+            sources,
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            experimental_use_pfor=at_once,
+        )
+
+    if vectorize:
+        try:
+            return take(True)
+        except ValueError as error:
+            if "vectorizing the jacobian" not in str(error):
+                raise
+    return take(False)
+
+
 def jacobian_factor(
     tape: tf.GradientTape,
     targets: tf.Tensor,
@@ -42,11 +68,6 @@ def jacobian_factor(
     vectorize: bool = True,
 ) -> FullFactor:
     """Gradients of `targets`, `(n, C)`, with respect to one variable, written out."""
-    j = tape.jacobian(
-        targets,
-        variable.value,
-        unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        experimental_use_pfor=vectorize,
-    )
+    (j,) = jacobians(tape, targets, [variable.value], vectorize)
     j = tf.reshape(j, (-1, targets.shape[1], math.prod(variable.shape)))
     return FullFactor(tf.cast(j, dtype))

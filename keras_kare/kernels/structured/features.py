@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare.kernels.factors import Cost, Factor, cross_of, gram_of
-from keras_kare.kernels.jacobian import jacobian_factor, outputs_of
+from keras_kare.kernels.jacobian import jacobian_factor, jacobians, outputs_of
 from keras_kare.kernels.structured.capture import Recorder, Site, recording
 
 
@@ -348,11 +348,6 @@ def output_gradients(
         gradients = tape.gradient(total, sources, unconnected_gradients=zero)
         gradients = [tf.expand_dims(g, axis=1) for g in gradients]
     else:
-        gradients = tape.jacobian(
-            total,
-            sources,
-            unconnected_gradients=zero,
-            experimental_use_pfor=vectorize,
-        )
+        gradients = jacobians(tape, total, sources, vectorize)
         gradients = [tf.transpose(g, (1, 0, *range(2, g.shape.rank))) for g in gradients]
     return {id(h): g for h, g in zip(sources, gradients, strict=True)}
