@@ -144,10 +144,7 @@ class OuterFactor(Factor):
         """From products `(n, G, C, q p)`, with the bias added."""
         groups, count, size = j.shape[1:]
         if self.bias:
-            bias = tf.reduce_sum(self.b, axis=2)
-            j = tf.concat(
-                [j, tf.reshape(bias, (-1, groups, count, bias.shape[-1]))], axis=3
-            )
+            j = tf.concat([j, tf.reduce_sum(self.b, axis=2)], axis=3)
             size = j.shape[3]
         if groups > 1 and count > 1:
             j = tf.transpose(j, (0, 2, 1, 3))

@@ -2,44 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import keras
 import tensorflow as tf
 
 from keras_kare.kernels.factors import (
     Factor,
     FullFactor,
-    Layout,
     OuterFactor,
     positions,
 )
 from keras_kare.kernels.structured.rule import MakeFactor
 
-Positions = Callable[[], tf.Tensor]
 
-
-def affine(
-    bias: keras.Variable | None,
-    inputs: Positions,
-    layout: Layout | None = None,
-    groups: int = 1,
-) -> MakeFactor:
+def affine(bias: keras.Variable | None, inputs: tf.Tensor) -> MakeFactor:
     """Factors of the variables (kernel, bias) of `h = a W + bias`.
 
     Args:
         bias: The layer's bias, if it has one.
-        inputs: Makes `a`, `(n, G, T, p)`: called only where it is needed.
-        layout: As in `OuterFactor`.
-        groups: Number `G` of groups of features.
+        inputs: `a`, `(n, ..., p)`.
     """
 
     def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
         if bias is not None and variables[0] is bias:
             return bias_factor(gradients)
-        b = positions(gradients, lead=2, groups=groups)
-        a = tf.cast(inputs(), b.dtype)
-        return OuterFactor(a, b, bias=len(variables) == 2, layout=layout)
+        b = positions(gradients, lead=2)
+        a = tf.cast(positions(inputs), b.dtype)
+        return OuterFactor(a, b, bias=len(variables) == 2)
 
     return factor
 

@@ -189,7 +189,7 @@ class SeparableConvRule(LayerRule):
         def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
             g = channels_last(gradients, layer.data_format, lead=2)
             a = channels_last(middle, layer.data_format)
-            return affine(layer.bias, lambda: positions(a))(variables, g)
+            return affine(layer.bias, a)(variables, g)
 
         h = watch(
             add_bias(h, layer.bias, layer.data_format),

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kare.kernels.factors import Factor, FullFactor, Layout, OuterFactor, positions
+from keras_kare.kernels.factors import Factor, FullFactor, Layout, OuterFactor
 from keras_kare.kernels.structured.affine import affine
 from keras_kare.kernels.structured.registry import register_rule
 from keras_kare.kernels.structured.rule import (
@@ -29,7 +29,7 @@ class DenseRule(LayerRule):
         self, layer: keras.layers.Layer, watch: Watch, inputs: Any, training: Any = None
     ) -> Any:
         h = add_bias(keras.ops.matmul(inputs, layer.kernel), layer.bias)
-        factor = affine(layer.bias, lambda: positions(tf.convert_to_tensor(inputs)))
+        factor = affine(layer.bias, tf.convert_to_tensor(inputs))
         return activate(layer, watch(h, present(layer.kernel, layer.bias), factor))
 
 

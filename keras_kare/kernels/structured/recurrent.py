@@ -113,9 +113,9 @@ def _pre_activation(
     """`x W + h U + bias`, watched for all three."""
     z = keras.ops.matmul(x, layer.kernel) + keras.ops.matmul(h, layer.recurrent_kernel)
     z = add_bias(z, layer.bias)
-    by_input = affine(layer.bias, lambda: positions(x))
+    by_input = affine(layer.bias, x)
     z = watch(z, present(layer.kernel, layer.bias), by_input)
-    return watch(z, [layer.recurrent_kernel], affine(None, lambda: positions(h)))
+    return watch(z, [layer.recurrent_kernel], affine(None, h))
 
 
 class GRUCellRule(LayerRule):
@@ -166,7 +166,7 @@ class GRUCellRule(LayerRule):
             return OuterFactor(a, positions(gradients, lead=2, groups=3), layout=layout)
 
         z = add_bias(keras.ops.matmul(x, layer.kernel), layer.bias)
-        by_input = affine(layer.bias, lambda: positions(x))
+        by_input = affine(layer.bias, x)
         z = watch(z, present(layer.kernel, layer.bias), by_input)
         # What is added to `z` below has the same gradient as `z` itself.
         z = watch(z, [layer.recurrent_kernel], recurrent)
@@ -184,7 +184,7 @@ def _one_of(index: int, a: Any) -> Callable[[list[keras.Variable], tf.Tensor], F
     """Factor of a kernel whose result is one of several that were stacked."""
 
     def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
-        return affine(None, lambda: positions(a))(variables, gradients[:, :, index])
+        return affine(None, a)(variables, gradients[:, :, index])
 
     return factor
 
