@@ -348,6 +348,19 @@ def test_rows_with_nan_are_refused_when_served(served):
         loaded.serve(x)
 
 
+def test_litert_converts_tanh_networks(served):
+    case = served["one target"]
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(case.folder), signature_keys=["serving_default"]
+    )
+    interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    run = interpreter.get_signature_runner("serving_default")
+    expected = case.plain["serving_default output_0"]
+    for rows in (case.x, case.x[:1]):
+        found = run(inputs=rows)["output_0"]
+        np.testing.assert_allclose(found, expected[: len(rows)], rtol=1e-5, atol=1e-5)
+
+
 def test_of_a_loaded_model(served, tmp_path):
     case = served["one target"]
     case.model.save(tmp_path / "m.keras")
@@ -403,7 +416,15 @@ class TestBadInput:
         with pytest.raises(ValueError, match="fit_head"):
             kk.KAREModel(networks.mlp()).export(tmp_path / "s")
 
-    @pytest.mark.parametrize("option", [{"format": "pickle"}, {"form": "auto"}])
-    def test_options(self, served, tmp_path, option):
-        with pytest.raises(ValueError, match="must be"):
+    @pytest.mark.parametrize(
+        ("option", "says"),
+        [
+            ({"format": "pickle"}, "`format` must be one of 'tf_saved_model'"),
+            ({"format": "onnx"}, "tf2onnx"),
+            ({"format": "litert"}, "TFLiteConverter"),
+            ({"form": "auto"}, "`form` must be one of"),
+        ],
+    )
+    def test_options(self, served, tmp_path, option, says):
+        with pytest.raises(ValueError, match=says):
             served["one target"].model.export(tmp_path / "s", **option)

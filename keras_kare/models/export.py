@@ -9,7 +9,26 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _validation
 from keras_kare.layers import NTKRidgeHead
+
+ELSEWHERE = {
+    "onnx": "the converter to ONNX (tf2onnx) knows no gradients of activations, such as "
+    "ReluGrad and TanhGrad, of which predictions are made.",
+    "litert": "export a SavedModel, and convert that with `tf.lite.TFLiteConverter`, "
+    "which works for some activations: see tutorials/serving/README.md.",
+}
+"""Formats that Keras writes and we do not, and why."""
+
+
+def check_format(value: Any) -> None:
+    """Refuse what cannot be written, with the reason where there is one."""
+    if value in ELSEWHERE:
+        raise ValueError(
+            f"`format` must be 'tf_saved_model'. {value}: {ELSEWHERE[value]} "
+            f"Received: format={value!r}"
+        )
+    _validation.check_option("format", value, ("tf_saved_model",))
 
 
 def export_saved_model(

@@ -15,7 +15,7 @@ from keras_kare.kernels import NTK, Kernel
 from keras_kare.layers import NTKRidgeHead, ridge_selection
 from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import rows as rows_module
-from keras_kare.models.export import export_saved_model
+from keras_kare.models.export import check_format, export_saved_model
 from keras_kare.models.rows import Rows
 from keras_kare.models.training import KARETrainer
 
@@ -207,7 +207,8 @@ class KAREModel(KARETrainer, keras.Model):
 
         Args:
             filepath: The folder to write.
-            format: `"tf_saved_model"`.
+            format: `"tf_saved_model"`. (`tutorials/serving` tells for which networks
+                LiteRT converts that; ONNX cannot.)
             form: `"primal"`: the files hold the network and `w`, and no training row.
                 `"dual"`: the anchors are in the files, and each served row is compared
                 with each of them. Defaults to `"primal"`.
@@ -233,7 +234,7 @@ class KAREModel(KARETrainer, keras.Model):
         served.signatures["classify"](inputs=tf.constant(x))["scores"]  # (n, 2)
         ```
         """
-        _validation.check_option("format", format, ("tf_saved_model",))
+        check_format(format)
         _validation.check_option("form", form, ("primal", "dual"))
         self._refresh_head()
         export_saved_model(self, filepath, form, classes, verbose, **kwargs)
