@@ -61,9 +61,10 @@ def conv() -> keras.Model:
     )
 
 
-NETWORKS = {
-    "576-64-64-1, GELU": dense,
-    "28x28x1, convolutions of 16 and 32 with strides, ReLU": conv,
+NETWORKS = {"dense": dense, "conv": conv}
+TITLES = {
+    "dense": "576-64-64-1, GELU",
+    "conv": "28x28x1, convolutions of 16 and 32 with strides, ReLU",
 }
 
 
@@ -107,7 +108,9 @@ def served(folder: Path, export: Callable[[str], None]) -> Call:
     return call
 
 
-def contenders(network: keras.Model, targets: int, many: int, folder: Path) -> dict:
+def contenders(
+    network: keras.Model, targets: int, many: int, folder: Path
+) -> dict[str, Call]:
     model = solved(network, targets)
 
     def export(form: str) -> Callable[[str], None]:
@@ -174,12 +177,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--turns", type=int, default=500)
     parser.add_argument("--many", type=int, default=MANY, help="rows summed into w")
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
+    parser.add_argument("--targets", nargs="+", type=int, default=(1, 10))
     options = parser.parse_args()
     print(measure.machine())
-    for title, make in NETWORKS.items():
-        for targets in (1, 10):
+    for name in options.networks:
+        for targets in options.targets:
             keras.utils.set_random_seed(0)
-            compare(title, make(), targets, options.turns, options.many)
+            network = NETWORKS[name]()
+            compare(TITLES[name], network, targets, options.turns, options.many)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -379,6 +380,17 @@ def test_the_example_in_the_docstring(rng, tmp_path, monkeypatch):
     names = {"kk": kk, "tf": tf, "np": np, "network": networks.mlp(), "x": x, "y": x[:, 0]}
     exec(compile(code, "export", "exec"), names)
     assert (tmp_path / "serving" / "saved_model.pb").exists()
+
+
+def test_the_benchmark_runs(monkeypatch, capsys):
+    """Once, on one network; what it measures is not judged here."""
+    folder = Path(__file__).parent.parent / "benchmarks"
+    options = "--turns 1 --many 1000 --networks dense --targets 2".split()
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "argv", ["serving.py", *options])
+    runpy.run_path(str(folder / "serving.py"), run_name="__main__")
+    told = capsys.readouterr().out
+    assert re.search(r"One row, 2 targets: primal / network \d", told), told
 
 
 class TestBadInput:
