@@ -9,7 +9,6 @@ import runpy
 import shutil
 import subprocess
 import sys
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,90 +18,13 @@ import networks
 import numpy as np
 import pytest
 import tensorflow as tf
-from keras import layers
+from exports import CASES, ROWS, make, named
 
 import keras_kare as kk
 
 # What all tests share is made once, by one worker.
 pytestmark = pytest.mark.xdist_group("export")
-
-ROWS = 16
-
-
-def image_network() -> Any:
-    return keras.Sequential(
-        [
-            keras.Input((6, 6, 1)),
-            layers.Conv2D(3, 3, activation="gelu"),
-            layers.Flatten(),
-            layers.Dense(1),
-        ]
-    )
-
-
-def token_network() -> Any:
-    return keras.Sequential(
-        [
-            keras.Input((5,), dtype="int32"),
-            layers.Embedding(9, 3),
-            layers.GlobalAveragePooling1D(),
-            layers.Dense(1),
-        ]
-    )
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model to export: how it is made, and how exported."""
-
-    network: Any = networks.mlp
-    columns: int = 1
-    outputs: str = "sum"
-    head: tuple[tuple[str, Any], ...] = ()
-    form: str = "primal"
-    classes: tuple[str, ...] | None = None
-
-
-CASES = {
-    "one target": Case(classes=("down", "up")),
-    "dual": Case(columns=3, form="dual", classes=("a", "b", "c")),
-    "primal of a dual": Case(columns=3, head=(("form", "dual"),), classes=("a", "b", "c")),
-    "dual of a primal": Case(head=(("form", "primal"),), form="dual"),
-    "trace": Case(columns=2, outputs="trace", network=networks.skip_connection),
-    "images": Case(network=image_network),
-    "tokens": Case(network=token_network),
-    "residual": Case(head=(("residual", True),)),
-    "no rows kept": Case(head=(("keep_anchors", False),), classes=("no", "yes")),
-    "list of inputs": Case(network=networks.two_inputs),
-    "dict of inputs": Case(network=networks.named_inputs),
-}
-
-
-def inputs_for(network: Any, rng: np.random.Generator) -> Any:
-    if network.inputs[0].dtype == "int32":
-        return rng.integers(0, 9, size=(ROWS, 5)).astype("int32")
-    x = networks.rows_for(network, ROWS, rng)
-    return keras.tree.map_structure(lambda part: part.astype("float32"), x)
-
-
-def named(x: Any) -> dict[str, np.ndarray]:
-    """Inputs by the names that they have in signatures."""
-    if isinstance(x, dict):
-        return x
-    parts = x if isinstance(x, list) else [x]
-    return {"inputs" if i == 0 else f"inputs_{i}": part for i, part in enumerate(parts)}
-
-
-def make(case: Case) -> tuple[kk.KAREModel, Any, np.ndarray]:
-    keras.utils.set_random_seed(0)
-    rng = np.random.default_rng(0)
-    network = case.network()
-    x = inputs_for(network, rng)
-    y = np.where(rng.normal(size=(ROWS, case.columns)) > 0, 1.0, -1.0).astype("float32")
-    head = kk.NTKRidgeHead(**{"ridge": 0.1, **dict(case.head)})
-    model = kk.KAREModel(kk.kernels.NTK(network, case.outputs), head=head)
-    model.fit_head(x, y)
-    return model, x, y
+HERE = Path(__file__).parent
 
 
 @dataclass
@@ -113,58 +35,6 @@ class Served:
     folder: Path
     show: str
     plain: dict[str, np.ndarray]
-
-
-PLAIN = """
-    import contextlib
-    import sys
-    from importlib.metadata import entry_points
-    from pathlib import Path
-
-    for name in ("keras", "keras_kare"):
-        sys.modules[name] = None  # what Python raises ImportError for
-    import numpy as np
-    import tensorflow as tf
-
-    (entry,) = entry_points(group="console_scripts", name="saved_model_cli")
-    command = entry.load()
-
-    def cli(*arguments):
-        sys.argv = ["saved_model_cli", *map(str, arguments)]
-        try:
-            command()
-        except SystemExit as done:
-            assert not done.code, done.code
-
-    def array(value):
-        value = np.asarray(value)
-        return value.astype(bytes) if value.dtype == object else value
-
-    for folder in sorted(Path(sys.argv[1]).iterdir()):
-        loaded = tf.saved_model.load(str(folder / "served"))
-        inputs = dict(np.load(folder / "inputs.npz"))
-        found = {}
-        for name, signature in loaded.signatures.items():
-            rows = {key: tf.constant(value) for key, value in inputs.items()}
-            for key, value in signature(**rows).items():
-                found[f"{name} {key}"] = array(value)
-            first = {key: value[:1] for key, value in rows.items()}
-            for key, value in signature(**first).items():
-                found[f"{name} {key} of one row"] = array(value)
-        with open(folder / "show.txt", "w") as file, contextlib.redirect_stdout(file):
-            cli("show", "--dir", folder / "served", "--all")
-        given = ";".join(f"{key}={folder / 'inputs.npz'}[{key}]" for key in inputs)
-        for name in set(loaded.signatures) - {"serve"}:
-            options = ["--tag_set", "serve", "--signature_def", name, "--inputs", given]
-            out = folder / "out"
-            with contextlib.redirect_stdout(None):
-                cli("run", "--dir", folder / "served", *options, "--outdir", out)
-            for file in out.iterdir():
-                found[f"cli {name} {file.stem}"] = array(np.load(file, allow_pickle=True))
-                file.unlink()
-        np.savez(folder / "plain.npz", **found)
-    assert not any(m.startswith(("keras.", "keras_kare.")) for m in sys.modules)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +49,7 @@ def served(tmp_path_factory) -> dict[str, Served]:
         np.savez(folder / "inputs.npz", **named(x))
         made[name] = (model, x, y)
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(PLAIN), root],
+        [sys.executable, HERE / "plain_tensorflow.py", root],
         capture_output=True,
         text=True,
         check=False,
@@ -275,7 +145,9 @@ def pieces(array: np.ndarray, length: int) -> list[bytes]:
     return [run.astype(t).tobytes() for run in runs for t in ("float32", "float64")]
 
 
-@pytest.mark.parametrize("name", ["one target", "primal of a dual", "images"])
+@pytest.mark.parametrize(
+    "name", ["one target", "primal of a dual", "images", "residual", "trace"]
+)
 def test_no_training_row_is_in_a_primal_export(served, name):
     case = served[name]
     content = bytes_of(case.folder)
@@ -310,7 +182,7 @@ def client(tmp_path_factory) -> Path:
     libraries = [
         next(folder.glob(f"libtensorflow_{part}.*")) for part in ("cc", "framework")
     ]
-    source = Path(__file__).parent / "serving_client.c"
+    source = HERE / "serving_client.c"
     command = [compiler(), "-std=c11", "-Wall", "-Wextra", "-Werror"]
     command += [f"-I{tf.sysconfig.get_include()}", source, "-o", program, *libraries]
     done = subprocess.run(
@@ -384,7 +256,7 @@ def test_the_example_in_the_docstring(rng, tmp_path, monkeypatch):
 
 def test_the_benchmark_runs(monkeypatch, capsys):
     """Once, on one network; what it measures is not judged here."""
-    folder = Path(__file__).parent.parent / "benchmarks"
+    folder = HERE.parent / "benchmarks"
     options = "--turns 1 --many 1000 --networks dense --targets 2".split()
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(sys, "argv", ["serving.py", *options])

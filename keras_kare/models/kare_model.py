@@ -64,6 +64,14 @@ class KAREModel(KARETrainer, keras.Model):
     model.predict(x[100:])
     ```
 
+    `save` and `save_weights` write all that predictions and further training need:
+    the network, the head with its anchors and report, and, with `save`, the
+    optimizer. With the same libraries and threads, a loaded model predicts the same
+    and goes on training with `shuffle=False` as if it had never stopped, to the last
+    bit; on other machines sums are added in another order. Files of released versions
+    load in later ones. `keras.models.clone_model` gives a compiled model with new
+    weights and an unsolved head.
+
     References:
         - Schwab, Kelly, Malamud, Xu, "Training NTK to generalize with KARE",
           arXiv:2505.11347.
