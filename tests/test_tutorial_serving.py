@@ -10,6 +10,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -56,6 +57,7 @@ def test_export_and_ask(tmp_path, monkeypatch, capsys):
     assert float(accuracy[1]) > 90
     truth = re.findall(r"\(it is (\w+)\)", told)
 
+    assert np.load(tmp_path / "rows.npy").shape == (3, 30)
     StandIn.served = tmp_path / "cancer" / "1"
     server = HTTPServer(("127.0.0.1", 0), StandIn)
     thread = threading.Thread(target=server.serve_forever)

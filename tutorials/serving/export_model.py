@@ -4,8 +4,9 @@
 
 The Wisconsin breast cancer data, which scikit-learn ships: 30 measurements of 569 cell
 samples, malignant or benign. The network begins with a `Normalization` layer, so that
-the served model takes measurements as they are. Beside the model stands
-`request.json`, the body of a REST request with three rows that did not train.
+the served model takes measurements as they are. Beside the model stand
+three rows that did not train: `request.json`, the body of a REST request, and
+`rows.npy`, for `saved_model_cli`.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ def main() -> None:
     rows = x[test[:3]]
     body = {"signature_name": "classify", "instances": rows.tolist()}
     (options.out / "request.json").write_text(json.dumps(body))
+    np.save(options.out / "rows.npy", rows)
 
     scores = tf.saved_model.load(str(folder)).signatures["classify"](
         inputs=tf.constant(rows)
