@@ -45,6 +45,7 @@ benchmark: $(VENV)/.installed
 	$(BIN)/python benchmarks/kare_step.py
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/serving.py
 
 .venv-torch/.installed: benchmarks/peers/torch.txt
 .venv-neural-tangents/.installed: benchmarks/peers/neural_tangents.txt

@@ -156,6 +156,19 @@ class NTKRidgeHead(keras.layers.Layer):
         return keras.tree.map_structure(lambda v: v.read_value(), self._state.anchors)
 
     @property
+    def targets(self) -> np.ndarray | None:
+        """Targets of the anchors, `(n, c)`, or `None` where no rows are kept."""
+        return self._state.targets
+
+    @property
+    def columns(self) -> int:
+        """Number `c` of targets that it predicts; 0 before it is solved."""
+        state = self._state
+        if state.weights is not None:
+            return int(state.weights[0].shape[0])
+        return 0 if state.dual is None else int(state.dual.shape[1])
+
+    @property
     def ridge_value(self) -> float | None:
         return self.report.get("ridge_value")
 

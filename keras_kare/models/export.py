@@ -2,16 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
+
+from keras_kare import _validation
+from keras_kare.layers import NTKRidgeHead
+
+ELSEWHERE = {
+    "onnx": "the converter to ONNX (tf2onnx) knows no gradients of activations, such as "
+    "ReluGrad and TanhGrad, of which predictions are made.",
+    "litert": "export a SavedModel, and convert that with `tf.lite.TFLiteConverter`, "
+    "which works for some activations: see tutorials/serving/README.md.",
+}
+"""Formats that Keras writes and we do not, and why."""
+
+
+def check_format(value: Any) -> None:
+    """Refuse what cannot be written, with the reason where there is one."""
+    if value in ELSEWHERE:
+        raise ValueError(
+            f"`format` must be 'tf_saved_model'. {value}: {ELSEWHERE[value]} "
+            f"Received: format={value!r}"
+        )
+    _validation.check_option("format", value, ("tf_saved_model",))
 
 
 def export_saved_model(
-    model: Any, filepath: Any, form: str, verbose: bool | None, **kwargs: Any
+    model: Any,
+    filepath: Any,
+    form: str,
+    classes: Any,
+    verbose: bool | None,
+    **kwargs: Any,
 ) -> None:
-    """Write the signatures `serve` and `serving_default`: rows to outputs.
+    """Write the signatures `serve`, `serving_default` and, with classes, `classify`.
 
     Only what the chosen form reads is tracked, so that a primal export holds the
     network's variables and `w`, and no training row.
@@ -20,9 +48,15 @@ def export_saved_model(
         model: A `KAREModel` with a fresh head.
         filepath: The folder to write.
         form: `"primal"` or `"dual"`.
+        classes: Names of the classes, or `None`.
         verbose: Whether to print where it was written.
         **kwargs: For `keras.export.ExportArchive.write_out`.
+
+    Raises:
+        TypeError: If `classes` is no sequence of names.
+        ValueError: If `classes` do not fit the targets.
     """
+    labels = None if classes is None else class_labels(classes, model.head)
     head = model.head.in_form(form, model.kernel)
 
     def serve(inputs: Any) -> tf.Tensor:
@@ -32,5 +66,67 @@ def export_saved_model(
     archive.track(model.kernel if model.network is None else model.network)
     for variable in head.prediction_variables():
         archive.track(variable)
-    archive.add_endpoint("serve", serve, input_signature=[head.input_signature()])
+    signature = [_named(head.input_signature())]
+    endpoint = archive.add_endpoint("serve", serve, input_signature=signature)
+    if labels is not None:
+
+        def classify(inputs: Any) -> dict[str, tf.Tensor]:
+            return classification(endpoint(inputs), labels)
+
+        archive.add_endpoint("classify", classify, input_signature=signature)
     archive.write_out(str(filepath), verbose=True if verbose is None else verbose, **kwargs)
+
+
+def _named(signature: Any) -> Any:
+    """Inputs in a dictionary are served under their keys, instead of by number."""
+    if not isinstance(signature, dict):
+        return signature
+    return {
+        key: tf.TensorSpec(spec.shape, spec.dtype, name=key)
+        if isinstance(spec, tf.TensorSpec)
+        else spec
+        for key, spec in signature.items()
+    }
+
+
+def classification(outputs: tf.Tensor, labels: Sequence[str]) -> dict[str, tf.Tensor]:
+    """Names and scores of the classes, both `(n, classes)`.
+
+    A machine fitted to targets of -1 and 1 estimates `2 P(class | x) - 1` by least
+    squares; the scores are that estimate of `P`.
+    """
+    scores = 0.5 * (1.0 + outputs)
+    if outputs.shape[1] == 1:
+        scores = tf.concat([1.0 - scores, scores], axis=1)
+    names = tf.tile(tf.constant([list(labels)]), [tf.shape(scores)[0], 1])
+    return {"classes": names, "scores": scores}
+
+
+def class_labels(classes: Any, head: NTKRidgeHead) -> list[str]:
+    """The names of the classes as text, if they fit what the head was solved for."""
+    if isinstance(classes, str | bytes) or not isinstance(classes, Sequence | np.ndarray):
+        raise TypeError(
+            "`classes` must be a sequence of names, one a class. "
+            f"Received: classes={classes!r} of type {type(classes).__name__}"
+        )
+    labels, columns = [str(label) for label in classes], head.columns
+    if len(set(labels)) < len(labels):
+        raise ValueError(f"`classes` must be different. Received: classes={labels}")
+    if len(labels) != max(2, columns):
+        wanted = (
+            "two names, first that of the target -1, for one column of targets"
+            if columns == 1
+            else "one name for each column of the targets"
+        )
+        raise ValueError(
+            f"`classes` must hold {wanted}. Received: {len(labels)} names for {columns} "
+            f"column{'s' * (columns > 1)}"
+        )
+    targets = head.targets
+    if targets is not None and not np.all(np.abs(targets) == 1.0):
+        raise ValueError(
+            "`classes` needs a machine solved for targets of -1 and 1, whose outputs "
+            "its scores are made of. Received: targets from "
+            f"{targets.min():g} to {targets.max():g}"
+        )
+    return labels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -14,7 +15,7 @@ from keras_kare.kernels import NTK, Kernel
 from keras_kare.layers import NTKRidgeHead, ridge_selection
 from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import rows as rows_module
-from keras_kare.models.export import export_saved_model
+from keras_kare.models.export import check_format, export_saved_model
 from keras_kare.models.rows import Rows
 from keras_kare.models.training import KARETrainer
 
@@ -62,6 +63,14 @@ class KAREModel(KARETrainer, keras.Model):
     model.fit(x[:100], y[:100], epochs=20, validation_data=(x[100:], y[100:]))
     model.predict(x[100:])
     ```
+
+    `save` and `save_weights` write all that predictions and further training need:
+    the network, the head with its anchors and report, and, with `save`, the
+    optimizer. With the same libraries and threads, a loaded model predicts the same
+    and goes on training with `shuffle=False` as if it had never stopped, to the last
+    bit; on other machines sums are added in another order. Files of released versions
+    load in later ones. `keras.models.clone_model` gives a compiled model with new
+    weights and an unsolved head.
 
     References:
         - Schwab, Kelly, Malamud, Xu, "Training NTK to generalize with KARE",
@@ -231,24 +240,56 @@ class KAREModel(KARETrainer, keras.Model):
         format: str = "tf_saved_model",
         form: str = "primal",
         verbose: bool | None = None,
+        classes: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> None:
         """Write a SavedModel that TensorFlow runs without keras and keras_kare.
 
+        Its signatures take any number of rows, of the type and shape that the head was
+        solved on:
+
+        - `serving_default`, also callable as `serve`: `inputs` to `output_0`, the
+          kernel machine's outputs, `(n, c)`.
+        - `classify`, with `classes`: `inputs` to `classes`, `(n, k)` strings, the names
+          in the order given, and `scores`, `(n, k)`: `(1 + ŷ)/2`, which estimate the
+          classes' probabilities by least squares. They sum to about 1 and may leave
+          [0, 1]; the largest is that of the predicted class.
+
+        Rows with NaN or Inf are refused when they are served.
+
         Args:
             filepath: The folder to write.
-            format: `"tf_saved_model"`.
-            form: `"primal"`: no training row is in the files. `"dual"`: the anchors
-                are. Defaults to `"primal"`.
+            format: `"tf_saved_model"`. (`tutorials/serving` tells for which networks
+                LiteRT converts that; ONNX cannot.)
+            form: `"primal"`: the files hold the network and `w`, and no training row.
+                `"dual"`: the anchors are in the files, and each served row is compared
+                with each of them. Defaults to `"primal"`.
             verbose: Whether to print where it was written.
+            classes: Names of the classes, for targets of -1 and 1: one a column, or
+                two for a single column, first that of -1. Defaults to `None`: no
+                signature `classify`.
+            **kwargs: For `keras.export.ExportArchive.write_out`.
 
         Raises:
-            ValueError: If no head was solved, or the format or form is unknown.
+            TypeError: If `classes` is no sequence of names.
+            ValueError: If no head was solved, the format or form is unknown, `classes`
+                do not fit the targets, or the form is `"dual"` and the head kept no
+                anchors.
+
+        Example:
+
+        ```python
+        model = kk.KAREModel(network)
+        model.fit_head(x, np.sign(y))
+        model.export("serving", classes=["down", "up"])
+        served = tf.saved_model.load("serving")
+        served.signatures["classify"](inputs=tf.constant(x))["scores"]  # (n, 2)
+        ```
         """
-        _validation.check_option("format", format, ("tf_saved_model",))
+        check_format(format)
         _validation.check_option("form", form, ("primal", "dual"))
         self._refresh_head()
-        export_saved_model(self, filepath, form, verbose, **kwargs)
+        export_saved_model(self, filepath, form, classes, verbose, **kwargs)
 
     def _prediction_rows(self, x: Any) -> Any:
         x = _validation.check_rows("x", rows_module.without_pandas(x))
