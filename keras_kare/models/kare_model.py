@@ -17,6 +17,7 @@ from keras_kare.models import rows as rows_module
 from keras_kare.models.export import export_saved_model
 from keras_kare.models.rows import Rows
 from keras_kare.models.training import KARETrainer
+from keras_kare.models.watch import Watch, watched
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -171,7 +172,11 @@ class KAREModel(KARETrainer, keras.Model):
             batch_size = batch_size or 1024
         self._forget_stale_traces()
         return super().predict(
-            x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
+            x,
+            batch_size=batch_size,
+            verbose=verbose,
+            steps=steps,
+            callbacks=watched(callbacks, Watch(self)),
         )
 
     def predict_on_batch(self, x: Any) -> np.ndarray:

@@ -16,6 +16,7 @@ from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import rehearsal
 from keras_kare.models import rows as rows_module
 from keras_kare.models.rows import Rows
+from keras_kare.models.watch import Watch, watched
 
 
 class KARETrainer(keras.Model):
@@ -172,6 +173,16 @@ class KARETrainer(keras.Model):
         validation, at the ridge of the loss; without validation it is solved when it
         first predicts.
 
+        Training that may be killed: with `keras.callbacks.BackupAndRestore(folder,
+        double_checkpoint=True)` the same script, run again, goes on at the epoch that
+        was broken off, and ends with the same weights if its batches come in the same
+        order (full batches, `shuffle=False`). Keras writes backups in place: without
+        `double_checkpoint`, a kill while it does leaves one that cannot be read, as does
+        a kill during the very first backup: delete the folder then. Keep
+        `save_freq="epoch"`: Keras resumes at the start of an epoch, so that weights from
+        its middle would train some batches twice. Other callbacks start afresh: Keras
+        does not back up what `EarlyStopping` has counted.
+
         Returns:
             A `History`: `loss` is KARE, `val_loss` the measured mean squared error.
 
@@ -206,6 +217,7 @@ class KARETrainer(keras.Model):
             self.optimizer.build(self.trainable_variables)
         rehearses = self.head.ridge == "auto" and validation is None
         start = rehearsal.Snapshot(self) if rehearses else None
+        watch = Watch(self)
         self._training_rows = rows
         try:
             history = super().fit(
@@ -214,7 +226,7 @@ class KARETrainer(keras.Model):
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
-                callbacks=callbacks,
+                callbacks=watched(callbacks, watch),
                 validation_data=validation_data,
                 shuffle=shuffle,
                 initial_epoch=initial_epoch,
@@ -225,14 +237,16 @@ class KARETrainer(keras.Model):
             )
         finally:
             self._training_rows = None
-        if start is None or not history.epoch:
-            choice = None if history.epoch else self._choice_without_rows(validation)
+        ran, first = rehearsal.epochs_run(history, initial_epoch, epochs, watch.restored)
+        if start is None or not ran:
+            choice = None if ran else self._choice_without_rows(validation)
         else:
             choice = rehearsal.rehearse(
                 self,
                 rows,
                 start,
-                len(history.epoch),
+                ran,
+                first,
                 batch_size or rows.batch_size,
                 shuffle,
             )
@@ -277,7 +291,7 @@ class KARETrainer(keras.Model):
             batch_size=batch_size,
             verbose=verbose,
             steps=steps,
-            callbacks=callbacks,
+            callbacks=watched(callbacks, Watch(self)),
             return_dict=return_dict,
             **kwargs,
         )
@@ -306,6 +320,15 @@ class KARETrainer(keras.Model):
         self._refresh_head()
         self._forget_stale_traces()
         return super().test_on_batch(rows.x, rows.y, return_dict=return_dict)
+
+    def _solve_if_stale(self) -> None:
+        """Solve again where a callback has changed the weights."""
+        if self.head.is_fresh(self.kernel):
+            return
+        if self._training_rows is not None:
+            self._solve_for_validation(self._training_rows)
+        else:
+            self.head.solve_again(self.kernel)
 
     def _solve_for_validation(self, rows: Rows) -> None:
         """A Cholesky head at the ridge of the loss, on not too many rows."""
