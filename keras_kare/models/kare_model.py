@@ -95,7 +95,12 @@ class KAREModel(KARETrainer, keras.Model):
                 "`validation_anchors` must be a whole number of at least 2. "
                 f"Received: validation_anchors={validation_anchors!r}"
             )
-        super().__init__(name=name, **kwargs)
+        # Only the network may be of mixed precision: in `__call__`, Keras would hand the
+        # kernel casts of the weights, which nothing can be differentiated by.
+        policy = keras.dtype_policies.get(
+            kwargs.pop("dtype", None) or keras.config.dtype_policy()
+        )
+        super().__init__(name=name, dtype=policy.variable_dtype, **kwargs)
         self.kernel = kernel
         self.head = head
         self.validation_anchors = validation_anchors

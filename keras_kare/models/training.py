@@ -66,12 +66,24 @@ class KARETrainer(keras.Model):
                     f"`{name}` is not supported: KARE of weighted rows is not defined. "
                     f"Received: {name}={kwargs[name]!r}"
                 )
+        optimizer = keras.optimizers.get(optimizer)
+        if kwargs.get("auto_scale_loss", True) and self._needs_scaling(optimizer):
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         super().compile(
             optimizer=optimizer,
             loss=losses.get(loss),
             metrics=keras.tree.map_structure(metrics_module.get, metrics),
             jit_compile=False,
             **kwargs,
+        )
+
+    def _needs_scaling(self, optimizer: Any) -> bool:
+        """As Keras decides by a model's own policy, which here is the network's."""
+        network: Any = getattr(self.kernel, "network", None)
+        return (
+            network is not None
+            and network.dtype_policy.name == "mixed_float16"
+            and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         )
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
