@@ -192,8 +192,12 @@ class KARETrainer(keras.Model):
         `double_checkpoint`, a kill while it does leaves one that cannot be read, as does
         a kill during the very first backup: delete the folder then. Keep
         `save_freq="epoch"`: Keras resumes at the start of an epoch, so that weights from
-        its middle would train some batches twice. Other callbacks start afresh: Keras
-        does not back up what `EarlyStopping` has counted.
+        its middle would train some batches twice, which a warning tells. (So does a kill
+        in the instant between writing weights and epoch.) Other callbacks start afresh:
+        Keras does not back up what `EarlyStopping` has counted.
+
+        Training that diverges ends in an error that says so, with or without
+        `TerminateOnNaN`.
 
         Returns:
             A `History`: `loss` is KARE, `val_loss` the measured mean squared error.
@@ -229,7 +233,7 @@ class KARETrainer(keras.Model):
             self.optimizer.build(self.trainable_variables)
         rehearses = self.head.ridge == "auto" and validation is None
         start = rehearsal.Snapshot(self) if rehearses else None
-        watch = Watch(self)
+        watch = Watch(self, initial_epoch)
         self._training_rows = rows
         try:
             history = super().fit(

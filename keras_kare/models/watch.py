@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
@@ -14,17 +15,42 @@ class Watch(keras.callbacks.Callback):
     averaged ones in for the time of a validation or prediction, and the machine has to
     be solved for those.
 
+    Args:
+        model: The model, before callbacks have touched it.
+        first: `initial_epoch` of `fit`.
+
     Attributes:
         restored: Whether a backup was put back when this training began.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, first: int = 0) -> None:
         super().__init__()
         self.restored = False
+        self._first = first
         self._steps = steps_taken(model)
+        self._told = False
 
     def on_train_begin(self, logs: Any = None) -> None:
         self.restored = steps_taken(self.model) != self._steps
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        if not self.restored or self._told:
+            return
+        self._told = True
+        steps, optimizer = self.params["steps"], self.model.optimizer
+        scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        if steps is None or scaled or optimizer.gradient_accumulation_steps:
+            return  # updates are not one a batch, or batches not known
+        taken = steps_taken(self.model) - self._steps
+        if taken != (epoch - self._first) * steps:
+            warnings.warn(
+                f"The restored backup has weights of step {taken}, and says that epoch "
+                f"{epoch} comes next, which begins after {(epoch - self._first) * steps}: "
+                "training will not end as if it had not been interrupted. Use "
+                '`save_freq="epoch"`, the default; if you did, the interruption fell '
+                "between the two files of the backup.",
+                stacklevel=2,
+            )
 
     def on_test_begin(self, logs: Any = None) -> None:
         self.model._solve_if_stale()
