@@ -41,7 +41,8 @@ class KARETrainer(keras.Model):
 
         Args:
             optimizer: As in Keras. KARE's gradient grows with the square of the
-                targets; the paper uses plain `SGD`.
+                targets; the paper uses plain `SGD`. Where the network is of the policy
+                `"mixed_float16"` its loss is scaled (`auto_scale_loss=False`: not).
             loss: `"kare"`, `kk.losses.KARE(...)`, or another `kk.losses.GramLoss`.
                 Defaults to `"kare"`: `KARE(ridge=0.1)`.
             metrics: As in Keras; `"accuracy"` means sign or argmax accuracy
