@@ -1,5 +1,6 @@
 # make quickstart   trains NTK-KARE on real data, prints the comparison, draws it, exports it
-# make test         runs every test
+# make test         runs every test but the slow ones
+# make test-slow    runs those, for minutes
 # make lint         ruff and mypy
 # make coverage     tests with line coverage
 # make test-oldest  tests with the oldest dependencies that are supported
@@ -15,7 +16,7 @@ WORKERS ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export KERAS_BACKEND = tensorflow
 
-.PHONY: quickstart test coverage lint test-oldest benchmark benchmark-ntk clean
+.PHONY: quickstart test test-slow coverage lint test-oldest benchmark benchmark-ntk clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +28,9 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+
+test-slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
 
 coverage: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term --cov-fail-under=95

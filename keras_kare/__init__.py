@@ -4,7 +4,16 @@ from keras_kare._backend import require_tensorflow
 
 require_tensorflow()
 
-from keras_kare import kernels, layers, losses, metrics, models, risk, solvers  # noqa: E402
+from keras_kare import (  # noqa: E402
+    callbacks,
+    kernels,
+    layers,
+    losses,
+    metrics,
+    models,
+    risk,
+    solvers,
+)
 from keras_kare._version import __version__  # noqa: E402
 from keras_kare.layers import NTKRidgeHead  # noqa: E402
 from keras_kare.models import KAREModel  # noqa: E402
@@ -13,6 +22,7 @@ __all__ = [
     "KAREModel",
     "NTKRidgeHead",
     "__version__",
+    "callbacks",
     "kernels",
     "layers",
     "losses",

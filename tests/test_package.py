@@ -23,8 +23,14 @@ ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
+MODULES = (
+    *(kk, kk.kernels, kk.risk, kk.losses, kk.metrics, kk.layers, kk.solvers),
+    kk.callbacks,
+)
+
+
 def public_objects():
-    for module in (kk, kk.kernels, kk.risk, kk.losses, kk.metrics, kk.layers, kk.solvers):
+    for module in MODULES:
         names = getattr(module, "__all__", None) or [
             name
             for name, value in vars(module).items()
@@ -145,7 +151,7 @@ def test_the_private_name_that_training_needs():
 
 def test_rooms_import_downwards():
     """models → layers → solvers → kernels; risk stands alone."""
-    order = ["risk", "kernels", "solvers", "layers", "models"]
+    order = ["risk", "kernels", "solvers", "layers", "models", "callbacks"]
     for i, room in enumerate(order):
         module = importlib.import_module(f"keras_kare.{room}")
         files = [module.__name__]

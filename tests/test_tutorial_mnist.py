@@ -41,7 +41,6 @@ def tfds_folder(data_folder: Path, tmp_path: Path) -> Path:
     return tmp_path / "tfds"
 
 
-@pytest.mark.slow
 def test_script_runs_and_its_facts_hold(tfds_folder: Path, tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()

@@ -18,6 +18,7 @@ from keras_kare.models import rows as rows_module
 from keras_kare.models.export import check_format, export_saved_model
 from keras_kare.models.rows import Rows
 from keras_kare.models.training import KARETrainer
+from keras_kare.models.watch import Watch, watched
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -103,7 +104,12 @@ class KAREModel(KARETrainer, keras.Model):
                 "`validation_anchors` must be a whole number of at least 2. "
                 f"Received: validation_anchors={validation_anchors!r}"
             )
-        super().__init__(name=name, **kwargs)
+        # Only the network may be of mixed precision: in `__call__`, Keras would hand the
+        # kernel casts of the weights, which nothing can be differentiated by.
+        policy = keras.dtype_policies.get(
+            kwargs.pop("dtype", None) or keras.config.dtype_policy()
+        )
+        super().__init__(name=name, dtype=policy.variable_dtype, **kwargs)
         self.kernel = kernel
         self.head = head
         self.validation_anchors = validation_anchors
@@ -187,7 +193,11 @@ class KAREModel(KARETrainer, keras.Model):
             batch_size = batch_size or 1024
         self._forget_stale_traces()
         return super().predict(
-            x, batch_size=batch_size, verbose=verbose, steps=steps, callbacks=callbacks
+            x,
+            batch_size=batch_size,
+            verbose=verbose,
+            steps=steps,
+            callbacks=watched(callbacks, Watch(self)),
         )
 
     def predict_on_batch(self, x: Any) -> np.ndarray:

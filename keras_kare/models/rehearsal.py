@@ -45,8 +45,27 @@ def held_out(rows: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(shuffled[count:]), np.sort(shuffled[:count])
 
 
+def epochs_run(history: Any, first: int, last: int, restored: bool) -> tuple[int, int]:
+    """How many epochs a training had, and the epoch that `fit` began with.
+
+    Args:
+        history: Of `fit`; after a restored backup it lacks the epochs before that.
+        first, last: `initial_epoch` and `epochs` of `fit`.
+        restored: Whether a backup was restored, of a training that began at `first`.
+    """
+    begun = history.epoch[0] if history.epoch else last
+    end = history.epoch[-1] + 1 if history.epoch else last
+    return end - (first if restored else begun), begun
+
+
 def rehearse(
-    model: Any, rows: Rows, start: Snapshot, epochs: int, batch_size: int, shuffle: bool
+    model: Any,
+    rows: Rows,
+    start: Snapshot,
+    epochs: int,
+    first: int,
+    batch_size: int,
+    shuffle: bool,
 ) -> Choice:
     """Train again from the start on most rows, and choose the ridge on the others.
 
@@ -54,7 +73,9 @@ def rehearse(
         model: A `KAREModel` whose training on all rows has ended; left as it was.
         rows: All training rows.
         start: The values from which that training had begun.
-        epochs: How many epochs it ran.
+        epochs: How many epochs it had.
+        first: The epoch that its `fit` began with. (Keras begins every `fit` of a
+            model there once a backup was restored, whatever it is told.)
         batch_size: Of that training.
         shuffle: As in `fit`.
     """
@@ -72,7 +93,8 @@ def rehearse(
             y=training.y,
             sample_weight=training.weights,
             batch_size=even_batch_size(len(training), batches),
-            epochs=epochs,
+            initial_epoch=first,
+            epochs=first + epochs,
             verbose=0,
             shuffle=shuffle,
         )

@@ -17,6 +17,7 @@ from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import rehearsal
 from keras_kare.models import rows as rows_module
 from keras_kare.models.rows import Rows
+from keras_kare.models.watch import Watch, watched
 
 PARTED = 3.0
 """How many times KARE the error on validation rows may be, without a warning."""
@@ -45,7 +46,8 @@ class KARETrainer(keras.Model):
 
         Args:
             optimizer: As in Keras. KARE's gradient grows with the square of the
-                targets; the paper uses plain `SGD`.
+                targets; the paper uses plain `SGD`. Where the network is of the policy
+                `"mixed_float16"` its loss is scaled (`auto_scale_loss=False`: not).
             loss: `"kare"`, `kk.losses.KARE(...)`, or another `kk.losses.GramLoss`.
                 Defaults to `"kare"`: `KARE(ridge=0.1)`.
             metrics: As in Keras; `"accuracy"` means sign or argmax accuracy
@@ -70,6 +72,9 @@ class KARETrainer(keras.Model):
                 "`loss_weights` is not supported: there is one loss, of the Gram matrix. "
                 f"Received: loss_weights={kwargs['loss_weights']!r}"
             )
+        optimizer = keras.optimizers.get(optimizer)
+        if kwargs.get("auto_scale_loss", True) and self._needs_scaling(optimizer):
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         super().compile(
             optimizer=optimizer,
             loss=losses.get(loss),
@@ -77,6 +82,15 @@ class KARETrainer(keras.Model):
             weighted_metrics=keras.tree.map_structure(metrics_module.get, weighted_metrics),
             jit_compile=False,
             **kwargs,
+        )
+
+    def _needs_scaling(self, optimizer: Any) -> bool:
+        """As Keras decides by a model's own policy, which here is the network's."""
+        network: Any = getattr(self.kernel, "network", None)
+        return (
+            network is not None
+            and network.dtype_policy.name == "mixed_float16"
+            and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
         )
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
@@ -193,6 +207,20 @@ class KARETrainer(keras.Model):
         `keras.callbacks.EarlyStopping("val_loss", restore_best_weights=True)`, or
         minimise `kk.losses.HoldoutKARE`.
 
+        Training that may be killed: with `keras.callbacks.BackupAndRestore(folder,
+        double_checkpoint=True)` the same script, run again, goes on at the epoch that
+        was broken off, and ends with the same weights if its batches come in the same
+        order (full batches, `shuffle=False`). Keras writes backups in place: without
+        `double_checkpoint`, a kill while it does leaves one that cannot be read, as does
+        a kill during the very first backup: delete the folder then. Keep
+        `save_freq="epoch"`: Keras resumes at the start of an epoch, so that weights from
+        its middle would train some batches twice, which a warning tells. (So does a kill
+        in the instant between writing weights and epoch.) Other callbacks start afresh:
+        Keras does not back up what `EarlyStopping` has counted.
+
+        Training that diverges ends in an error that says so, with or without
+        `TerminateOnNaN`.
+
         Returns:
             A `History`: `loss` is KARE, `val_loss` the measured mean squared error.
 
@@ -228,6 +256,7 @@ class KARETrainer(keras.Model):
             self.optimizer.build(self.trainable_variables)
         rehearses = self.head.ridge == "auto" and validation is None
         start = rehearsal.Snapshot(self) if rehearses else None
+        watch = Watch(self, initial_epoch)
         self._training_rows = rows
         try:
             history = super().fit(
@@ -237,7 +266,7 @@ class KARETrainer(keras.Model):
                 batch_size=batch_size,
                 epochs=epochs,
                 verbose=verbose,
-                callbacks=callbacks,
+                callbacks=watched(callbacks, watch),
                 validation_data=validation_data,
                 shuffle=shuffle,
                 initial_epoch=initial_epoch,
@@ -248,14 +277,16 @@ class KARETrainer(keras.Model):
             )
         finally:
             self._training_rows = None
-        if start is None or not history.epoch:
-            choice = None if history.epoch else self._choice_without_rows(validation)
+        ran, first = rehearsal.epochs_run(history, initial_epoch, epochs, watch.restored)
+        if start is None or not ran:
+            choice = None if ran else self._choice_without_rows(validation)
         else:
             choice = rehearsal.rehearse(
                 self,
                 rows,
                 start,
-                len(history.epoch),
+                ran,
+                first,
                 batch_size or rows.batch_size,
                 shuffle,
             )
@@ -302,7 +333,7 @@ class KARETrainer(keras.Model):
             verbose=verbose,
             sample_weight=sample_weight,
             steps=steps,
-            callbacks=callbacks,
+            callbacks=watched(callbacks, Watch(self)),
             return_dict=return_dict,
             **kwargs,
         )
@@ -331,6 +362,15 @@ class KARETrainer(keras.Model):
         self._refresh_head()
         self._forget_stale_traces()
         return super().test_on_batch(*rows.parts(), return_dict=return_dict)
+
+    def _solve_if_stale(self) -> None:
+        """Solve again where a callback has changed the weights."""
+        if self.head.is_fresh(self.kernel):
+            return
+        if self._training_rows is not None:
+            self._solve_for_validation(self._training_rows)
+        else:
+            self.head.solve_again(self.kernel)
 
     def _solve_for_validation(self, rows: Rows) -> None:
         """A Cholesky head at the ridge of the loss, on not too many rows."""

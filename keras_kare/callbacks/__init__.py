@@ -1,0 +1,5 @@
+"""Keras callbacks for training kernels."""
+
+from keras_kare.callbacks.kernel_diagnostics import KernelDiagnostics
+
+__all__ = ["KernelDiagnostics"]

@@ -1,0 +1,54 @@
+"""What one Gram matrix and its targets tell about a kernel."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from keras_kare.solvers import Spectral
+
+
+def diagnose(
+    gram: np.ndarray, y: np.ndarray, ridge: float, eigenvalues: int
+) -> dict[str, float]:
+    """Numbers of a kernel machine, all from one eigendecomposition.
+
+    Args:
+        gram: Symmetric positive semi-definite, `(n, n)`.
+        y: `(n, c)`.
+        ridge: `z > 0`.
+        eigenvalues: How many of the largest eigenvalues of `K/n` to give.
+
+    Returns:
+        Values by name, as `KernelDiagnostics` lists them, without `drift`.
+    """
+    spectral = Spectral(gram)
+    solution = spectral.solve(y, ridge)
+    assert solution.kare is not None  # each row counts once
+    values = {
+        "kare": solution.kare,
+        "leave_one_out": solution.leave_one_out_mse,
+        "effective_dimension": solution.effective_dimension,
+        "alignment": alignment(gram, y),
+    }
+    for i, value in enumerate(spectral.eigenvalues[::-1][:eigenvalues]):
+        values[f"eigenvalue_{i + 1}"] = float(value)
+    return values
+
+
+def alignment(gram: np.ndarray, y: np.ndarray) -> float:
+    """Centred kernel-target alignment; 0 where the centred kernel is zero.
+
+    `<K_c, y_c y_cᵀ> / (|K_c| |y_c y_cᵀ|)` in Frobenius norms, with `K_c = H K H`,
+    `y_c = H y`, `H = I − 1 1ᵀ/n`.
+    """
+    gram, y = np.asarray(gram, "float64"), np.asarray(y, "float64")
+    means = np.mean(gram, axis=0)
+    centred = gram - means - means[:, None] + np.mean(means)
+    y = y - np.mean(y, axis=0)
+    norms = np.linalg.norm(centred) * np.linalg.norm(y.T @ y)
+    return float(np.sum((centred @ y) * y) / norms) if norms > 0.0 else 0.0
+
+
+def drift(gram: np.ndarray, start: np.ndarray) -> float:
+    """`|K − K₀| / |K₀|` in Frobenius norms."""
+    return float(np.linalg.norm(gram - start) / np.linalg.norm(start))
