@@ -24,7 +24,8 @@ FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 def public_objects():
-    for module in (kk, kk.kernels, kk.risk, kk.losses, kk.metrics, kk.layers, kk.solvers):
+    rooms = (kk, kk.kernels, kk.risk, kk.losses, kk.metrics, kk.layers, kk.solvers)
+    for module in (*rooms, kk.sklearn):
         names = getattr(module, "__all__", None) or [
             name
             for name, value in vars(module).items()
@@ -89,7 +90,7 @@ def test_the_main_classes_have_examples():
 
 def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    model, kernel = FENCE.findall((ROOT / "README.md").read_text())
+    model, kernel, estimators = FENCE.findall((ROOT / "README.md").read_text())
     names: dict[str, object] = {}
     exec(compile(model, "README.md", "exec"), names)
     mse = float(capsys.readouterr().out.strip().splitlines()[-1])
@@ -99,6 +100,8 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     exec(compile(kernel, "README.md", "exec"), names)
     assert "products" in capsys.readouterr().out
     assert np.load(tmp_path / "gram.npy").shape == (442, 442)
+    exec(compile(estimators, "README.md", "exec"), names)
+    assert (tmp_path / "regressor.keras").exists()
 
 
 def test_quickstart_runs(tmp_path):
