@@ -32,13 +32,15 @@ class KAREEstimator(BaseEstimator):
     documentation lists the parameters.
     """
 
+    _categorical: list[int]
+
     def __init__(
         self,
         hidden_sizes: Sequence[int] = (64, 64),
         activation: str = "gelu",
         epochs: int = 100,
         learning_rate: float = 1e-3,
-        kare_ridge: float = 0.1,
+        kare_ridge: float = 1.0,
         ridge: float | str = "auto",
         batch_size: int | None = None,
         validation_fraction: float = 0.2,

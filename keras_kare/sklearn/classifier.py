@@ -107,7 +107,8 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
         the rows held out, as the machine of the other rows predicts them; where nothing
         was trained, all rows, as predicted by leave-one-out.
         """
-        return calibration.probabilities(self.inverse_temperature_ * self._scores(X))
+        scores = self._scores(X)
+        return calibration.probabilities(self.inverse_temperature_ * scores)
 
     def _scores(self, X: Any) -> np.ndarray:
         return self._outputs(self._inputs(X))

@@ -67,6 +67,8 @@ def check_table(X: Any, estimator: Any, dtype: Any) -> np.ndarray:
         TypeError, ValueError: scikit-learn's own, for sparse or complex input, infinite
             values, text where `dtype` is numeric, or no rows.
     """
+    if is_frame(X) and dtype is not None and "O" in _kinds(X):
+        X = X.astype(object).where(X.notna(), np.nan)  # numbers among pandas' own holes
     return np.asarray(
         check_array(X, dtype=dtype, estimator=estimator, input_name="X", **ALLOW_NAN)
     )
@@ -118,7 +120,7 @@ def make_preprocessor(
 
 def _by_type(frame: Any) -> list[int]:
     """Columns of text, categories and truth values; the others must be numbers."""
-    kinds = [getattr(dtype, "kind", "O") for dtype in frame.dtypes]
+    kinds = _kinds(frame)
     pairs = zip(frame.columns, kinds, strict=True)
     other = [name for name, kind in pairs if kind not in "iufcbO"]
     if other:
@@ -127,6 +129,11 @@ def _by_type(frame: Any) -> list[int]:
             f"days since a day). Received: neither in columns {other}"
         )
     return [i for i, kind in enumerate(kinds) if kind in "bO"]
+
+
+def _kinds(frame: Any) -> list[str]:
+    """NumPy's letters for the types of columns; "O" for text and categories."""
+    return [getattr(dtype, "kind", "O") for dtype in frame.dtypes]
 
 
 def _number(item: Any, n_features: int, names: Sequence[str] | None) -> int:

@@ -26,7 +26,7 @@ class KARERegressor(RegressorMixin, KAREEstimator):
         epochs: Most epochs of training. `0` keeps the kernel of the random network.
             Defaults to `100`.
         learning_rate: Of the Adam optimizer. Defaults to `1e-3`.
-        kare_ridge: Ridge inside KARE, relative to `tr(K)/n²`. Defaults to `0.1`.
+        kare_ridge: Ridge inside KARE, relative to `tr(K)/n²`. Defaults to `1.0`.
         ridge: Ridge of the machine, relative to `tr(K)/n²`, or `"auto"`: chosen on the
             rows that are held out. Defaults to `"auto"`.
         batch_size: Least rows of a Gram matrix in training. Defaults to all up to 4,096,
@@ -44,8 +44,8 @@ class KARERegressor(RegressorMixin, KAREEstimator):
             Defaults to `"auto"`.
         standardize: Whether numeric columns get zero mean and unit variance. Defaults to
             `True`.
-        dtype: Precision of the kernel, `"float64"` or `"float32"`, which trains faster on
-            thousands of rows. Defaults to `"float64"`.
+        dtype: Precision of the network, `"float64"` or `"float32"`, for devices on which
+            float64 is slow. Defaults to `"float64"`.
         random_state: Seed, generator or `None`, as in scikit-learn. No other generator is
             used or changed.
         verbose: As in `keras.Model.fit`. Defaults to `0`.
@@ -95,8 +95,6 @@ class KARERegressor(RegressorMixin, KAREEstimator):
         """
         x = self._fit_inputs(X, y)
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
-        if y.ndim > 2:
-            raise ValueError(f"`y` must be (n,) or (n, c). Received: y of shape {y.shape}")
         self._single = y.ndim == 1
         columns = y.reshape(len(y), -1)
         self.target_mean_, self.target_scale_ = _mean_and_scale(columns)

@@ -23,6 +23,9 @@ from keras_kare.solvers import cholesky
 FEWEST = 20
 """Fewest rows that a kernel is trained on: fewer cannot say when to stop."""
 
+TRACING_PAYS = 20
+"""Steps of training that save about as much time as tracing a step takes."""
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -46,10 +49,12 @@ class Evidence:
 class Batches(keras.utils.PyDataset):
     """Even batches of rows, shuffled before each epoch by a generator of their own."""
 
-    def __init__(self, x: np.ndarray, y: np.ndarray, size: int, rng: np.random.RandomState):
+    def __init__(
+        self, x: np.ndarray, y: np.ndarray, count: int, rng: np.random.RandomState
+    ):
         super().__init__()
         self._x, self._y, self._rng = x, y, rng
-        self._count = max(1, len(x) // size)
+        self._count = count
         self.on_epoch_end()
 
     def __len__(self) -> int:
@@ -126,9 +131,12 @@ def train(
     network, rest = kernel.network, np.delete(np.arange(len(x)), held)
     start = network.get_weights()
     model = KAREModel(kernel, head=NTKRidgeHead(ridge=settings.kare_ridge))
+    size = settings.batch_size or default_batch_size(len(rest))
+    count = max(1, len(rest) // size)
     model.compile(
         keras.optimizers.Adam(settings.learning_rate),
         KARE(ridge=settings.kare_ridge, relative=True),
+        run_eagerly=settings.epochs * count < TRACING_PAYS,
     )
     best = keras.callbacks.EarlyStopping(
         "val_loss", patience=settings.patience, mode="min", restore_best_weights=True
@@ -136,7 +144,7 @@ def train(
     history = keras.callbacks.History()
     try:
         model.fit(
-            **_batched(x[rest], y[rest], settings.batch_size, rng),
+            **_batched(x[rest], y[rest], count, rng),
             epochs=settings.epochs,
             validation_data=(x[held], y[held]),
             callbacks=[best, history, TimeBudget(end)],
@@ -199,10 +207,9 @@ def judge(gram: np.ndarray, y: np.ndarray, held: np.ndarray, ridge: Any) -> Evid
 
 
 def _batched(
-    x: np.ndarray, y: np.ndarray, batch_size: int | None, rng: np.random.RandomState
+    x: np.ndarray, y: np.ndarray, count: int, rng: np.random.RandomState
 ) -> dict[str, Any]:
-    """Arguments of `fit`: arrays where all rows are one batch."""
-    size = batch_size or default_batch_size(len(x))
-    if len(x) // size <= 1:
+    """Arguments of `fit`; Keras would shuffle with global generators."""
+    if count == 1:
         return {"x": x, "y": y, "batch_size": len(x), "shuffle": False}
-    return {"x": Batches(x, y, size, rng)}
+    return {"x": Batches(x, y, count, rng), "shuffle": False}

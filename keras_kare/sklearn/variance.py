@@ -35,7 +35,7 @@ def unit_variance(
 def model_unit_variance(model: KAREModel, x: np.ndarray) -> np.ndarray:
     """`v(x)` under the solved machine of a model, `(m,)` in float64, for `s² = 1`."""
     kernel, anchors = model.kernel, model.head.anchors
-    noise = len(anchors) * model.head.ridge_value
+    noise = len(anchors) * float(model.head.report["ridge_value"])
     factor = _factor(kernel.gram(anchors, dtype="float64").numpy(), noise)
     parts = []
     for begin in range(0, len(x), CHUNK):
