@@ -49,6 +49,7 @@ def wave(rng, n=60, noise=0.1):
     return X, np.sin(2.0 * X[:, 0]) + X[:, 1] + noise * rng.normal(size=n)
 
 
+@pytest.mark.slow  # about ninety fits
 @parametrize_with_checks([classifier(), regressor()])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
@@ -403,14 +404,14 @@ class TestUncertainty:
 
 class TestProbabilities:
     def test_are_calibrated_on_new_rows(self, rng):
-        X = rng.normal(size=(2000, 2))
+        X = rng.normal(size=(1500, 2))
         p = 1.0 / (1.0 + np.exp(-2.0 * X[:, 0]))
-        y = (rng.uniform(size=2000) < p).astype(int)
-        fitted = classifier().fit(X[:1000], y[:1000])
-        loss = log_loss(y[1000:], fitted.predict_proba(X[1000:]))
-        assert loss < log_loss(y[1000:], p[1000:]) + 0.04
-        raw = calibration.probabilities(fitted.decision_function(X[1000:])[:, None])
-        assert loss < log_loss(y[1000:], raw) - 0.02
+        y = (rng.uniform(size=1500) < p).astype(int)
+        fitted = classifier().fit(X[:600], y[:600])
+        loss = log_loss(y[600:], fitted.predict_proba(X[600:]))
+        assert loss < log_loss(y[600:], p[600:]) + 0.04
+        raw = calibration.probabilities(fitted.decision_function(X[600:])[:, None])
+        assert loss < log_loss(y[600:], raw) - 0.02
 
     @pytest.mark.parametrize("columns", [1, 3])
     def test_temperature_has_the_least_cross_entropy(self, rng, columns):
