@@ -1,5 +1,8 @@
 """keras_kare: train a network's neural tangent kernel to generalise."""
 
+import importlib
+from typing import Any
+
 from keras_kare._backend import require_tensorflow
 
 require_tensorflow()
@@ -31,3 +34,10 @@ __all__ = [
     "risk",
     "solvers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """`keras_kare.sklearn` when it is first used: scikit-learn is an extra."""
+    if name == "sklearn":
+        return importlib.import_module("keras_kare.sklearn")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

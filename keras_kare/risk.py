@@ -96,7 +96,8 @@ def kare(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> tf.Tensor:
     """
     y, gram, ridge = checked(y, gram, ridge)
     y, gram, count, _ = counted(y, gram, sample_weight)
-    return kare_of(y, gram, ridge, regress(y, gram, ridge), count)
+    risk = kare_of(y, gram, ridge, regress(y, gram, ridge), count)
+    return tf.debugging.check_numerics(risk, f"KARE {_OVERFLOW}")
 
 
 def leave_one_out(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> tf.Tensor:
@@ -196,8 +197,7 @@ def kare_of(
             gradients = (2.0 * scale * b, by_gram, by_ridge)
             return _final(gradients, (y, gram, ridge))
 
-        risk = tf.debugging.check_numerics(s / t**2, f"KARE {_OVERFLOW}")
-        return risk, gradient
+        return s / t**2, gradient
 
     return value(y, gram, ridge)
 

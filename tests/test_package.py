@@ -30,7 +30,7 @@ MODULES = (
 
 
 def public_objects():
-    for module in MODULES:
+    for module in (*MODULES, kk.sklearn):
         names = getattr(module, "__all__", None) or [
             name
             for name, value in vars(module).items()
@@ -95,16 +95,22 @@ def test_the_main_classes_have_examples():
 
 def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    model, kernel = FENCE.findall((ROOT / "README.md").read_text())
+    fences = FENCE.findall((ROOT / "README.md").read_text())
+    model, kernel, estimators, weights = fences
     names: dict[str, object] = {}
     exec(compile(model, "README.md", "exec"), names)
     mse = float(capsys.readouterr().out.strip().splitlines()[-1])
     assert mse < 1.0, "no better than the mean"
     assert (tmp_path / "model.keras").exists()
     assert (tmp_path / "serving" / "saved_model.pb").exists()
+    names.update(counts=np.ones(300), optimizer="sgd")
+    exec(compile(weights, "README.md", "exec"), names)
+    assert np.all(names["std"] > 0.0)
     exec(compile(kernel, "README.md", "exec"), names)
     assert "products" in capsys.readouterr().out
     assert np.load(tmp_path / "gram.npy").shape == (442, 442)
+    exec(compile(estimators, "README.md", "exec"), names)
+    assert (tmp_path / "regressor.keras").exists()
 
 
 def test_quickstart_runs(tmp_path):

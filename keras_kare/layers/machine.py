@@ -25,45 +25,45 @@ class System:
     for `K/n` and `y` (see `keras_kare.risk`).
 
     Args:
-        kernel: The kernel.
-        x: `(n, ...)`.
-        y: `(n, c)`.
-        residual: Whether the machine fits what the network leaves of `y`.
+        gram: `K`, `(n, n)` float64.
+        y: `(n, c)` float64.
         weights: `(n,)`, or `None` where each row counts once.
 
     Attributes:
-        x, targets, weights: As given.
-        gram: `n` times the first of the two, `(n, n)` float64.
-        y: The second, `(n, c)` float64.
+        gram: `n` times what stands in for `K/n`.
+        y: What stands in for `y`.
         count: `N`; `n` where each row counts once.
         root: `w½`, `(n,)`.
         unit: That of a relative ridge, `tr(K)/n²`: with weights, `Σ w_i K_ii/N²`.
-
-    Raises:
-        ValueError: If the kernel is zero or not finite on `x`, or `residual` does not
-            fit.
     """
 
-    def __init__(
-        self,
-        kernel: Kernel,
-        x: Any,
-        y: np.ndarray,
-        residual: bool,
-        weights: np.ndarray | None = None,
-    ):
-        self.x, self.targets, self.weights = x, y, weights
-        self.y = machine_targets(kernel, x, y, residual)
-        self.gram = gram_of(kernel, x)
-        rows = len(self.gram)
+    def __init__(self, gram: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None):
+        self.gram, self.y, rows = gram, y, len(gram)
         self.count, self.root = float(rows), np.ones(rows)
         if weights is not None:
             self.count = float(np.sum(weights, dtype="float64"))
             self.root = np.sqrt(np.asarray(weights, "float64"))
-            self.y = self.root[:, None] * self.y
-            each = self.root * self.root[:, None]
-            self.gram = self.gram * each * (rows / self.count)
+            self.y = self.root[:, None] * y
+            self.gram = gram * self.root * self.root[:, None] * (rows / self.count)
         self.unit = float(np.trace(self.gram)) / (rows * self.count)
+
+    @classmethod
+    def of(
+        cls,
+        kernel: Kernel,
+        x: Any,
+        y: np.ndarray,
+        residual: bool = False,
+        weights: np.ndarray | None = None,
+    ) -> System:
+        """That of the rows `x`; with `residual`, for what the network leaves of `y`.
+
+        Raises:
+            ValueError: If the kernel is zero or not finite on `x`, or `residual` does
+                not fit.
+        """
+        targets = machine_targets(kernel, x, y, residual)
+        return cls(gram_of(kernel, x), targets, weights)
 
     def solve(self, ridge: float) -> Solution:
         """At one ridge `λ`."""

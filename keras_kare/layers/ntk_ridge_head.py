@@ -139,7 +139,7 @@ class NTKRidgeHead(keras.layers.Layer):
                 "The variance needs a solved head with its anchors. Call `fit` or "
                 "`fit_head(x, y)` first, with `keep_anchors=True`."
             )
-        system = System(
+        system = System.of(
             kernel, self.anchors, state.targets, self.residual, state.row_weights
         )
         return Posterior(system, self.report["ridge_value"])
@@ -224,17 +224,19 @@ class NTKRidgeHead(keras.layers.Layer):
             ValueError: If the kernel is zero on `x`, or `residual=True` does not fit.
         """
         begun = time.perf_counter()
-        system = System(kernel, x, y, self.residual, weights)
+        system = System.of(kernel, x, y, self.residual, weights)
         if choice is None and self.ridge != "auto":
             choice = Choice(float(self.ridge), by="the user", relative=self.relative)
         solution = None
         if choice is None and validation is not None:
-            choice, solution = self._choose(kernel, system, validation)
+            choice, solution = self._choose(kernel, x, system, validation)
         elif choice is None:
             choice, solution = ridge_selection.by_leave_one_out(system)
         if solution is None:
             solution = system.solve(choice.absolute(system.unit))
-        self._store(kernel, system, solution, choice)
+        form = self._choose_form(kernel, *solution.dual.shape)
+        self._state.hold(x, y, weights)
+        self._store(kernel, system, solution, choice, form)
         self._state.facts["report"]["seconds"] = time.perf_counter() - begun
 
     def solve_again(self, kernel: Kernel) -> None:
@@ -275,28 +277,33 @@ class NTKRidgeHead(keras.layers.Layer):
         weights: np.ndarray | None = None,
     ) -> Choice:
         """The ridge with the least squared error on validation rows, solving on `x`."""
-        system = System(kernel, x, y, self.residual, weights)
-        return self._choose(kernel, system, validation, by)[0]
+        system = System.of(kernel, x, y, self.residual, weights)
+        return self._choose(kernel, x, system, validation, by)[0]
 
     def _choose(
         self,
         kernel: Kernel,
+        x: Any,
         system: System,
         validation: Validation,
         by: str = "validation data",
     ) -> tuple[Choice, Solution]:
         xv, yv, weights = validation
-        cross = kernel.cross(xv, system.x, dtype="float64").numpy()
+        cross = kernel.cross(xv, x, dtype="float64").numpy()
         left = machine_targets(kernel, xv, yv, self.residual)
         return ridge_selection.by_rows(system, cross, left, weights, by)
 
     def _store(
-        self, kernel: Kernel, system: System, solution: Solution, choice: Choice
+        self,
+        kernel: Kernel,
+        system: System,
+        solution: Solution,
+        choice: Choice,
+        form: str,
     ) -> None:
-        state, x = self._state, system.x
-        form = self._choose_form(kernel, *solution.dual.shape)
+        """Take over a solution for the rows that are held."""
+        state, x = self._state, self.anchors
         dual = system.dual(solution)
-        state.hold(x, system.targets, system.weights)
         state.set_dual(dual)
         state.set_weights(primal_weights(kernel, x, dual) if form == "primal" else None)
         relative_ridge = solution.ridge / system.unit

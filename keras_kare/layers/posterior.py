@@ -30,8 +30,7 @@ class Posterior:
 
     Attributes:
         scale: `s²`, `(c,)`.
-        noise: `s² n λ`, `(c,)`: the variance of the noise; a row that counts `w` times
-            has it divided by `w`.
+        unit_noise: `n λ`; a row that counts `w` times has it divided by `w`.
 
     References:
         - Rasmussen, Williams, "Gaussian Processes for Machine Learning", equations 2.26
@@ -47,16 +46,27 @@ class Posterior:
         a = self._factor.T @ (self._factor @ system.y)
         diagonal = np.sum(self._factor**2, axis=0)[:, None]
         self.scale = np.mean(a**2 / diagonal, axis=0) / system.count
-        self.noise = self.scale * system.count * ridge
+        self.unit_noise = system.count * ridge
 
-    def variance(self, kernel: Kernel, x: Any) -> np.ndarray:
-        """`var f(x)` for each row and target, `(m, c)` float64."""
-        parts = []
-        for rows in chunks(x):
-            cross = kernel.cross(rows, self._system.x, dtype="float64").numpy()
-            seen = (cross * self._system.root) @ self._factor.T
-            known = np.sum(seen**2, axis=1) / self._system.count
-            prior = kernel.diag(rows, dtype="float64").numpy()
-            # Rounding may leave less than nothing at rows that are well known.
-            parts.append(np.maximum(prior - known, 0.0))
-        return np.concatenate(parts)[:, None] * self.scale
+    @property
+    def noise(self) -> np.ndarray:
+        """`s² n λ`, `(c,)`: the variance of the noise."""
+        return self.scale * self.unit_noise
+
+    def unit_variance(self, prior: np.ndarray, cross: np.ndarray) -> np.ndarray:
+        """`var f(x)/s²` of rows, `(m,)`, from `K(x, x)` and `K(x, X)`, `(m, n)`."""
+        seen = (cross * self._system.root) @ self._factor.T
+        known = np.sum(seen**2, axis=1) / self._system.count
+        # Rounding may leave less than nothing at rows that are well known.
+        return np.maximum(prior - known, 0.0)
+
+    def unit_variance_at(self, kernel: Kernel, x: Any, anchors: Any) -> np.ndarray:
+        """The same for rows `x`, a few at a time."""
+        parts = [
+            self.unit_variance(
+                kernel.diag(rows, dtype="float64").numpy(),
+                kernel.cross(rows, anchors, dtype="float64").numpy(),
+            )
+            for rows in chunks(x)
+        ]
+        return np.concatenate(parts)

@@ -241,8 +241,10 @@ class KAREModel(KARETrainer, keras.Model):
         self._refresh_head()
         x = self._prediction_rows(x)
         posterior = self.head.posterior(self.kernel)
-        variance = posterior.variance(self.kernel, x)
-        return variance + posterior.noise if noise else variance
+        variance = posterior.unit_variance_at(self.kernel, x, self.head.anchors)
+        if noise:
+            variance = variance + posterior.unit_noise
+        return variance[:, None] * posterior.scale
 
     def export(
         self,

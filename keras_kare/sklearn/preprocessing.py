@@ -1,0 +1,165 @@
+"""From tables with numbers, categories and holes to numbers, by scikit-learn's parts.
+
+- **Numeric columns.** Holes take the column's median (`SimpleImputer`), with an indicator
+  column where training rows had holes. Then, with `standardize=True`, all get zero mean and
+  unit variance (`StandardScaler`).
+- **Categorical columns.** One column a category (`OneHotEncoder`). A hole is a category.
+  At most `MAX_CATEGORIES`, of which the last gathers the rarest. A category that training
+  did not see counts as rare; where there are no rare ones, as none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.compose import ColumnTransformer
+from sklearn.impute import SimpleImputer
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.utils import check_array
+
+from keras_kare.sklearn._compat import ALLOW_NAN
+
+MAX_CATEGORIES = 50
+"""Most columns that a categorical feature becomes."""
+
+
+def is_frame(X: Any) -> bool:
+    """Whether `X` is a pandas `DataFrame`, without importing pandas."""
+    return hasattr(X, "iloc") and hasattr(X, "dtypes") and getattr(X, "ndim", 0) == 2
+
+
+def categorical_columns(
+    X: Any, categorical_features: Any, n_features: int, names: Sequence[str] | None
+) -> list[int]:
+    """Numbers of the categorical columns.
+
+    Raises:
+        ValueError: If a name or number is unknown, or a data frame's column is neither
+            numeric nor categorical.
+    """
+    if categorical_features is None:
+        return []
+    if isinstance(categorical_features, str):
+        if categorical_features != "auto":
+            raise ValueError(
+                '`categorical_features` must be "auto", None, or a list of columns. '
+                f"Received: categorical_features={categorical_features!r}"
+            )
+        return _by_type(X) if is_frame(X) else []
+    given = list(categorical_features)
+    if given and all(isinstance(item, bool | np.bool_) for item in given):
+        if len(given) != n_features:
+            raise ValueError(
+                "A mask as `categorical_features` must have one entry for each of the "
+                f"{n_features} columns of `X`. Received: {len(given)} entries"
+            )
+        return [int(i) for i in np.flatnonzero(given)]
+    return sorted({_number(item, n_features, names) for item in given})
+
+
+def check_table(X: Any, estimator: Any, dtype: Any) -> np.ndarray:
+    """A two-dimensional array; holes are allowed.
+
+    Raises:
+        TypeError, ValueError: scikit-learn's own, for sparse or complex input, infinite
+            values, text where `dtype` is numeric, or no rows.
+    """
+    if is_frame(X) and dtype is not None and "O" in _kinds(X):
+        X = X.astype(object).where(X.notna(), np.nan)  # numbers among pandas' own holes
+    return np.asarray(
+        check_array(X, dtype=dtype, estimator=estimator, input_name="X", **ALLOW_NAN)
+    )
+
+
+def as_table(X: Any, categorical: Sequence[int], estimator: Any) -> np.ndarray:
+    """A float64 array, or an object array where there are categorical columns.
+
+    Raises:
+        TypeError, ValueError: As `check_table`.
+    """
+    if not len(categorical):
+        return check_table(X, estimator, np.float64)
+    frame = is_frame(X)
+    if not frame:
+        X = check_table(X, estimator, None)
+    rows, columns = X.shape
+    numeric = [i for i in range(columns) if i not in set(categorical)]
+    table = np.empty((rows, columns), dtype=object)
+    if numeric:
+        part = X.iloc[:, numeric] if frame else X[:, numeric]
+        table[:, numeric] = check_table(part, estimator, np.float64)
+    for i in categorical:
+        table[:, i] = _categories(X.iloc[:, i] if frame else X[:, i])
+    return table
+
+
+def make_preprocessor(
+    n_features: int, categorical: Sequence[int], standardize: bool
+) -> ColumnTransformer:
+    """The transformer of what `as_table` returns."""
+    numeric = [i for i in range(n_features) if i not in set(categorical)]
+    imputer = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
+    scaler = StandardScaler() if standardize else "passthrough"
+    encoder = OneHotEncoder(
+        handle_unknown="infrequent_if_exist",
+        max_categories=MAX_CATEGORIES,
+        sparse_output=False,
+    )
+    transformer = ColumnTransformer(
+        [
+            ("numeric", make_pipeline(imputer, scaler), numeric),
+            ("categorical", encoder, list(categorical)),
+        ],
+        sparse_threshold=0.0,
+    )
+    return transformer.set_output(transform="default")
+
+
+def _by_type(frame: Any) -> list[int]:
+    """Columns of text, categories and truth values; the others must be numbers."""
+    kinds = _kinds(frame)
+    pairs = zip(frame.columns, kinds, strict=True)
+    other = [name for name, kind in pairs if kind not in "iufcbO"]
+    if other:
+        raise ValueError(
+            "Columns must hold numbers or categories; turn dates into numbers (for example "
+            f"days since a day). Received: neither in columns {other}"
+        )
+    return [i for i, kind in enumerate(kinds) if kind in "bO"]
+
+
+def _kinds(frame: Any) -> list[str]:
+    """NumPy's letters for the types of columns; "O" for text and categories."""
+    return [getattr(dtype, "kind", "O") for dtype in frame.dtypes]
+
+
+def _number(item: Any, n_features: int, names: Sequence[str] | None) -> int:
+    if isinstance(item, str):
+        if names is None or item not in list(names):
+            raise ValueError(
+                "`categorical_features` names a column that `X` does not have. "
+                f"Received: {item!r}, columns {None if names is None else list(names)}"
+            )
+        return list(names).index(item)
+    whole = isinstance(item, int | np.integer) and not isinstance(item, bool)
+    if not whole or not -n_features <= item < n_features:
+        raise ValueError(
+            "`categorical_features` must hold names or numbers of columns of `X`, which "
+            f"has {n_features}. Received: {item!r}"
+        )
+    return int(item) % n_features
+
+
+def _categories(column: Any) -> np.ndarray:
+    """Values as objects, with NaN for every kind of hole."""
+    if hasattr(column, "isna"):  # a pandas column
+        holes = np.asarray(column.isna())
+        values = np.array(column.astype(object), dtype=object)
+    else:
+        values = np.array(column, dtype=object)
+        holes = np.array([value is None or value != value for value in values])
+    values[holes] = np.nan
+    return values
