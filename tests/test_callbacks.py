@@ -334,6 +334,16 @@ class TestKernelDiagnostics:
         for name in ("alignment", "eigenvalue_1"):
             assert history.history[name][-1] == pytest.approx(expected[name], rel=1e-6)
 
+    def test_weights_count_as_repeated_rows(self, rng):
+        b = rng.normal(size=(6, 3))
+        gram, y = b @ b.T, rng.normal(size=(6, 1))
+        counts = np.array([1, 3, 2, 1, 1, 2])
+        rows = np.repeat(np.arange(6), counts)
+        weighted = spectrum.diagnose(gram, y, counts, 0.2, 2)
+        repeated = spectrum.diagnose(gram[np.ix_(rows, rows)], y[rows], None, 0.2, 2)
+        for name in ("kare", "effective_dimension", "eigenvalue_1", "eigenvalue_2"):
+            assert weighted[name] == pytest.approx(repeated[name])
+
     def test_alignment_of_perfect_and_of_constant_kernels(self, rng):
         y = rng.normal(size=(9, 1))
         assert spectrum.alignment(y @ y.T + 5.0, y) == pytest.approx(1.0)

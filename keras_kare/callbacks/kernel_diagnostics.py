@@ -33,7 +33,8 @@ of centred `K` and `y` |
 
     Norms are Frobenius norms. On rows that train the kernel, `kare` and
     `leave_one_out` fall below the error on new rows, as the loss does; on rows that
-    do not, they are honest.
+    do not, they are honest. Where training rows have weights, all but `alignment` and
+    `drift` are those of rows repeated so often.
 
     Put it **first** in the list of callbacks: those after it (`CSVLogger`,
     `TensorBoard`, `EarlyStopping`, …) see its values in the logs, those before it do
@@ -119,8 +120,9 @@ of centred `K` and `y` |
         if (epoch - self._first) % self.every or logs is None:
             return
         gram = gram_of(self.model.kernel, self._seen.x)
-        ridge = float(self.model.loss.absolute_ridge(tf.constant(gram)))
-        logs |= spectrum.diagnose(gram, self._seen.y, ridge, self.eigenvalues)
+        _, y, weights = self._seen.parts()
+        ridge = float(self.model.loss.absolute_ridge(tf.constant(gram), weights))
+        logs |= spectrum.diagnose(gram, y, weights, ridge, self.eigenvalues)
         logs["drift"] = spectrum.drift(gram, self._start)
 
     def on_train_end(self, logs: Any = None) -> None:

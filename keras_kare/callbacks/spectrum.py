@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
 import numpy as np
 
+from keras_kare.layers.machine import System
 from keras_kare.solvers import Spectral
 
 
 def diagnose(
-    gram: np.ndarray, y: np.ndarray, ridge: float, eigenvalues: int
+    gram: np.ndarray,
+    y: np.ndarray,
+    weights: np.ndarray | None,
+    ridge: float,
+    eigenvalues: int,
 ) -> dict[str, float]:
     """Numbers of a kernel machine, all from one eigendecomposition.
 
     Args:
         gram: Symmetric positive semi-definite, `(n, n)`.
         y: `(n, c)`.
+        weights: How often each row counts, `(n,)`; `None` for once.
         ridge: `z > 0`.
         eigenvalues: How many of the largest eigenvalues of `K/n` to give.
 
     Returns:
         Values by name, as `KernelDiagnostics` lists them, without `drift`.
     """
-    spectral = Spectral(gram)
-    solution = spectral.solve(y, ridge)
-    assert solution.kare is not None  # each row counts once
+    system = System(gram, y, weights)
+    spectral = Spectral(system.gram)
+    solution = dataclasses.replace(spectral.solve(system.y, ridge), count=system.count)
     values = {
-        "kare": solution.kare,
+        "kare": math.inf if solution.kare is None else solution.kare,
         "leave_one_out": solution.leave_one_out_mse,
         "effective_dimension": solution.effective_dimension,
         "alignment": alignment(gram, y),
