@@ -27,13 +27,13 @@ quickstart: $(VENV)/.installed
 	$(BIN)/python tutorials/quickstart.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
 coverage: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=95
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -43,7 +43,7 @@ lint: $(VENV)/.installed
 test-oldest:
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check -c tests/oldest.txt -e '.[test]'
-	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadgroup
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile
 
 benchmark: $(VENV)/.installed
 	$(BIN)/python benchmarks/kare_step.py

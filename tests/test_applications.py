@@ -110,7 +110,9 @@ def as_if_trained(network: Any, rng: np.random.Generator) -> Any:
     return perturb(network, rng, 0.1)
 
 
-@pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50V2"])
+@pytest.mark.parametrize(
+    "name", ["MobileNetV2", pytest.param("ResNet50V2", marks=pytest.mark.slow)]
+)
 def test_keras_applications(name, rng):
     network = getattr(keras.applications, name)(
         weights=None, input_shape=(32, 32, 3), classes=3, classifier_activation=None

@@ -22,8 +22,6 @@ from exports import CASES, ROWS, make, named
 
 import keras_kare as kk
 
-# What all tests share is made once, by one worker.
-pytestmark = pytest.mark.xdist_group("export")
 HERE = Path(__file__).parent
 
 

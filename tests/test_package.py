@@ -129,6 +129,7 @@ def test_quickstart_runs(tmp_path):
     assert (tmp_path / "saved_model" / "saved_model.pb").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "says"),
     [("kare_step.py", "ratio step / dense"), ("prediction.py", "training rows")],

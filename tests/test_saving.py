@@ -61,7 +61,6 @@ def equal_to_the_bit(one: Path, other: Path) -> None:
         np.testing.assert_array_equal(a[key], b[key], err_msg=key)
 
 
-@pytest.mark.xdist_group("saving")
 class TestFreshProcess:
     @pytest.mark.parametrize("name", saved_models.HEADS)
     def test_all_is_equal_to_the_bit(self, folder, name):

@@ -318,7 +318,7 @@ class TestTraining:
         network.set_weights(start)
         return history.history["loss"], trained, predictions
 
-    @pytest.mark.parametrize("batch_size", [None, 9])
+    @pytest.mark.parametrize("batch_size", [pytest.param(None, marks=pytest.mark.slow), 9])
     def test_same_training(self, batch_size, rng):
         network = image()
         x, y = networks.rows_for(network, 20, rng), rng.normal(size=(20, 1))

@@ -186,6 +186,7 @@ class TestBackup:
         )
         return model, history.epoch
 
+    @pytest.mark.slow
     def test_resumed_training_rehearses_as_a_whole_one(self, rng, tmp_path, monkeypatch):
         """`ridge="auto"` without validation rows: from the start, for all epochs."""
         given, rehearsed = data(rng, n=30), []

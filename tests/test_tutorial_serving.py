@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-pytestmark = pytest.mark.xdist_group("serving tutorial")
 FOLDER = Path(__file__).parent.parent / "tutorials" / "serving"
 
 
