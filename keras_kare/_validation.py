@@ -176,13 +176,19 @@ def weights_of_classes(class_weight: Any, y: np.ndarray) -> np.ndarray:
     missing = sorted(set(classes.tolist()) - set(class_weight))
     if missing:
         raise ValueError(
-            "`class_weight` must have a weight for every class in `y`. Received: none for "
-            f"{', '.join(map(str, missing))}"
+            "`class_weight` must have a weight for every class in `y`, by its number: of "
+            "two targets, 0 is the lower and 1 the upper; else the number of the column. "
+            f"Received: none for {', '.join(map(str, missing))}"
         )
     return np.array([class_weight[k] for k in classes.tolist()], "float64")
 
 
 def _numeric(name: str, part: Any) -> tf.Tensor:
+    if isinstance(part, tf.data.Dataset):
+        raise ValueError(
+            f"`{name}` must be arrays here; only `fit`, `fit_head`, `predict` and "
+            f"`evaluate` read datasets. Received: {name} of type {type(part).__name__}"
+        )
     if not tf.is_tensor(part):
         part = np.asarray(part)
         if part.dtype.kind not in "fiub":

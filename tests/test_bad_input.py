@@ -206,6 +206,7 @@ def test_data(case, verb):
 
 FIT = {
     "a batch of one": ({"batch_size": 1}, "at least 2"),
+    "a batch of none": ({"batch_size": 0}, "at least 2"),
     "a fractional batch": ({"batch_size": 4.5}, "whole number"),
     "a last batch of one": ({"batch_size": 11}, "last batch of one row"),
     "no rows to validate on": ({"validation_split": 0.99}, "too few rows"),
@@ -488,3 +489,25 @@ def test_another_backend(backend):
     assert done.returncode != 0
     assert "KERAS_BACKEND=tensorflow" in done.stderr
     assert backend in done.stderr
+
+
+@pytest.mark.parametrize("batch_size", [0, -3, 1.5, True])
+def test_batch_sizes_of_predictions(batch_size):
+    solved = model()
+    solved.fit_head(X, Y)
+    for verb in (
+        lambda: solved.predict(X, batch_size=batch_size),
+        lambda: solved.evaluate(X, Y, batch_size=batch_size),
+    ):
+        with pytest.raises(ValueError, match="`batch_size` must be a positive whole"):
+            verb()
+
+
+def test_files_that_cannot_hold_a_head(tmp_path):
+    with pytest.raises(ValueError, match=r"must end in `\.keras`"):
+        model().save(tmp_path / "model.h5")
+
+
+def test_a_dataset_where_arrays_are_asked_for():
+    with pytest.raises(ValueError, match="must be arrays here"):
+        model().kernel.gram(batches())

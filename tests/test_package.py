@@ -103,7 +103,6 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     assert mse < 1.0, "no better than the mean"
     assert (tmp_path / "model.keras").exists()
     assert (tmp_path / "serving" / "saved_model.pb").exists()
-    names.update(counts=np.ones(300), optimizer="sgd")
     exec(compile(weights, "README.md", "exec"), names)
     assert np.all(names["std"] > 0.0)
     exec(compile(kernel, "README.md", "exec"), names)

@@ -189,8 +189,8 @@ class KAREModel(KARETrainer, keras.Model):
         """
         self._refresh_head()
         if not rows_module.is_dataset(x):
+            batch_size = rows_module.prediction_batch_size(batch_size)
             x = self._prediction_rows(x)
-            batch_size = batch_size or 1024
         self._forget_stale_traces()
         return super().predict(
             x,
@@ -206,6 +206,19 @@ class KAREModel(KARETrainer, keras.Model):
         x = self._prediction_rows(x)
         self._forget_stale_traces()
         return super().predict_on_batch(x)
+
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        """Write a `.keras` file: network, head and optimizer; as in Keras.
+
+        Raises:
+            ValueError: For `.h5` files, which cannot hold a solved head.
+        """
+        if str(filepath).endswith((".h5", ".hdf5")):
+            raise ValueError(
+                "`filepath` must end in `.keras`: `.h5` files cannot hold the solved head. "
+                f"Received: filepath={str(filepath)!r}"
+            )
+        super().save(filepath, overwrite=overwrite, **kwargs)
 
     def variance(self, x: Any, noise: bool = False) -> np.ndarray:
         """How uncertain predictions are: the variance of a Gaussian process, `(n, c)`.

@@ -152,6 +152,23 @@ def default_batch_size(rows: int) -> int:
     return math.ceil(rows / math.ceil(rows / USUAL_BATCH))
 
 
+def prediction_batch_size(batch_size: Any) -> int:
+    """Rows to predict at a time: 1,024 unless told.
+
+    Raises:
+        ValueError: If it is no positive whole number.
+    """
+    if batch_size is None:
+        return 1024
+    whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
+    if not whole or batch_size < 1:
+        raise ValueError(
+            "`batch_size` must be a positive whole number, or None for 1,024. "
+            f"Received: batch_size={batch_size!r}"
+        )
+    return int(batch_size)
+
+
 def even_batch_size(rows: int, batches: int) -> int:
     """A size for about so many even batches, none of one row."""
     size = math.ceil(rows / batches)

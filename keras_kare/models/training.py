@@ -53,7 +53,9 @@ class KARETrainer(keras.Model):
             metrics: As in Keras; `"accuracy"` means sign or argmax accuracy
                 (`kk.metrics.SignedAccuracy`). During training they are computed on
                 the batch's leave-one-out predictions: right for a fixed kernel,
-                optimistic once the kernel has been trained on these rows.
+                optimistic once the kernel has been trained on these rows. Metrics of
+                probabilities (`AUC`, `BinaryCrossentropy`, …) do not fit targets in
+                {-1, 1}: compute those from `(1 + predictions) / 2`.
             weighted_metrics: As in Keras: metrics to which weights of rows apply.
             jit_compile: Must be false: XLA cannot say what jitter a Cholesky needed.
             **kwargs: As in `keras.Model.compile`.
@@ -222,7 +224,8 @@ class KARETrainer(keras.Model):
         `TerminateOnNaN`.
 
         Returns:
-            A `History`: `loss` is KARE, `val_loss` the measured mean squared error.
+            A `History`: `loss` is KARE, and what regularisers of the network add;
+            `val_loss` the measured mean squared error.
 
         Raises:
             ValueError: For bad input, named, before any training.
@@ -242,8 +245,8 @@ class KARETrainer(keras.Model):
             validation_data = held.parts()
         validation = rows_module.gather_validation(validation_data, validation_steps)
         arrays = not rows_module.is_dataset(x)
-        if arrays:
-            batch_size = batch_size or rows_module.default_batch_size(len(rows))
+        if arrays and batch_size is None:
+            batch_size = rows_module.default_batch_size(len(rows))
         self._check_rows(rows, validation, batch_size or rows.batch_size)
         if arrays:
             x, y = rows.x, rows.y
@@ -324,7 +327,7 @@ class KARETrainer(keras.Model):
             if not rows_module.is_dataset(x):
                 rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
                 x, y, sample_weight = rows.parts()
-                batch_size = batch_size or 1024
+                batch_size = rows_module.prediction_batch_size(batch_size)
         self._forget_stale_traces()
         return super().evaluate(
             x=x,
