@@ -19,12 +19,33 @@ def check_option(name: str, value: Any, options: Sequence[str]) -> None:
         raise ValueError(f"`{name}` must be one of {known}. Received: {name}={value!r}")
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a real number; a boolean is none."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether it is a whole number, of Python's or NumPy's types; a boolean is none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def check_whole(name: str, value: Any, least: int, optional: bool = False) -> None:
+    """Refuse what is no whole number of at least `least` (or `None`, where allowed)."""
+    if optional and value is None:
+        return
+    if not is_whole(value) or value < least:
+        none = " or None" if optional else ""
+        raise ValueError(
+            f"`{name}` must be a whole number of at least {least}{none}. "
+            f"Received: {name}={value!r}"
+        )
+
+
 def check_ridge(name: str, value: Any, auto: bool = False) -> None:
     """Refuse a ridge that is no positive finite number (or `"auto"`, where allowed)."""
     if auto and isinstance(value, str) and value == "auto":
         return
-    number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
+    if not is_number(value) or not math.isfinite(value) or value <= 0:
         choice = ' or "auto"' if auto else ""
         raise ValueError(
             f"`{name}` must be a positive finite number{choice}. Received: {name}={value!r}"
@@ -35,8 +56,7 @@ def check_memory_limit(value: Any) -> None:
     """Refuse a limit that is no positive number of bytes."""
     if value is None:
         return
-    number = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    if not number or value <= 0:
+    if not is_whole(value) or value <= 0:
         raise ValueError(
             "`memory_limit` must be a positive number of bytes, as an int, or None for "
             f"half of what is free. Received: memory_limit={value!r}"

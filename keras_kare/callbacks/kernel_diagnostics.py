@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _validation
 from keras_kare.callbacks import spectrum
 from keras_kare.layers.machine import gram_of
 from keras_kare.models import KAREModel
@@ -88,9 +89,9 @@ of centred `K` and `y` |
         eigenvalues: int = 5,
     ):
         super().__init__()
-        _check_whole("every", every, 1)
-        _check_whole("rows", rows, 2)
-        _check_whole("eigenvalues", eigenvalues, 0)
+        _validation.check_whole("every", every, 1)
+        _validation.check_whole("rows", rows, 2)
+        _validation.check_whole("eigenvalues", eigenvalues, 0)
         if x is None and y is not None:
             raise ValueError(
                 "`y` needs the inputs that it belongs to. Pass `x` too, or neither, to "
@@ -111,7 +112,7 @@ of centred `K` and `y` |
                 f"Received: model of type {type(self.model).__name__}"
             )
         training: Any = self.model._training_rows
-        self._seen = self._given or _checked(_spread(training, self.rows))
+        self._seen = self._given or _checked(training.spread(self.rows))
         self._start = gram_of(self.model.kernel, self._seen.x)
         self._first = None
 
@@ -127,22 +128,6 @@ of centred `K` and `y` |
 
     def on_train_end(self, logs: Any = None) -> None:
         self._seen = self._start = None
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    if not whole or value < least:
-        raise ValueError(
-            f"`{name}` must be a whole number of at least {least}. "
-            f"Received: {name}={value!r}"
-        )
-
-
-def _spread(rows: Rows, most: int) -> Rows:
-    """At most so many rows, evenly spread."""
-    if len(rows) <= most:
-        return rows
-    return rows.take(np.linspace(0, len(rows) - 1, most).astype(int))
 
 
 def _checked(rows: Rows) -> Rows:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
 
 from keras_kare.layers.machine import System
-from keras_kare.solvers import Spectral
 
 
 def diagnose(
@@ -31,15 +29,14 @@ def diagnose(
         Values by name, as `KernelDiagnostics` lists them, without `drift`.
     """
     system = System(gram, y, weights)
-    spectral = Spectral(system.gram)
-    solution = dataclasses.replace(spectral.solve(system.y, ridge), count=system.count)
+    (solution,) = system.solve_grid(np.array([ridge]))
     values = {
         "kare": math.inf if solution.kare is None else solution.kare,
         "leave_one_out": solution.leave_one_out_mse,
         "effective_dimension": solution.effective_dimension,
         "alignment": alignment(gram, y),
     }
-    for i, value in enumerate(spectral.eigenvalues[::-1][:eigenvalues]):
+    for i, value in enumerate(system.spectral.eigenvalues[::-1][:eigenvalues]):
         values[f"eigenvalue_{i + 1}"] = float(value)
     return values
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,11 @@ class System:
         targets = machine_targets(kernel, x, y, residual)
         return cls(gram_of(kernel, x), targets, weights)
 
+    @functools.cached_property
+    def spectral(self) -> Spectral:
+        """The eigendecomposition of `gram`."""
+        return Spectral(self.gram)
+
     def solve(self, ridge: float) -> Solution:
         """At one ridge `λ`."""
         solution = cholesky(self.gram, self.y, ridge)
@@ -72,7 +78,7 @@ class System:
 
     def solve_grid(self, ridges: np.ndarray) -> list[Solution]:
         """At several ridges `λ`, from one eigendecomposition."""
-        solutions = Spectral(self.gram).solve_grid(self.y, ridges)
+        solutions = self.spectral.solve_grid(self.y, ridges)
         return [dataclasses.replace(s, count=self.count) for s in solutions]
 
     def dual(self, solution: Solution) -> np.ndarray:

@@ -46,6 +46,12 @@ class Rows:
             weights=None if self.weights is None else self.weights[indices],
         )
 
+    def spread(self, most: int) -> Rows:
+        """At most so many of the rows, evenly spread."""
+        if len(self) <= most:
+            return self
+        return self.take(np.linspace(0, len(self) - 1, most).astype(int))
+
     def parts(self) -> tuple[Any, np.ndarray, np.ndarray | None]:
         """Inputs, targets and weights, as Keras takes validation data."""
         return self.x, self.y, self.weights
@@ -160,8 +166,7 @@ def prediction_batch_size(batch_size: Any) -> int:
     """
     if batch_size is None:
         return 1024
-    whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
-    if not whole or batch_size < 1:
+    if not _validation.is_whole(batch_size) or batch_size < 1:
         raise ValueError(
             "`batch_size` must be a positive whole number, or None for 1,024. "
             f"Received: batch_size={batch_size!r}"
@@ -177,8 +182,7 @@ def even_batch_size(rows: int, batches: int) -> int:
 
 def check_batch_size(batch_size: Any, rows: int) -> None:
     """Refuse sizes whose batches, the last one too, would have a single row."""
-    whole = isinstance(batch_size, int | np.integer) and not isinstance(batch_size, bool)
-    if not whole or batch_size < 2:
+    if not _validation.is_whole(batch_size) or batch_size < 2:
         raise ValueError(
             "`batch_size` must be a whole number of at least 2: KARE needs the kernel "
             f"between rows. Received: batch_size={batch_size!r}"

@@ -6,7 +6,6 @@ import warnings
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
 from keras_kare import losses
@@ -377,9 +376,7 @@ class KARETrainer(keras.Model):
 
     def _solve_for_validation(self, rows: Rows) -> None:
         """A Cholesky head at the ridge of the loss, on not too many rows."""
-        if len(rows) > self.validation_anchors:
-            chosen = np.linspace(0, len(rows) - 1, self.validation_anchors).astype(int)
-            rows = rows.take(chosen)
+        rows = rows.spread(self.validation_anchors)
         choice = Choice(self.loss.ridge, by="the loss", relative=self.loss.relative)
         self.head.solve(self.kernel, rows.x, rows.y, choice=choice, weights=rows.weights)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import numbers
 from typing import Any
 
 import keras
@@ -21,16 +20,16 @@ def check_parameters(estimator: Any) -> None:
     """
     _check_sizes(estimator.hidden_sizes)
     _check_activation(estimator.activation)
-    _whole("epochs", estimator.epochs, 0)
-    _whole("patience", estimator.patience, 1)
-    _whole("batch_size", estimator.batch_size, 2, optional=True)
+    _validation.check_whole("epochs", estimator.epochs, 0)
+    _validation.check_whole("patience", estimator.patience, 1)
+    _validation.check_whole("batch_size", estimator.batch_size, 2, optional=True)
     _positive("learning_rate", estimator.learning_rate)
     _positive("time_budget", estimator.time_budget, optional=True)
     _validation.check_ridge("kare_ridge", estimator.kare_ridge)
     _validation.check_ridge("ridge", estimator.ridge, auto=True)
     _validation.check_option("dtype", estimator.dtype, DTYPES)
     fraction = estimator.validation_fraction
-    if not _is_number(fraction) or not 0.0 < fraction < 1.0:
+    if not _validation.is_number(fraction) or not 0.0 < fraction < 1.0:
         raise ValueError(
             "`validation_fraction` must be a number between 0 and 1: rows that do not "
             "train choose the epoch and the ridge. Received: "
@@ -40,7 +39,7 @@ def check_parameters(estimator: Any) -> None:
 
 def _check_sizes(sizes: Any) -> None:
     listed = isinstance(sizes, list | tuple)
-    if not listed or not all(_is_whole(size) and size > 0 for size in sizes):
+    if not listed or not all(_validation.is_whole(size) and size > 0 for size in sizes):
         raise ValueError(
             "`hidden_sizes` must be a tuple of whole numbers, the units of each hidden "
             f"layer. Received: hidden_sizes={sizes!r}"
@@ -61,30 +60,11 @@ def _check_activation(activation: Any) -> None:
         )
 
 
-def _whole(name: str, value: Any, least: int, optional: bool = False) -> None:
-    if optional and value is None:
-        return
-    if not _is_whole(value) or value < least:
-        none = " or None" if optional else ""
-        raise ValueError(
-            f"`{name}` must be a whole number of at least {least}{none}. "
-            f"Received: {name}={value!r}"
-        )
-
-
 def _positive(name: str, value: Any, optional: bool = False) -> None:
     if optional and value is None:
         return
-    if not _is_number(value) or not math.isfinite(value) or value <= 0:
+    if not _validation.is_number(value) or not math.isfinite(value) or value <= 0:
         none = " or None" if optional else ""
         raise ValueError(
             f"`{name}` must be a positive finite number{none}. Received: {name}={value!r}"
         )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
