@@ -1,0 +1,195 @@
+"""Who takes part in the UCI comparison, each with its grid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from keras_kare.datasets import preprocess, signed_one_hot
+from keras_kare.experiments import settings
+from keras_kare.experiments.contenders import Contender, available
+from keras_kare.experiments.protocols import Family, Paths
+from keras_kare.experiments.recipe import RECIPE, Recipe
+from keras_kare.experiments.recipe import paths as recipe_paths
+from keras_kare.experiments.scaling import one_hot, standardize
+from keras_kare.experiments.settings import Architecture, Training
+from keras_kare.experiments.training import lab, path
+
+DEPTHS = (1, 2)
+WIDTH = 64
+KARE_RATES = (100.0, 10.0, 1.0)
+MSE_RATES = (0.1, 0.01)
+"""The part of the paper's grid that is run: 1 of 5 widths, 2 of 5 depths, 3 of 4 learning
+rates of KARE and 2 of 4 of squared error."""
+
+
+def families(protocol: str) -> dict[str, Family]:
+    """Those of a protocol, by name.
+
+    The honest one has less of the paper's grid, since it runs all of it five times a fold;
+    it may stop training early.
+    """
+    honest = protocol == "honest"
+    depths = DEPTHS[:1] if honest else DEPTHS
+    rates = (10.0,) if honest else KARE_RATES
+    epochs = (30, 100) if honest else (settings.UCI_KARE_EPOCHS,)
+    kare = tuple(
+        {"depth": depth, "rate": rate, "epochs": epochs}
+        for depth in depths
+        for rate in rates
+    )
+    mse = tuple(
+        {"depth": depth, "rate": rate}
+        for depth in depths
+        for rate in (MSE_RATES[:1] if honest else MSE_RATES)
+    )
+    found = {
+        "kare": Family("kare", kare, predict_kare, preprocess, "squared_error"),
+        "mse": Family("mse", mse, predict_mse, preprocess, "squared_error"),
+    }
+    if honest:
+        found["recipe"] = recipe_family(RECIPE)
+    for name, contender in available().items():
+        least_squares = name in ("laplace", "gaussian")
+        found[name] = Family(
+            name,
+            contender.configurations,
+            Library(contender),
+            standardize,
+            "squared_error" if least_squares else "accuracy",
+            only=name if len(contender.configurations) == 1 else None,
+        )
+    return found
+
+
+FULL_BATCH = 1000
+"""Most training rows for KARE to take all at once, as in the paper up to 5,000."""
+
+LARGE_BATCH = 500
+"""Rows of a batch of KARE above that."""
+
+
+def predict_kare(
+    configuration: dict[str, Any],
+    x: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    x_test: np.ndarray,
+    seeds: Sequence[int],
+) -> Paths:
+    """`ntk`, the kernel at its start, and `ntk_kare`, after some numbers of epochs."""
+    y = signed_one_hot(labels, classes)
+    depth, rate = configuration["depth"], configuration["rate"]
+    station = lab(x.shape[1], y.shape[1], Architecture(depth, WIDTH))
+    station.start("torch", seeds[0])
+    found: Paths = {"ntk": {}, "ntk_kare": {}}
+    found["ntk"] = _named("", station.predictions(x, y, x_test, settings.UCI_RIDGES))
+    before = 0
+    station.descent.restart()
+    for epochs in configuration["epochs"]:
+        if not station.train_kare(x, y, kare_training(rate, epochs - before, len(x))):
+            break
+        before = epochs
+        path = station.predictions(x, y, x_test, settings.UCI_RIDGES)
+        found["ntk_kare"].update(_named(f"epochs={epochs} ", path))
+    return found
+
+
+def kare_training(rate: float, epochs: int, rows: int) -> Training:
+    """All rows at once up to 1,000 training rows; above, in batches of about 500."""
+    return Training(rate, epochs, None if rows <= FULL_BATCH else LARGE_BATCH)
+
+
+def predict_mse(
+    configuration: dict[str, Any],
+    x: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    x_test: np.ndarray,
+    seeds: Sequence[int],
+) -> Paths:
+    """`network`, trained by squared error, its kernel `after_ntk`, and `residual`.
+
+    The residual machine is the kernel's, fitted to what the network leaves, and added to
+    its outputs.
+    """
+    y = signed_one_hot(labels, classes)
+    station = lab(x.shape[1], y.shape[1], Architecture(configuration["depth"], WIDTH))
+    station.start("torch", seeds[0])
+    training = Training(
+        configuration["rate"], settings.UCI_MSE_EPOCHS, settings.UCI_MSE_BATCH
+    )
+    station.train_mse(x, y, training, seeds[0])
+    fitted, outputs = station.outputs(x), station.outputs(x_test)
+    found: Paths = {"network": {"": outputs}}
+    grams = station.grams(x, x_test)
+    if grams is not None and np.all(np.isfinite(fitted)):
+        ridges = settings.UCI_RIDGES
+        found["after_ntk"] = _named("", path(*grams, y, ridges))
+        rest = {r: outputs + p for r, p in path(*grams, y - fitted, ridges).items()}
+        found["residual"] = _named("", rest)
+    return found
+
+
+class Library:
+    """A contender of another library as a family of one method."""
+
+    def __init__(self, contender: Contender):
+        self.contender = contender
+
+    def __call__(
+        self,
+        configuration: dict[str, Any],
+        x: np.ndarray,
+        labels: np.ndarray,
+        classes: int,
+        x_test: np.ndarray,
+        seeds: Sequence[int],
+    ) -> Paths:
+        predict = self.contender.predict
+        found = predict(configuration, x, labels, classes, x_test, seeds[0])
+        return {self.contender.name: found}
+
+
+def recipe_family(recipe: Recipe, name: str = "recipe") -> Family:
+    """A recipe as a family of one method, and of its parts.
+
+    `recipe` chooses among everything; `recipe_kernel` among trained kernels alone, without
+    the Laplace kernel; `recipe_untrained` among untrained ones.
+    """
+
+    def predict(
+        configuration: dict[str, Any],
+        x: np.ndarray,
+        labels: np.ndarray,
+        classes: int,
+        x_test: np.ndarray,
+        seeds: Sequence[int],
+    ) -> Paths:
+        y = signed_one_hot(labels, classes)
+        found: Paths = {name: {}, f"{name}_kernel": {}, f"{name}_untrained": {}}
+        for key, values in recipe_paths(recipe, x, y, x_test, list(seeds)).items():
+            words = f"steps={key.steps},share={key.share:g} ridge={key.ridge:.3g}"
+            found[name][words] = values
+            if key.share == 0.0:
+                found[f"{name}_kernel"][words] = values
+                if key.steps == 0:
+                    found[f"{name}_untrained"][words] = values
+        return found
+
+    inputs = {"paper": preprocess, "standard": standardize, "one_hot": one_hot}
+    return Family(
+        name,
+        ({},),
+        predict,
+        inputs[recipe.inputs],
+        "squared_error",
+        tuple(range(recipe.seeds)),
+        blends={name: recipe.machines, f"{name}_kernel": recipe.machines},
+    )
+
+
+def _named(prefix: str, found: dict[float, np.ndarray]) -> dict[str, np.ndarray]:
+    return {f"{prefix}ridge={ridge:g}": values for ridge, values in found.items()}

@@ -1,0 +1,515 @@
+"""Figures and tables of the experiments, from their tidy CSV files.
+
+Every function copes with results that are not complete: a panel without results says
+so, and a table holds the rows there are. Nothing here touches pyplot's global state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Method: name in the legend, colour, marker. The colours differ in lightness and the
+# markers in shape, so that the curves can be told apart without colour.
+_STYLES: dict[str, tuple[str, str, str]] = {
+    "ntk_kare": ("NTK-KARE", "#0b2e6f", "o"),
+    "after_ntk": ("After-NTK", "#c8701a", "s"),
+    "ntk": ("NTK at initialisation", "#86d0bd", "^"),
+    "network": ("Network", "#7a3b8f", ""),
+}
+_SPARE_MARKERS = "Dv<>Pph*"
+
+# What defines a setting: never averaged over.
+_SETTINGS = ("dataset", "gamma", "sigma", "depth", "width", "initialization")
+# The published Higgs runs kept the event weight among the features.
+_LIKE_FOR_LIKE = {"higgs": "higgs_with_weight"}
+_PUBLISHED_METHODS = {"dnn": "network"}
+_Z95 = 1.96
+
+
+def figure_1(ours: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
+    """Draw the simulation: MSE against the relative ridge, a panel for each setting.
+
+    A line is the mean over the seeds, its band one standard error on either side. What
+    the paper published is drawn over it, thin and dashed, in the same colour.
+
+    Args:
+        ours: The rows of `simulation.csv` for one initialisation.
+        published: The rows of `paper_fig1.csv`. Defaults to `None`: only our curves.
+
+    Returns:
+        A figure with a row of panels for each σ and a column for each γ.
+
+    Raises:
+        ValueError: If columns are missing, or if `ours` mixes initialisations.
+    """
+    _check_columns("ours", ours, "gamma", "sigma", "initialization", *_CURVE)
+    if published is not None:
+        _check_columns("published", published, "gamma", "sigma", *_PUBLISHED_CURVE)
+    start = _only_value("ours", ours, "initialization")
+    title = "Simulated data" + ("" if start is None else f", {start} initialisation")
+    rows, columns = ("sigma", (0.0, 0.1)), ("gamma", (1.0, 1.25, 1.5))
+    symbols = {"sigma": "σ", "gamma": "γ"}
+    return _panels(ours, _as_ours(published), rows, columns, symbols, title)
+
+
+def figure_2(ours: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
+    """Draw one data set: MSE against the relative ridge, a panel for each network.
+
+    The published Higgs runs kept the event weight among the features, so they belong to
+    `"higgs_with_weight"`. They are drawn for `"higgs"` as well, and named accordingly.
+
+    Args:
+        ours: The rows of `mnist.csv` or `higgs.csv` for one data set and initialisation.
+        published: The rows of `paper_fig2.csv`. Defaults to `None`: only our curves.
+
+    Returns:
+        A figure with a row of panels for each depth and a column for each width.
+
+    Raises:
+        ValueError: If columns are missing, or if `ours` mixes data sets or
+            initialisations.
+    """
+    setting = ("dataset", "depth", "width")
+    _check_columns("ours", ours, *setting, "initialization", *_CURVE)
+    if published is not None:
+        _check_columns("published", published, *setting, *_PUBLISHED_CURVE)
+    dataset = _only_value("ours", ours, "dataset")
+    start = _only_value("ours", ours, "initialization")
+    title = "" if dataset is None else f"{dataset}, {start} initialisation"
+    paper = _as_ours(published)
+    note = ""
+    if paper is not None:
+        same = _LIKE_FOR_LIKE.get(str(dataset), dataset)
+        if same != dataset:
+            note = "; published: with the event weight among the features"
+        paper = paper[paper["dataset"] == same]
+    rows, columns = ("depth", (2, 4)), ("width", (32, 64, 128))
+    names = {"depth": "depth", "width": "width"}
+    return _panels(ours, paper, rows, columns, names, title, note)
+
+
+def best_ridge_table(
+    ours: pd.DataFrame, published: pd.DataFrame | None, by: Sequence[str]
+) -> pd.DataFrame:
+    """Compare the methods, each at the ridge with its least mean MSE over the seeds.
+
+    Args:
+        ours: The rows of `simulation.csv`, `mnist.csv` or `higgs.csv`.
+        published: The rows of `paper_fig1.csv` or `paper_fig2.csv`, or `None`.
+            Published Higgs results stand beside our `"higgs_with_weight"`.
+        by: The columns that name a panel. Those that the published rows lack, such as
+            `"initialization"`, are not compared with them.
+
+    Returns:
+        A row for each panel and method: `by`, `method`, `relative_ridge`, `mse`,
+        `standard_error` (NaN for one seed), `seeds`, `published_mse`, `ratio` (ours over
+        published) and `ntk_kare_below`: whether NTK-KARE's best mean MSE in this panel
+        is below this method's (`None` for NTK-KARE itself, and where there is none).
+
+    Raises:
+        ValueError: If columns are missing, or if `ours` or `published` holds several values
+            of a setting that `by` does not name.
+    """
+    import pandas as pd
+
+    by = list(by)
+    _check_columns("ours", ours, *by, *_CURVE)
+    for column in _SETTINGS:
+        if column in ours and column not in by:
+            _only_value("ours", ours, column)
+    paper = _published_best(published, by)
+    best = _best(_over_seeds(ours, [*by, "method"]), [*by, "method"])
+    order = _in_order([row["method"] for row in best])
+    best.sort(key=lambda row: (_key(row, by), order.index(row["method"])))
+    kare = {_key(r, by): r["mse"] for r in best if r["method"] == "ntk_kare"}
+    for row in best:
+        row["published_mse"] = paper.get((*_shared_key(row, by, published), row["method"]))
+        row["ratio"] = row["mse"] / (row["published_mse"] or np.nan)
+        rival = kare.get(_key(row, by)) if row["method"] != "ntk_kare" else None
+        row["ntk_kare_below"] = None if rival is None else bool(rival < row["mse"])
+    names = ["relative_ridge", "mse", "standard_error", "seeds"]
+    names = [*by, "method", *names, "published_mse", "ratio", "ntk_kare_below"]
+    table = pd.DataFrame(best, columns=names)
+    table["published_mse"] = table["published_mse"].astype(float)
+    return table.astype({"ntk_kare_below": object})
+
+
+def accuracy_figure(uci: pd.DataFrame, protocol: str, method: str = "ntk_kare") -> Figure:
+    """Draw the UCI results: the methods' mean ranks, and one method against the rest.
+
+    Only splits that every method has finished count, so that no method is favoured by
+    the data sets it has not reached yet.
+
+    Args:
+        uci: The rows of `uci.csv`.
+        protocol: Which protocol's rows to draw: `"paper"`, `"customary"` or `"honest"`.
+        method: The method that the right panel compares with the others. Defaults
+            to `"ntk_kare"`.
+
+    Returns:
+        A figure of two panels. Left, each method's rank (1 is best, ties share) averaged
+        over the data sets, with a 95 % interval of that mean (1.96 standard errors over
+        data sets). Right, a point for each data set: the method's accuracy less that of
+        the best other method, which differs from one data set to the next.
+
+    Raises:
+        ValueError: If columns are missing, or if no row has the protocol.
+    """
+    from matplotlib.figure import Figure
+
+    _check_columns("uci", uci, "protocol", "dataset", "method", "fold", "accuracy")
+    rows = uci[uci["protocol"] == protocol]
+    if len(uci) and not len(rows):
+        known = sorted(uci["protocol"].unique())
+        raise ValueError(
+            f"No rows have this protocol; there are {known}. Received: {protocol=}"
+        )
+    scores = rows.pivot_table("accuracy", ["dataset", "fold"], "method")
+    scores = scores.dropna().groupby(level="dataset").mean()
+    height = max(4.4, 1.6 + 0.32 * scores.shape[1])
+    figure = Figure(figsize=(11.0, height), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    started = rows["dataset"].nunique()
+    figure.suptitle(
+        f"UCI, {protocol} protocol: {len(scores)} of {started} data sets complete"
+    )
+    _draw_ranks(left, scores)
+    _draw_lead(right, scores, method)
+    return figure
+
+
+def markdown_table(frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> str:
+    """Write a frame as a GitHub table, without its index.
+
+    Args:
+        frame: The rows.
+        formats: Column names with the format specification of their values, such as
+            `{"mse": ".4f"}`. Defaults to `None`: floats with four significant digits.
+
+    Returns:
+        The table, with a line break at its end. Numbers are aligned right, missing values
+        are empty, booleans read "yes" and "no".
+
+    Raises:
+        ValueError: If `formats` names a column that the frame lacks.
+    """
+    formats = {} if formats is None else formats
+    _check_columns("frame", frame, *formats)
+    kinds = [frame[c].dtype.kind for c in frame.columns]
+    lines = [
+        [_cell(c, "") for c in frame.columns],
+        ["---:" if kind in "iuf" else "---" for kind in kinds],
+    ]
+    specs = [
+        formats.get(c, ".4g" if k == "f" else "") for c, k in zip(frame, kinds, strict=True)
+    ]
+    for row in frame.itertuples(index=False):
+        lines.append([_cell(v, spec) for v, spec in zip(row, specs, strict=True)])
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure as PNG at 150 dots per inch; the same numbers give the same bytes.
+
+    Args:
+        figure: What to write.
+        path: Where to; its folder is made if need be.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without its metadata the file does not name the release of matplotlib.
+    figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
+
+
+_CURVE = ("method", "seed", "relative_ridge", "mse")
+_PUBLISHED_CURVE = ("method", "lambda_tilde", "mse")
+
+
+def _check_columns(name: str, frame: pd.DataFrame, *columns: str) -> None:
+    missing = [c for c in columns if c not in frame.columns]
+    if missing:
+        raise ValueError(
+            f"`{name}` lacks the columns {missing}. Received: columns={list(frame.columns)}"
+        )
+
+
+def _only_value(name: str, frame: pd.DataFrame, column: str) -> Any:
+    """The column's single value, `None` for an empty frame."""
+    values = list(frame[column].unique())
+    if len(values) > 1:
+        raise ValueError(
+            f"`{name}` mixes several values of `{column}`: their mean says nothing. Pass "
+            f"the rows of one, or name the column in `by`. Received: {column}={values}"
+        )
+    return values[0] if values else None
+
+
+def _as_ours(published: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Published rows under the names that our results use."""
+    if published is None:
+        return None
+    frame = published.rename(columns={"lambda_tilde": "relative_ridge"})
+    frame = frame.assign(method=frame["method"].replace(_PUBLISHED_METHODS))
+    if "dataset" in frame:
+        frame = frame.assign(dataset=frame["dataset"].replace(_LIKE_FOR_LIKE))
+    return frame
+
+
+def _over_seeds(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Mean, standard error and number of seeds; a NaN among the seeds shows."""
+    groups = frame.groupby([*keys, "relative_ridge"], dropna=False)["mse"]
+    return groups.agg(
+        mse=lambda s: s.mean(skipna=False),
+        standard_error=lambda s: s.sem(skipna=False),
+        seeds="size",
+    ).reset_index()
+
+
+def _key(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[Any, ...]:
+    return tuple(row[c] for c in columns)
+
+
+def _shared_key(
+    row: Mapping[str, Any], by: Sequence[str], published: pd.DataFrame | None
+) -> tuple[Any, ...]:
+    return () if published is None else _key(row, [c for c in by if c in published])
+
+
+def _best(curves: pd.DataFrame, keys: Sequence[str]) -> list[dict[str, Any]]:
+    """For each group the row with the least finite MSE, or its first if none is finite."""
+    best: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in curves.to_dict("records"):
+        found = best.setdefault(_key(row, keys), row)
+        if row["mse"] < found["mse"] or np.isnan(found["mse"]):
+            best[_key(row, keys)] = row
+    return list(best.values())
+
+
+def _published_best(
+    published: pd.DataFrame | None, by: Sequence[str]
+) -> dict[tuple[Any, ...], float]:
+    if published is None:
+        return {}
+    _check_columns("published", published, *_PUBLISHED_CURVE)
+    for column in _SETTINGS:
+        if column in published and column not in by:
+            _only_value("published", published, column)
+    frame = _as_ours(published)
+    assert frame is not None
+    keys = [*(c for c in by if c in published), "method"]
+    return {_key(r, keys): r["mse"] for r in _best(frame, keys)}
+
+
+def _style(method: str, position: int) -> tuple[str, str, str]:
+    spare = _SPARE_MARKERS[position % len(_SPARE_MARKERS)]
+    return _STYLES.get(method, (method, "#6b6b6b", spare))
+
+
+def _in_order(methods: Sequence[str]) -> list[str]:
+    """Known methods in the order of their styles, then the others by name."""
+    known = list(_STYLES)
+    return sorted(set(methods), key=lambda m: (known.index(m) if m in known else 99, m))
+
+
+def _panels(
+    ours: pd.DataFrame,
+    paper: pd.DataFrame | None,
+    rows: tuple[str, Sequence[float]],
+    columns: tuple[str, Sequence[float]],
+    symbols: Mapping[str, str],
+    title: str,
+    note: str = "",
+) -> Figure:
+    """A grid of curves; values that the paper does not have get panels of their own."""
+    from matplotlib.figure import Figure
+
+    (row, of_rows), (column, of_columns) = rows, columns
+    of_rows = sorted({*of_rows, *ours[row].unique()})
+    of_columns = sorted({*of_columns, *ours[column].unique()})
+    size = (3.6 * len(of_columns), 1.3 + 2.9 * len(of_rows))
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(
+        len(of_rows), len(of_columns), sharex=True, sharey=True, squeeze=False
+    )
+    for i, r in enumerate(of_rows):
+        for j, c in enumerate(of_columns):
+            here = ours[(ours[row] == r) & (ours[column] == c)]
+            _draw_panel(axes[i, j], here)
+            if paper is not None:
+                _draw_published(axes[i, j], paper[(paper[row] == r) & (paper[column] == c)])
+            axes[i, j].set_title(f"{symbols[row]} = {r:g}, {symbols[column]} = {c:g}")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("Test MSE (squared units of the target)")
+    for axis in axes[-1, :]:
+        axis.set_xlabel(r"Relative ridge $\tilde{\lambda}$ (no unit)")
+    figure.suptitle(title)
+    _legend(figure, axes, note)
+    return figure
+
+
+def _legend(figure: Figure, axes: Any, note: str) -> None:
+    """One legend under the panels, with each curve once; no ticks where none is drawn."""
+    entries: dict[str, Any] = {}
+    for axis in axes.flat:
+        handles, labels = axis.get_legend_handles_labels()
+        entries.update(zip(labels, handles, strict=True))
+    if not entries:
+        axes[0, 0].set(xticks=[], yticks=[])
+        for axis in axes.flat:
+            axis.tick_params(which="minor", length=0)
+        return
+    names = sorted(entries, key=lambda name: ("published" in name, _legend_place(name)))
+    figure.legend(
+        [entries[name] for name in names],
+        names,
+        loc="outside lower center",
+        ncols=4,
+        fontsize="small",
+        title="bands: ± 1 standard error over the seeds" + note,
+        title_fontsize="small",
+    )
+
+
+def _legend_place(label: str) -> int:
+    names = [name for name, _, _ in _STYLES.values()]
+    return next((i for i, name in enumerate(names) if label.startswith(name + ",")), 99)
+
+
+def _draw_panel(axis: Axes, rows: pd.DataFrame) -> None:
+    """Our curves: a line with markers and a band; the network has no ridge."""
+    from matplotlib.ticker import LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+
+    axis.set_xscale("log")
+    axis.set_yscale("log")
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.grid(visible=True, which="major", color="0.9", linewidth=0.6)
+    if rows.empty:
+        return _nothing(axis, "no results yet")
+    curves = _over_seeds(rows, ["method"])
+    for position, method in enumerate(_in_order(curves["method"])):
+        name, colour, marker = _style(method, position)
+        curve = curves[curves["method"] == method]
+        mean, error = curve["mse"].to_numpy(), curve["standard_error"].to_numpy()
+        band: dict[str, Any] = {"color": colour, "alpha": 0.2, "linewidth": 0}
+        line: dict[str, Any] = {
+            "color": colour,
+            "linewidth": 1.6,
+            "label": f"{name}, ours",
+        }
+        if curve["relative_ridge"].isna().all():
+            axis.axhline(mean[0], **line)
+            if np.isfinite(error[0]):
+                axis.axhspan(mean[0] - error[0], mean[0] + error[0], **band)
+        else:
+            ridge = curve["relative_ridge"].to_numpy()
+            axis.plot(ridge, mean, marker=marker, markersize=4.5, **line)
+            axis.fill_between(ridge, mean - error, mean + error, **band)
+    return None
+
+
+def _draw_published(axis: Axes, rows: pd.DataFrame) -> None:
+    for position, method in enumerate(_in_order(rows["method"])):
+        name, colour, marker = _style(method, position)
+        curve = rows[rows["method"] == method].sort_values("relative_ridge")
+        axis.plot(
+            curve["relative_ridge"].to_numpy(),
+            curve["mse"].to_numpy(),
+            marker=marker,
+            markersize=3.5,
+            markerfacecolor="white",
+            label=f"{name}, published",
+            zorder=3,
+            color=colour,
+            linewidth=1.0,
+            linestyle=(0, (4, 2)),
+        )
+
+
+def _nothing(axis: Axes, message: str) -> None:
+    box = {"facecolor": "white", "edgecolor": "0.6"}
+    axis.text(
+        0.5,
+        0.5,
+        message,
+        transform=axis.transAxes,
+        ha="center",
+        va="center",
+        bbox=box,
+        zorder=4,
+    )
+
+
+def _draw_ranks(axis: Axes, scores: pd.DataFrame) -> None:
+    """Mean rank of every method with its interval, the best on top."""
+    axis.set_xlabel("Mean rank over the data sets (1 is best)")
+    axis.set_ylabel("Method")
+    axis.set_title("Mean rank")
+    if scores.empty:
+        axis.set_yticks([])
+        return _nothing(axis, "no data set has every method yet")
+    ranks = scores.rank(axis=1, ascending=False)
+    mean = ranks.mean().sort_values(kind="stable")
+    reach = (_Z95 * ranks.sem()).fillna(0.0).loc[mean.index]
+    names = [_style(str(m), 0)[0] for m in mean.index]
+    places = np.arange(len(names))
+    axis.grid(visible=True, axis="x", color="0.9", linewidth=0.6)
+    axis.errorbar(
+        mean.to_numpy(),
+        places,
+        xerr=reach.to_numpy(),
+        fmt="o",
+        color="black",
+        capsize=3,
+        label="mean and 95 % interval",
+    )
+    axis.set_yticks(places, names)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.legend(fontsize="small")
+    return None
+
+
+def _draw_lead(axis: Axes, scores: pd.DataFrame, method: str) -> None:
+    """A point for each data set; above the line the method wins."""
+    name = _style(method, 0)[0]
+    axis.set_xlabel("Accuracy of the best other method (%)")
+    axis.set_ylabel(f"{name} less the best other (percentage points)")
+    axis.set_title("Against the best other on each data set")
+    if scores.empty:
+        return _nothing(axis, "no data set has every method yet")
+    if method not in scores or scores.shape[1] < 2:
+        return _nothing(axis, f"{name} and a rival: not both here yet")
+    other = scores.drop(columns=method).max(axis=1).to_numpy()
+    lead = scores[method].to_numpy() - other
+    tied = np.isclose(lead, 0.0, atol=1e-9)
+    axis.axhline(0.0, color="0.6", linewidth=1.0)
+    looks: tuple[tuple[str, Any, dict[str, Any]], ...] = (
+        ("better", (lead > 0.0) & ~tied, {"marker": "o", "color": "#0b2e6f"}),
+        ("equal", tied, {"marker": "x", "color": "0.3"}),
+        ("worse", (lead < 0.0) & ~tied, {"marker": "s", "fc": "white", "ec": "#c8701a"}),
+    )
+    for word, chosen, look in looks:
+        label = f"{name} {word}: {int(chosen.sum())}"
+        axis.scatter(other[chosen], lead[chosen], s=26, label=label, zorder=3, **look)
+    axis.legend(fontsize="small")
+    return None
+
+
+def _cell(value: Any, spec: str) -> str:
+    if value is None or value != value:
+        return ""
+    if isinstance(value, bool | np.bool_):
+        return "yes" if value else "no"
+    text = value if isinstance(value, str) else format(value, spec)
+    return text.replace("|", "\\|").replace("\n", " ")

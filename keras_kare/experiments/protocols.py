@@ -1,0 +1,243 @@
+"""Three ways to report accuracy on the UCI sets, from optimistic to honest.
+
+- **paper**: one split (`conxuntos.dat`); each method gets the configuration, epochs and
+  ridge that are best *on the test rows*. Optimistic: with many choices and few rows, some
+  choice is lucky.
+- **customary** (Fernández-Delgado et al. 2014; Arora et al. 2020; Radhakrishnan et al.
+  2024): the choice is made on that same split, then the mean accuracy over the four folds
+  of `conxuntos_kfold.dat` is reported. Their test rows took part in the choice.
+- **honest**: for each of the four folds, the choice is made inside its training rows, by
+  cross-validation; the test rows are predicted once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keras_kare.datasets import UCIDataset, signed_one_hot
+
+Paths = dict[str, dict[str, np.ndarray]]
+"""By method, then by the name of what comes free: scores `(m, k)`."""
+
+Inputs = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
+"""From training inputs, test inputs, and the rows of the data set: both, scaled."""
+
+INNER_FOLDS = 4
+"""Of the honest protocol's cross-validation."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Methods that share their fits.
+
+    Attributes:
+        name: Of the family.
+        configurations: The grid.
+        predict: From `(configuration, x, labels, classes, x_test, seeds)` to `Paths`.
+        inputs: Scales features by the training rows.
+        criterion: What cross-validation chooses by: `"accuracy"`, or `"squared_error"` of
+            scores that are least-squares predictions of signed one-hot targets.
+        seeds: Of the fits that predict test rows. Cross-validation uses the first.
+        only: The one method of a family with nothing to choose.
+        blends: How many machines of a method are averaged, where it is more than one: the
+            best of each group of names, which are alike up to the last word, the ridge.
+    """
+
+    name: str
+    configurations: tuple[dict[str, Any], ...]
+    predict: Callable[..., Paths]
+    inputs: Inputs
+    criterion: str = "accuracy"
+    seeds: tuple[int, ...] = (0,)
+    only: str | None = None
+    blends: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A configuration, by number, and names along its path, whose mean is taken."""
+
+    configuration: int
+    names: tuple[str, ...]
+
+    def describe(self, family: Family) -> str:
+        """One line for a table."""
+        words = [f"{k}={v}" for k, v in family.configurations[self.configuration].items()]
+        return " ".join([*words, " + ".join(self.names)]).strip()
+
+    def of(self, path: Mapping[str, np.ndarray]) -> np.ndarray | None:
+        """The scores, or `None` where they are not there, or not finite."""
+        if not all(name in path for name in self.names):
+            return None
+        values = np.mean([path[name] for name in self.names], axis=0)
+        return values if np.all(np.isfinite(values)) else None
+
+
+def published(family: Family, data: UCIDataset) -> list[dict[str, Any]]:
+    """Rows of the protocols `paper` and `customary`, which make the same choice."""
+    train, test = data.split
+    scores = _all_scores(family, data, train, test, family.seeds)
+    rows = []
+    choices: dict[str, Choice] = {}
+    best: dict[str, float] = {}
+    for method, choice, values in scores:
+        accuracy = _accuracy(values, data.labels[test])
+        if accuracy > best.get(method, -1.0):
+            best[method], choices[method] = accuracy, choice
+    for method, choice in choices.items():
+        chosen = choice.describe(family)
+        rows.append(_row("paper", method, 0, best[method], chosen))
+    for fold, (train, test) in enumerate(data.folds):
+        for method, values, choice in _refit(family, data, train, test, choices):
+            accuracy = _accuracy(values, data.labels[test])
+            chosen = choice.describe(family)
+            rows.append(_row("customary", method, fold, accuracy, chosen))
+    return rows
+
+
+def honest(family: Family, data: UCIDataset) -> list[dict[str, Any]]:
+    """Rows of the honest protocol."""
+    rows = []
+    for fold, (train, test) in enumerate(data.folds):
+        choices = cross_validate(family, data, train)
+        for method, values, choice in _refit(family, data, train, test, choices):
+            accuracy = _accuracy(values, data.labels[test])
+            chosen = choice.describe(family)
+            rows.append(_row("honest", method, fold, accuracy, chosen))
+    return rows
+
+
+def cross_validate(
+    family: Family, data: UCIDataset, train: np.ndarray
+) -> dict[str, Choice]:
+    """The best choice of each method, by rows of `train` that its fits have not seen."""
+    if family.only is not None:
+        return {family.only: Choice(0, ("",))}
+    labels, fold_of = data.labels[train], folds_of(data.labels[train], INNER_FOLDS, 0)
+    targets = signed_one_hot(labels, data.classes)
+    losses: dict[tuple[str, Choice], list[float]] = {}
+    used = [f for f in range(INNER_FOLDS) if 0 < np.sum(fold_of == f) < len(train)]
+    for fold in used:
+        rest, held = train[fold_of != fold], train[fold_of == fold]
+        aim = targets[fold_of == fold]
+        for method, choice, values in _all_scores(
+            family, data, rest, held, family.seeds[:1]
+        ):
+            if family.criterion == "accuracy":
+                wrong = 100.0 - _accuracy(values, data.labels[held])
+                loss = wrong * len(held)
+            else:
+                loss = float(np.sum((values - aim) ** 2))
+            losses.setdefault((method, choice), []).append(loss)
+    methods = dict.fromkeys(method for method, _ in losses)
+    found = {}
+    for method in methods:
+        whole = [
+            (sum(parts), choice)
+            for (name, choice), parts in losses.items()
+            if name == method and len(parts) == len(used)  # else it failed on a fold
+        ]
+        ranked = sorted(whole, key=lambda pair: pair[0])  # equals: in the grid's order
+        if ranked:
+            found[method] = _blend([choice for _, choice in ranked], family, method)
+    return found
+
+
+def _blend(ranked: list[Choice], family: Family, method: str) -> Choice:
+    """The best choice, or the mean of the best of each group of one configuration."""
+    best = ranked[0]
+    groups: dict[str, str] = {}
+    for choice in ranked:
+        if choice.configuration == best.configuration:
+            (name,) = choice.names
+            groups.setdefault(name.rpartition(" ")[0], name)
+    names = tuple(groups.values())[: family.blends.get(method, 1)]
+    return Choice(best.configuration, names)
+
+
+def folds_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
+    """The fold of each row, `(n,)`: classes are spread as evenly as they can be."""
+    shuffled = np.random.default_rng(seed).permutation(len(labels))
+    ranked = shuffled[np.argsort(labels[shuffled], kind="stable")]
+    fold_of = np.empty(len(labels), int)
+    fold_of[ranked] = np.arange(len(labels)) % folds
+    return fold_of
+
+
+def _all_scores(
+    family: Family,
+    data: UCIDataset,
+    train: np.ndarray,
+    test: np.ndarray,
+    seeds: tuple[int, ...],
+) -> Iterator[tuple[str, Choice, np.ndarray]]:
+    """Every method's finite scores of the test rows, for everything in the grid."""
+    for number in range(len(family.configurations)):
+        for method, path in _predict(family, number, data, train, test, seeds).items():
+            for name, values in path.items():
+                if np.all(np.isfinite(values)):
+                    yield method, Choice(number, (name,)), values
+
+
+def _refit(
+    family: Family,
+    data: UCIDataset,
+    train: np.ndarray,
+    test: np.ndarray,
+    choices: dict[str, Choice],
+) -> Iterator[tuple[str, np.ndarray, Choice]]:
+    """Each method's scores of the test rows as chosen.
+
+    What was chosen may not be finite on other rows, where training diverges. Such a method
+    predicts the most frequent class: that is what its user would have.
+    """
+    for number in sorted({choice.configuration for choice in choices.values()}):
+        found = _predict(family, number, data, train, test, family.seeds)
+        for method, choice in choices.items():
+            if choice.configuration != number:
+                continue
+            values = choice.of(found.get(method, {}))
+            if values is None:
+                values = _most_frequent(data, train, test)
+            yield method, values, choice
+
+
+def _predict(
+    family: Family,
+    number: int,
+    data: UCIDataset,
+    train: np.ndarray,
+    test: np.ndarray,
+    seeds: tuple[int, ...],
+) -> Paths:
+    x, x_test = family.inputs(data.x[train], data.x[test], len(data.x))
+    configuration = family.configurations[number]
+    return family.predict(configuration, x, data.labels[train], data.classes, x_test, seeds)
+
+
+def _most_frequent(data: UCIDataset, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    label = np.bincount(data.labels[train]).argmax()
+    return signed_one_hot(np.full(len(test), label), data.classes)
+
+
+def _accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Percent."""
+    two = scores.shape[1] == 1
+    guess = (scores[:, 0] > 0.0).astype(int) if two else scores.argmax(axis=1)
+    return 100.0 * float(np.mean(guess == labels))
+
+
+def _row(
+    protocol: str, method: str, fold: int, accuracy: float, chosen: str
+) -> dict[str, Any]:
+    return {
+        "protocol": protocol,
+        "method": method,
+        "fold": fold,
+        "accuracy": round(accuracy, 6),
+        "chosen": chosen,
+    }

@@ -1,0 +1,191 @@
+"""The results page: every figure and table, made of the files that runs have written."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from keras_kare.experiments import figures, images, ranking, settings
+from keras_kare.experiments.contenders import not_run
+from keras_kare.experiments.store import write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAPER_GPU_HOURS = 321
+"""What the paper's UCI experiments took, as it says."""
+
+BEST_PUBLISHED = 10
+"""Down to which place the published classifiers are listed."""
+
+NAMES = {
+    "recipe": "**NTK-KARE, our recipe**",
+    "recipe_kernel": "the recipe without the Laplace kernel",
+    "recipe_untrained": "the recipe without training",
+    "ntk_kare": "NTK-KARE",
+    "after_ntk": "after-NTK",
+    "network": "network",
+    "residual": "residual machine",
+    "ntk": "NTK at its start",
+    "laplace": "Laplace kernel ridge",
+    "gaussian": "Gaussian kernel ridge",
+    "svc": "Gaussian SVM",
+    "random_forest": "random forest",
+    "hist_gradient_boosting": "HistGradientBoosting",
+    "lightgbm": "LightGBM",
+    "catboost": "CatBoost",
+    "xrfm": "xRFM",
+}
+"""What tables call the methods."""
+
+ABLATIONS = ("recipe_kernel", "recipe_untrained")
+"""Parts of the recipe, in a table of their own."""
+
+
+def write(results: Path, reference: Path | None) -> Path:
+    """Write `README.md` and its pictures into the folder of results.
+
+    Args:
+        results: Where runs have written; experiments that are not there are left out.
+        reference: Folder of published curves and accuracies, or `None` to leave those out.
+
+    Returns:
+        The page.
+    """
+    remarks = results / "remarks.md"
+    parts = [remarks.read_text()] if remarks.exists() else []
+    parts += _simulation(results, reference)
+    for name in ("mnist", "higgs"):
+        parts += _images(results, reference, name)
+    parts += _uci(results, reference)
+    page = results / "README.md"
+    write_whole(page, "\n".join(parts).rstrip() + "\n")
+    return page
+
+
+def _simulation(results: Path, reference: Path | None) -> Iterator[str]:
+    ours = _table(results, "simulation")
+    if ours is None:
+        return
+    published = _published(reference, "paper_fig1.csv")
+    yield "## Figure 1: simulation\n"
+    yield _cost(results, "simulation")
+    for start in settings.INITIALIZATIONS:
+        rows = ours[ours.initialization == start]
+        if not len(rows):
+            continue
+        picture = f"simulation_{start}.png"
+        figures.save(figures.figure_1(rows, published), results / picture)
+        yield f"### Initialisation `{start}`\n"
+        yield f"![Figure 1, initialisation {start}]({picture})\n"
+        yield _best_table(rows, published, ["gamma", "sigma"])
+
+
+def _images(results: Path, reference: Path | None, name: str) -> Iterator[str]:
+    ours = _table(results, name)
+    if ours is None:
+        return
+    published = _published(reference, "paper_fig2.csv")
+    yield f"## Figure 2: {'MNIST, 7 against 9' if name == 'mnist' else 'Higgs'}\n"
+    yield _cost(results, name)
+    for dataset in ("mnist", *images.HIGGS):
+        for start in settings.INITIALIZATIONS:
+            rows = ours[(ours.dataset == dataset) & (ours.initialization == start)]
+            if not len(rows):
+                continue
+            picture = f"{dataset}_{start}.png"
+            figures.save(figures.figure_2(rows, published), results / picture)
+            yield f"### `{dataset}`, initialisation `{start}`\n"
+            yield f"![Figure 2, {dataset}, initialisation {start}]({picture})\n"
+            by = ["dataset", "depth", "width", "initialization"]
+            yield _best_table(rows, published, by).replace("_", " ")
+
+
+def _uci(results: Path, reference: Path | None) -> Iterator[str]:
+    ours = _table(results, "uci")
+    if ours is None:
+        return
+    yield "## Table 1: UCI\n"
+    yield _cost(results, "uci", f" The paper's took {PAPER_GPU_HOURS} GPU-hours.")
+    for protocol in ("honest", "customary", "paper"):
+        rows = ours[ours.protocol == protocol]
+        if not len(rows):
+            continue
+        accuracy = complete(rows)
+        main = accuracy[[name for name in accuracy if name not in ABLATIONS]]
+        yield f"### Protocol *{protocol}*, {len(accuracy)} data sets\n"
+        yield _ranking(main)
+        if protocol == "honest":
+            picture = "uci_honest.png"
+            shown = rows[rows.dataset.isin(accuracy.index) & rows.method.isin(main.columns)]
+            figures.save(
+                figures.accuracy_figure(shown, protocol, "recipe"), results / picture
+            )
+            yield f"![Ranks and accuracies, honest protocol]({picture})\n"
+            parts = [n for n in ("recipe", *ABLATIONS, "laplace") if n in accuracy]
+            if len(parts) > 2:
+                yield "What the recipe's parts do, ranked among themselves:\n"
+                yield _ranking(accuracy[parts])
+        if protocol == "customary" and reference is not None:
+            yield (
+                "Among the 179 classifiers of Fernández-Delgado et al. (2014). The folds "
+                "are the same, but their accuracies come from other software, tuned in "
+                "another way: the places say about where a method stands, no more.\n"
+            )
+            joined = ranking.against_published(main, reference / "uci_179_classifiers.csv")
+            joined = joined[joined.ours | (joined.place <= BEST_PUBLISHED)]
+            joined.index = [NAMES.get(name, name) for name in joined.index]
+            yield figures.markdown_table(joined.reset_index(names="method"))
+    missing = not_run()
+    if missing:
+        yield "Not run: " + "; ".join(f"{n} ({why})" for n, why in missing.items()) + ".\n"
+
+
+def complete(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean accuracy over folds, data set by method, where all methods have run."""
+    accuracy = rows.pivot_table(index="dataset", columns="method", values="accuracy")
+    folds = rows.pivot_table(
+        index="dataset", columns="method", values="accuracy", aggfunc="count"
+    )
+    return accuracy[(folds == folds.to_numpy().max()).all(axis=1)]
+
+
+def _ranking(accuracy: pd.DataFrame) -> str:
+    table = ranking.table(accuracy)
+    table.index = [NAMES.get(name, name) for name in table.index]
+    return figures.markdown_table(table.reset_index(names="method"))
+
+
+def _best_table(ours: pd.DataFrame, published: pd.DataFrame | None, by: list[str]) -> str:
+    table = figures.best_ridge_table(ours, published, by)
+    formats = {
+        "mse": ".4f",
+        "standard_error": ".4f",
+        "published_mse": ".4f",
+        "ratio": ".2f",
+    }
+    known = {k: v for k, v in formats.items() if k in table}
+    return figures.markdown_table(table, {**known, "relative_ridge": ".0e"})
+
+
+def _cost(results: Path, name: str, more: str = "") -> str:
+    summary = json.loads((results / name / f"{name}.json").read_text())
+    return (
+        f"{summary['jobs']} jobs, {summary['core_hours']:.2f} core-hours of these two "
+        f"cores.{more}\n"
+    )
+
+
+def _table(results: Path, name: str) -> pd.DataFrame | None:
+    import pandas as pd
+
+    path = results / name / f"{name}.csv"
+    return pd.read_csv(path) if path.exists() and path.stat().st_size > 2 else None
+
+
+def _published(reference: Path | None, name: str) -> pd.DataFrame | None:
+    import pandas as pd
+
+    return None if reference is None else pd.read_csv(reference / name)

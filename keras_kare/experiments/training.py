@@ -1,0 +1,192 @@
+"""Networks trained by KARE and by squared error, and the machines of their kernels."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare.experiments.networks import initial_weights, make_network
+from keras_kare.experiments.settings import (
+    PAPER_OBJECTIVE,
+    Architecture,
+    Objective,
+    Training,
+)
+from keras_kare.kernels import NTK
+from keras_kare.layers.machine import System
+from keras_kare.losses import KARE
+from keras_kare.models.descent import Descent
+
+
+class Lab:
+    """One network, its kernel, and both trainings, each compiled once.
+
+    Args:
+        inputs: Features.
+        outputs: Outputs of the network; its kernel is the NTK of their sum.
+        architecture: Depth and width.
+        objective: What trains the kernel.
+    """
+
+    def __init__(
+        self, inputs: int, outputs: int, architecture: Architecture, objective: Objective
+    ):
+        self.network = make_network(inputs, outputs, architecture)
+        self.kernel = NTK(self.network, outputs="sum")
+        self.descent = Descent(
+            self.kernel,
+            KARE(objective.ridge, objective.relative),
+            keras.optimizers.get(objective.optimizer),
+        )
+        rows = tf.TensorSpec((None, inputs))
+        double = {"dtype": "float64"}
+        self._gram = tf.function(
+            lambda x: self.kernel.gram(x, **double), autograph=False, input_signature=[rows]
+        )
+        self._cross = tf.function(
+            lambda x1, x2: self.kernel.cross(x1, x2, **double),
+            autograph=False,
+            input_signature=[rows, rows],
+        )
+        self._all_rows = tf.function(self._mse_all_rows, autograph=False, jit_compile=True)
+        self._batches = tf.function(self._mse_batches, autograph=False)
+
+    def start(self, initialization: str, seed: int) -> None:
+        """Set the weights to those of a seed."""
+        self.network.set_weights(initial_weights(self.network, initialization, seed))
+
+    def train_kare(self, x: np.ndarray, y: np.ndarray, training: Training) -> bool:
+        """Gradient descent on KARE.
+
+        Returns:
+            Whether every loss was finite.
+        """
+        batches = batches_of(len(x), training.batch_size)
+        self.descent.restart()
+        losses = self.descent.run(
+            x, y, training.learning_rate, training.epochs * batches, batches
+        )
+        return bool(np.all(np.isfinite(losses)))
+
+    def train_mse(
+        self, x: np.ndarray, y: np.ndarray, training: Training, seed: int
+    ) -> None:
+        """Gradient descent on the network's squared error."""
+        x, y = (tf.constant(a, "float32") for a in (x, y))
+        rate, epochs = tf.constant(training.learning_rate), tf.constant(training.epochs)
+        if training.batch_size is None or training.batch_size >= len(x):
+            self._all_rows(x, y, rate, epochs)
+        else:
+            self._batches(x, y, rate, epochs, training.batch_size, tf.constant(seed))
+
+    def outputs(self, x: np.ndarray) -> np.ndarray:
+        """Of the network, `(m, c)`."""
+        return np.asarray(self.network(np.asarray(x, "float32")))
+
+    def predictions(
+        self, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, ridges: Any
+    ) -> dict[float, np.ndarray]:
+        """Those of the kernel's machine for each relative ridge, `(m, c)` in float64.
+
+        None at all where the kernel is not finite: training has diverged.
+        """
+        grams = self.grams(x, x_test)
+        return {} if grams is None else path(*grams, y, ridges)
+
+    def grams(
+        self, x: np.ndarray, x_test: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray] | None:
+        """`K(X, X)` and `K(x, X)` in float64; `None` where they are not finite or zero."""
+        x, x_test = (tf.constant(a, "float32") for a in (x, x_test))
+        gram, cross = self._gram(x).numpy(), self._cross(x_test, x).numpy()
+        fine = np.all(np.isfinite(gram)) and np.all(np.isfinite(cross))
+        return (gram, cross) if fine and np.trace(gram) > 0.0 else None
+
+    def _descend(self, x: tf.Tensor, y: tf.Tensor, rate: tf.Tensor) -> None:
+        variables = self.network.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(tf.square(self.network(x, training=True) - y))
+        for variable, gradient in zip(
+            variables, tape.gradient(loss, [v.value for v in variables]), strict=True
+        ):
+            variable.assign_sub(rate * gradient)
+
+    def _mse_all_rows(
+        self, x: tf.Tensor, y: tf.Tensor, rate: tf.Tensor, epochs: tf.Tensor
+    ) -> tf.Tensor:
+        def step(i: tf.Tensor) -> tuple[tf.Tensor]:
+            self._descend(x, y, rate)
+            return (i + 1,)
+
+        return tf.while_loop(lambda i: i < epochs, step, (tf.constant(0),))[0]
+
+    def _mse_batches(
+        self,
+        x: tf.Tensor,
+        y: tf.Tensor,
+        rate: tf.Tensor,
+        epochs: tf.Tensor,
+        size: int,
+        seed: tf.Tensor,
+    ) -> tf.Tensor:
+        """Batches in a new order each epoch; the last may be smaller."""
+        n = tf.shape(x)[0]
+
+        def epoch(i: tf.Tensor) -> tuple[tf.Tensor]:
+            order = tf.random.experimental.stateless_shuffle(
+                tf.range(n), tf.stack([seed, i])
+            )
+
+            def batch(at: tf.Tensor) -> tuple[tf.Tensor]:
+                rows = order[at : at + size]
+                self._descend(tf.gather(x, rows), tf.gather(y, rows), rate)
+                return (at + size,)
+
+            tf.while_loop(lambda at: at < n, batch, (tf.constant(0),))
+            return (i + 1,)
+
+        return tf.while_loop(lambda i: i < epochs, epoch, (tf.constant(0),))[0]
+
+
+@functools.lru_cache(maxsize=8)
+def lab(
+    inputs: int,
+    outputs: int,
+    architecture: Architecture,
+    objective: Objective = PAPER_OBJECTIVE,
+) -> Lab:
+    """The `Lab` of a shape, made once in each process."""
+    return Lab(inputs, outputs, architecture, objective)
+
+
+def batches_of(rows: int, size: int | None) -> int:
+    """Into how many even batches rows are cut, for none to be larger than `size`."""
+    return 1 if size is None else -(-rows // size)
+
+
+def path(
+    gram: np.ndarray, cross: np.ndarray, y: np.ndarray, ridges: Any
+) -> dict[float, np.ndarray]:
+    """Predictions of a machine for each relative ridge `λ̃`, `λ = λ̃ tr(K)/n²`.
+
+    Args:
+        gram: `K(X, X)`, `(n, n)`.
+        cross: `K(x, X)`, `(m, n)`.
+        y: `(n, c)`.
+        ridges: The values of `λ̃`.
+
+    Returns:
+        By ridge, `(m, c)`.
+    """
+    system = System(gram, np.asarray(y, "float64"))
+    spectral = system.spectral
+    rotated, seen = spectral.vectors.T @ system.y, cross @ spectral.vectors / len(gram)
+    return {
+        float(ridge): seen
+        @ (rotated / (spectral.eigenvalues + ridge * system.unit)[:, None])
+        for ridge in ridges
+    }
