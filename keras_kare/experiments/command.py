@@ -7,13 +7,22 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from keras_kare.experiments import images, runner, settings, simulation, uci
+from keras_kare.experiments import images, report, runner, settings, simulation, uci
+from keras_kare.experiments.families import families
 from keras_kare.experiments.store import Job, Store
+
+EXPERIMENTS = ("simulation", "mnist", "higgs", "uci")
+PROTOCOLS = ("paper", "honest", "screen")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.name == "report":
+        print(report.write(options.out, options.reference))
+        return
+    _check(parser, options)
     store = Store(options.out / options.name)
     todo = _jobs(options)
     work = {"simulation": simulation.work, "uci": uci.work}.get(options.name, images.work)
@@ -26,6 +35,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"{store.folder / options.name}.csv has their results."
         + (" The same command goes on." if left else "")
     )
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse what would otherwise be left out in silence."""
+    known = {name for protocol in PROTOCOLS for name in families(protocol)}
+    for name in options.methods or ():
+        if name not in known:
+            parser.error(
+                f"argument --methods: invalid choice: {name!r} (choose from "
+                f"{', '.join(sorted(known))})"
+            )
+    if not 1 <= options.seeds <= len(settings.SEEDS):
+        parser.error(
+            f"argument --seeds: from 1 to {len(settings.SEEDS)}. Received: {options.seeds}"
+        )
 
 
 def _jobs(options: argparse.Namespace) -> list[Job]:
@@ -48,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         description="The experiments of arXiv:2505.11347, and ours. Results are kept job "
         "by job: the same command goes on after a kill.",
     )
-    parser.add_argument("name", choices=["simulation", "mnist", "higgs", "uci"])
+    parser.add_argument("name", choices=[*EXPERIMENTS, "report"])
     parser.add_argument(
         "--out", type=Path, default=Path("results"), help="folder of results (results)"
     )
@@ -71,10 +95,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--protocol",
         nargs="+",
-        choices=["paper", "honest"],
+        choices=PROTOCOLS,
         default=["paper", "honest"],
-        help="of uci: paper (which makes the choices of customary, too), honest (both)",
+        help="of uci: paper (which makes the choices of customary, too), honest, screen "
+        "(variants of the recipe) (paper and honest)",
     )
     parser.add_argument("--datasets", nargs="+", help="of uci (all up to 2,000 rows)")
     parser.add_argument("--methods", nargs="+", help="families of uci (all)")
+    parser.add_argument(
+        "--reference", type=Path, help="of report: folder of published values (none)"
+    )
     return parser

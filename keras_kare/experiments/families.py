@@ -11,7 +11,7 @@ from keras_kare.datasets import preprocess, signed_one_hot
 from keras_kare.experiments import settings
 from keras_kare.experiments.contenders import Contender, available
 from keras_kare.experiments.protocols import Family, Paths
-from keras_kare.experiments.recipe import RECIPE, Recipe
+from keras_kare.experiments.recipe import RECIPE, TRAJECTORY, VARIANTS, Recipe
 from keras_kare.experiments.recipe import paths as recipe_paths
 from keras_kare.experiments.scaling import one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
@@ -26,11 +26,13 @@ rates of KARE and 2 of 4 of squared error."""
 
 
 def families(protocol: str) -> dict[str, Family]:
-    """Those of a protocol, by name.
+    """Those of a protocol, by name; of `"screen"`, variants of the recipe.
 
     The honest one has less of the paper's grid, since it runs all of it five times a fold;
     it may stop training early.
     """
+    if protocol == "screen":
+        return {name: recipe_family(recipe, name) for name, recipe in VARIANTS.items()}
     honest = protocol == "honest"
     depths = DEPTHS[:1] if honest else DEPTHS
     rates = (10.0,) if honest else KARE_RATES
@@ -46,20 +48,20 @@ def families(protocol: str) -> dict[str, Family]:
         for rate in (MSE_RATES[:1] if honest else MSE_RATES)
     )
     found = {
-        "kare": Family("kare", kare, predict_kare, preprocess, "squared_error"),
-        "mse": Family("mse", mse, predict_mse, preprocess, "squared_error"),
+        "kare": Family(("ntk", "ntk_kare"), kare, predict_kare, preprocess),
+        "mse": Family(("network", "after_ntk", "residual"), mse, predict_mse, preprocess),
     }
     if honest:
         found["recipe"] = recipe_family(RECIPE)
     for name, contender in available().items():
         least_squares = name in ("laplace", "gaussian")
         found[name] = Family(
-            name,
+            (name,),
             contender.configurations,
             Library(contender),
             standardize,
             "squared_error" if least_squares else "accuracy",
-            only=name if len(contender.configurations) == 1 else None,
+            chooses=len(contender.configurations) > 1,
         )
     return found
 
@@ -87,7 +89,6 @@ def predict_kare(
     found: Paths = {"ntk": {}, "ntk_kare": {}}
     found["ntk"] = _named("", station.predictions(x, y, x_test, settings.UCI_RIDGES))
     before = 0
-    station.descent.restart()
     for epochs in configuration["epochs"]:
         if not station.train_kare(x, y, kare_training(rate, epochs - before, len(x))):
             break
@@ -153,11 +154,16 @@ class Library:
         return {self.contender.name: found}
 
 
+PARTS = ("kernel", "untrained", "best", "trajectory")
+"""What is added to the name of a recipe for its parts."""
+
+
 def recipe_family(recipe: Recipe, name: str = "recipe") -> Family:
     """A recipe as a family of one method, and of its parts.
 
-    `recipe` chooses among everything; `recipe_kernel` among trained kernels alone, without
-    the Laplace kernel; `recipe_untrained` among untrained ones.
+    `recipe` chooses among everything; `recipe_kernel` among NTKs alone, without the Laplace
+    kernel; `recipe_untrained` among those that have not trained; `recipe_best` takes one
+    machine; `recipe_trajectory` has one, too, whose kernel is the mean over training.
     """
 
     def predict(
@@ -169,25 +175,29 @@ def recipe_family(recipe: Recipe, name: str = "recipe") -> Family:
         seeds: Sequence[int],
     ) -> Paths:
         y = signed_one_hot(labels, classes)
-        found: Paths = {name: {}, f"{name}_kernel": {}, f"{name}_untrained": {}}
+        found: Paths = {method: {} for method in methods}
         for key, values in recipe_paths(recipe, x, y, x_test, list(seeds)).items():
             words = f"steps={key.steps},share={key.share:g} ridge={key.ridge:.3g}"
-            found[name][words] = values
+            if key.steps == TRAJECTORY:
+                found[trajectory][words] = values
+                continue
+            found[name][words] = found[best][words] = values
             if key.share == 0.0:
-                found[f"{name}_kernel"][words] = values
+                found[kernel][words] = values
                 if key.steps == 0:
-                    found[f"{name}_untrained"][words] = values
+                    found[untrained][words] = values
         return found
 
+    methods = name, *(f"{name}_{part}" for part in PARTS)
+    _, kernel, untrained, best, trajectory = methods
     inputs = {"paper": preprocess, "standard": standardize, "one_hot": one_hot}
     return Family(
-        name,
+        methods,
         ({},),
         predict,
         inputs[recipe.inputs],
-        "squared_error",
-        tuple(range(recipe.seeds)),
-        blends={name: recipe.machines, f"{name}_kernel": recipe.machines},
+        seeds=tuple(range(recipe.seeds)),
+        blends={name: recipe.machines, kernel: recipe.machines},
     )
 
 

@@ -12,7 +12,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,25 +35,25 @@ class Family:
     """Methods that share their fits.
 
     Attributes:
-        name: Of the family.
+        methods: Their names.
         configurations: The grid.
         predict: From `(configuration, x, labels, classes, x_test, seeds)` to `Paths`.
         inputs: Scales features by the training rows.
         criterion: What cross-validation chooses by: `"accuracy"`, or `"squared_error"` of
             scores that are least-squares predictions of signed one-hot targets.
         seeds: Of the fits that predict test rows. Cross-validation uses the first.
-        only: The one method of a family with nothing to choose.
+        chooses: Whether there is anything to choose.
         blends: How many machines of a method are averaged, where it is more than one: the
             best of each group of names, which are alike up to the last word, the ridge.
     """
 
-    name: str
+    methods: tuple[str, ...]
     configurations: tuple[dict[str, Any], ...]
     predict: Callable[..., Paths]
     inputs: Inputs
-    criterion: str = "accuracy"
+    criterion: str = "squared_error"
     seeds: tuple[int, ...] = (0,)
-    only: str | None = None
+    chooses: bool = True
     blends: Mapping[str, int] = field(default_factory=dict)
 
 
@@ -77,8 +77,16 @@ class Choice:
         return values if np.all(np.isfinite(values)) else None
 
 
-def published(family: Family, data: UCIDataset) -> list[dict[str, Any]]:
-    """Rows of the protocols `paper` and `customary`, which make the same choice."""
+def published(
+    family: Family, data: UCIDataset, customary: bool = True
+) -> list[dict[str, Any]]:
+    """Rows of the protocols `paper` and `customary`, which make the same choice.
+
+    Args:
+        family: Of methods.
+        data: The data set.
+        customary: Whether to go on to the four folds. Defaults to `True`.
+    """
     train, test = data.split
     scores = _all_scores(family, data, train, test, family.seeds)
     rows = []
@@ -91,7 +99,7 @@ def published(family: Family, data: UCIDataset) -> list[dict[str, Any]]:
     for method, choice in choices.items():
         chosen = choice.describe(family)
         rows.append(_row("paper", method, 0, best[method], chosen))
-    for fold, (train, test) in enumerate(data.folds):
+    for fold, (train, test) in enumerate(data.folds if customary else ()):
         for method, values, choice in _refit(family, data, train, test, choices):
             accuracy = _accuracy(values, data.labels[test])
             chosen = choice.describe(family)
@@ -99,15 +107,25 @@ def published(family: Family, data: UCIDataset) -> list[dict[str, Any]]:
     return rows
 
 
-def honest(family: Family, data: UCIDataset) -> list[dict[str, Any]]:
-    """Rows of the honest protocol."""
+def honest(
+    family: Family, data: UCIDataset, folds: Sequence[int] = range(4), name: str = "honest"
+) -> list[dict[str, Any]]:
+    """Rows of the honest protocol.
+
+    Args:
+        family: Of methods.
+        data: The data set.
+        folds: Which of its folds. Defaults to all four.
+        name: What the rows call the protocol.
+    """
     rows = []
-    for fold, (train, test) in enumerate(data.folds):
+    for fold in folds:
+        train, test = data.folds[fold]
         choices = cross_validate(family, data, train)
         for method, values, choice in _refit(family, data, train, test, choices):
             accuracy = _accuracy(values, data.labels[test])
             chosen = choice.describe(family)
-            rows.append(_row("honest", method, fold, accuracy, chosen))
+            rows.append(_row(name, method, fold, accuracy, chosen))
     return rows
 
 
@@ -115,8 +133,8 @@ def cross_validate(
     family: Family, data: UCIDataset, train: np.ndarray
 ) -> dict[str, Choice]:
     """The best choice of each method, by rows of `train` that its fits have not seen."""
-    if family.only is not None:
-        return {family.only: Choice(0, ("",))}
+    if not family.chooses:
+        return dict.fromkeys(family.methods, Choice(0, ("",)))
     labels, fold_of = data.labels[train], folds_of(data.labels[train], INNER_FOLDS, 0)
     targets = signed_one_hot(labels, data.classes)
     losses: dict[tuple[str, Choice], list[float]] = {}
@@ -133,17 +151,17 @@ def cross_validate(
             else:
                 loss = float(np.sum((values - aim) ** 2))
             losses.setdefault((method, choice), []).append(loss)
-    methods = dict.fromkeys(method for method, _ in losses)
     found = {}
-    for method in methods:
+    for method in family.methods:
         whole = [
             (sum(parts), choice)
             for (name, choice), parts in losses.items()
             if name == method and len(parts) == len(used)  # else it failed on a fold
         ]
         ranked = sorted(whole, key=lambda pair: pair[0])  # equals: in the grid's order
-        if ranked:
-            found[method] = _blend([choice for _, choice in ranked], family, method)
+        # where all failed, so will the refit, which has an answer to that
+        choices = [choice for _, choice in ranked] or [Choice(0, ("none",))]
+        found[method] = _blend(choices, family, method)
     return found
 
 

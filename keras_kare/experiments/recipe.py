@@ -17,16 +17,20 @@ kernel is, since both have been pleased. Only rows that did not train can. So:
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from keras_kare.experiments.settings import Architecture, Objective
+from keras_kare.experiments.settings import PAPER_OBJECTIVE, Architecture, Objective
 from keras_kare.experiments.training import batches_of, lab, path
 
 RIDGES = tuple(10.0 ** (i / 2) for i in range(-8, 7))
 """Relative ridges to choose from."""
+
+
+TRAJECTORY = -1
+"""In place of a number of steps: the mean of the kernels after each number above 0."""
 
 
 class Key(NamedTuple):
@@ -78,6 +82,25 @@ RECIPE = Recipe(
 )
 """The one that was found best; see the results page."""
 
+VARIANTS = {
+    "recipe": RECIPE,
+    "depth_1": replace(RECIPE, architecture=Architecture(depth=1, width=64)),
+    "paper_training": replace(
+        RECIPE,
+        architecture=Architecture(depth=1, width=64),
+        objective=PAPER_OBJECTIVE,
+        learning_rate=10.0,
+    ),
+    "relu": replace(RECIPE, architecture=Architecture(2, 64, "relu")),
+    "z_0.1": replace(RECIPE, objective=Objective(0.1, True, "adam")),
+    "z_10": replace(RECIPE, objective=Objective(10.0, True, "adam")),
+    "paper_inputs": replace(RECIPE, inputs="paper"),
+    "standard_inputs": replace(RECIPE, inputs="standard"),
+    "he_start": replace(RECIPE, initialization="paper"),
+    "one_seed": replace(RECIPE, seeds=1),
+}
+"""What was tried, on data sets that the recipe is not confirmed on."""
+
 
 def paths(
     recipe: Recipe, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, seeds: list[int]
@@ -96,11 +119,9 @@ def paths(
     """
     station = lab(x.shape[1], 1, recipe.architecture, recipe.objective)
     batches = batches_of(len(x), recipe.batch_size)
-    sums: dict[int, list[np.ndarray]] = {}
-    counts: dict[int, int] = {}
+    sums: dict[int, list[list[np.ndarray]]] = {}
     for seed in seeds:
         station.start(recipe.initialization, seed)
-        station.descent.restart()
         before = 0
         for steps in recipe.steps:
             losses = station.descent.run(
@@ -111,25 +132,30 @@ def paths(
             if grams is None or not np.all(np.isfinite(losses)):
                 break
             unit = np.trace(grams[0]) / len(x)
-            parts = [gram / unit for gram in grams]
-            if steps in sums:
-                parts = [a + b for a, b in zip(parts, sums[steps], strict=True)]
-            sums[steps], counts[steps] = parts, counts.get(steps, 0) + 1
+            sums.setdefault(steps, []).append([gram / unit for gram in grams])
+    # what not all networks got to is left out
+    kernels = {
+        steps: _mean(pairs) for steps, pairs in sums.items() if len(pairs) == len(seeds)
+    }
+    trained = [pair for steps, pair in kernels.items() if steps > 0]
+    if trained:
+        kernels[TRAJECTORY] = _mean(trained)
     rough = laplace(x, x_test, recipe.bandwidth)
     found: dict[Key, np.ndarray] = {}
-    for steps, (gram, cross) in sums.items():
-        if counts[steps] < len(seeds):
-            continue  # not all networks got there
+    for steps, pair in kernels.items():
         for share in recipe.shares:
             if share == 1.0 and steps != 0:
                 continue  # the same for all steps
-            mixed = [
-                (1.0 - share) * a / counts[steps] + share * b
-                for a, b in zip((gram, cross), rough, strict=True)
-            ]
-            for ridge, values in path(mixed[0], mixed[1], y, recipe.ridges).items():
+            gram, cross = (
+                (1.0 - share) * a + share * b for a, b in zip(pair, rough, strict=True)
+            )
+            for ridge, values in path(gram, cross, y, recipe.ridges).items():
                 found[Key(steps, share, ridge)] = values
     return found
+
+
+def _mean(pairs: list[list[np.ndarray]]) -> list[np.ndarray]:
+    return [np.mean(parts, axis=0) for parts in zip(*pairs, strict=True)]
 
 
 def laplace(

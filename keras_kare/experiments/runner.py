@@ -5,6 +5,7 @@ from __future__ import annotations
 import concurrent.futures
 import multiprocessing
 import os
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -54,13 +55,18 @@ def run(
         def finish(job: Job, result: concurrent.futures.Future[Any]) -> None:
             error = result.exception()
             if error is None:
-                store.write(job, *result.result())
-            else:
+                try:
+                    store.write(job, *result.result())
+                except (TypeError, ValueError) as wrong:  # rows that are no JSON
+                    error = wrong
+            if error is not None:
                 failures.append((job, error))
             bar.update()
 
         with _pool(workers) as pool:
-            _submit_in_turn(pool, todo, work, workers or os.cpu_count() or 1, end, finish)
+            # One more than there are processes, so that none waits for its next.
+            most = 1 if workers == 0 else (workers or os.cpu_count() or 1) + 1
+            _submit_in_turn(pool, todo, work, most, end, finish)
     if failures:
         job, error = failures[0]
         raise RuntimeError(
@@ -74,7 +80,7 @@ def _submit_in_turn(
     pool: concurrent.futures.Executor,
     todo: Sequence[Job],
     work: Work,
-    workers: int,
+    most: int,
     end: float | None,
     finish: Callable[[Job, concurrent.futures.Future[Any]], None],
 ) -> None:
@@ -83,7 +89,7 @@ def _submit_in_turn(
     running: dict[concurrent.futures.Future[Any], Job] = {}
     try:
         while True:
-            while len(running) < workers + 1 and (end is None or time.monotonic() < end):
+            while len(running) < most and (end is None or time.monotonic() < end):
                 job = next(waiting, None)
                 if job is None:
                     break
@@ -119,12 +125,21 @@ def _pool(workers: int | None) -> concurrent.futures.Executor:
 
 def _start() -> None:
     """One thread for TensorFlow, too, in a process that has not used it."""
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
     tf.config.threading.set_inter_op_parallelism_threads(1)
     warnings.simplefilter("ignore")  # divergence is part of a result
+
+
+def _leave_with_parent() -> None:
+    """A parent that was killed tells nobody: its processes would wait for jobs for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 class _Here(concurrent.futures.Executor):

@@ -41,7 +41,9 @@ class Store:
     def path(self, job: Job) -> Path:
         """Where a job's results are; the order of its names does not matter."""
         text = json.dumps(job, sort_keys=True)
-        words = "-".join(str(value) for value in job.values() if isinstance(value, str))
+        words = "-".join(
+            str(value) for _, value in sorted(job.items()) if isinstance(value, str)
+        )
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return self.jobs / f"{words[:60].replace('/', '_')}-{digest}.json"
 

@@ -53,20 +53,25 @@ class Lab:
             input_signature=[rows, rows],
         )
         self._all_rows = tf.function(self._mse_all_rows, autograph=False, jit_compile=True)
-        self._batches = tf.function(self._mse_batches, autograph=False)
+        number, targets = tf.TensorSpec((), tf.int32), tf.TensorSpec((None, outputs))
+        self._batches = tf.function(
+            self._mse_batches,
+            autograph=False,
+            input_signature=[rows, targets, tf.TensorSpec(()), *[number] * 3],
+        )
 
     def start(self, initialization: str, seed: int) -> None:
-        """Set the weights to those of a seed."""
+        """Set the weights to those of a seed, and the optimizer of KARE to its start."""
         self.network.set_weights(initial_weights(self.network, initialization, seed))
+        self.descent.restart()
 
     def train_kare(self, x: np.ndarray, y: np.ndarray, training: Training) -> bool:
-        """Gradient descent on KARE.
+        """Gradient descent on KARE, from where it is.
 
         Returns:
             Whether every loss was finite.
         """
         batches = batches_of(len(x), training.batch_size)
-        self.descent.restart()
         losses = self.descent.run(
             x, y, training.learning_rate, training.epochs * batches, batches
         )
@@ -81,7 +86,7 @@ class Lab:
         if training.batch_size is None or training.batch_size >= len(x):
             self._all_rows(x, y, rate, epochs)
         else:
-            self._batches(x, y, rate, epochs, training.batch_size, tf.constant(seed))
+            self._batches(x, y, rate, epochs, training.batch_size, seed)
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
         """Of the network, `(m, c)`."""
@@ -130,7 +135,7 @@ class Lab:
         y: tf.Tensor,
         rate: tf.Tensor,
         epochs: tf.Tensor,
-        size: int,
+        size: tf.Tensor,
         seed: tf.Tensor,
     ) -> tf.Tensor:
         """Batches in a new order each epoch; the last may be smaller."""

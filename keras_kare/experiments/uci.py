@@ -14,7 +14,14 @@ MOST_ROWS = 2000
 """Of the sets that all protocols run on."""
 
 MOST_ROWS_PAPER = 5000
-"""Of those that the paper's protocol runs on."""
+"""Of those on which the methods of the paper run under its protocol, and no other."""
+
+MOST_ROWS_SCREEN = 700
+SCREEN_FOLDS = (1,)
+"""Sets and folds on which variants of the recipe are compared."""
+
+PAPER_FAMILIES = ("kare", "mse")
+"""With the methods of the paper."""
 
 rows_of = functools.lru_cache(maxsize=None)(lambda name: len(load_uci(name).x))
 """Rows of a data set."""
@@ -26,24 +33,39 @@ def jobs(
     """A job a data set and a family; large data sets first.
 
     Args:
-        protocol: `"paper"` (with `"customary"`, which makes the same choices), `"honest"`.
-        names: Data sets. Defaults to all that are there, up to `MOST_ROWS`.
+        protocol: `"paper"` (with `"customary"`, which makes the same choices), `"honest"`,
+            or `"screen"`, honest, of variants of the recipe.
+        names: Data sets. Defaults to all that are there, up to `MOST_ROWS` and, of the
+            paper's protocol, `MOST_ROWS_PAPER`.
         methods: Families. Defaults to all whose library is installed.
     """
-    chosen = [n for n in names or uci_names() if rows_of(n) <= MOST_ROWS]
+    most = {"paper": MOST_ROWS_PAPER, "screen": MOST_ROWS_SCREEN}.get(protocol, MOST_ROWS)
+    every = screened(uci_names()) if protocol == "screen" else uci_names()
+    chosen = [n for n in names or every if rows_of(n) <= most]
     chosen.sort(key=rows_of, reverse=True)
     return [
         {"experiment": "uci", "protocol": protocol, "dataset": name, "family": family}
         for name in chosen
         for family in families(protocol)
         if methods is None or family in methods
+        if rows_of(name) <= MOST_ROWS or family in PAPER_FAMILIES
     ]
+
+
+def screened(names: Sequence[str]) -> list[str]:
+    """Every other data set: those that the recipe was chosen on.
+
+    The others confirm it.
+    """
+    return sorted(names)[::2]
 
 
 def work(job: Job) -> list[Row]:
     """Accuracies of a family's methods on one data set."""
     family = families(job["protocol"])[job["family"]]
     data = load_uci(job["dataset"])
+    if job["protocol"] == "screen":
+        return protocols.honest(family, data, SCREEN_FOLDS, "screen")
     if job["protocol"] == "honest":
         return protocols.honest(family, data)
-    return protocols.published(family, data)
+    return protocols.published(family, data, customary=len(data.x) <= MOST_ROWS)

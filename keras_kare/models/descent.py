@@ -82,15 +82,29 @@ class Descent:
         """
         _validation.check_whole("steps", steps, 0)
         _validation.check_whole("batches", batches, 1)
+        if batches > len(x):
+            raise ValueError(
+                f"`batches` must be at most the number of rows, {len(x)}. "
+                f"Received: batches={batches!r}"
+            )
         self.optimizer.learning_rate.assign(learning_rate)
         dtype = self._variables[0].dtype
-        losses, taken = self._run(
-            tf.cast(x, self.kernel.network.inputs[0].dtype),
-            tf.cast(y, dtype),
-            steps,
-            batches,
-            seed,
-        )
+        x = tf.cast(x, self.kernel.network.inputs[0].dtype)
+        y = tf.cast(y, dtype)
+        state = [*self._variables, *self.optimizer.variables]
+        before, count = [np.array(v) for v in state], int(self.optimizer.iterations)
+        try:
+            losses, taken = self._run(x, y, steps, batches, seed)
+        except tf.errors.InvalidArgumentError:
+            # The loss refuses a kernel that is not finite, or not positive definite.
+            if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in (x, y)):
+                raise
+            taken = int(self.optimizer.iterations) - count
+            for variable, value in zip(state, before, strict=True):
+                variable.assign(value)
+            losses = self.run(x, y, learning_rate, taken, batches, seed)
+            nan = losses.dtype.type("nan")
+            return losses if len(losses) < taken else np.append(losses, nan)
         return losses.numpy()[: int(taken)]
 
     def _steps(
@@ -121,17 +135,26 @@ class Descent:
                 tape.watch([v.value for v in self._variables])
                 gram = self.kernel.gram(tf.gather(x, rows))
                 loss = self.loss(tf.gather(y, rows), gram)
-            gradients = tape.gradient(loss, [v.value for v in self._variables])
-            fine = tf.math.is_finite(loss)
-            # the last bias has no gradient; a loss that is not finite moves nothing
-            gradients = [
-                tf.zeros_like(v.value) if g is None else tf.where(fine, g, 0.0)
-                for g, v in zip(gradients, self._variables, strict=True)
-            ]
-            self.optimizer.apply(gradients, self._variables)
+            # the last bias has no gradient
+            gradients = tape.gradient(
+                loss,
+                [v.value for v in self._variables],
+                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            )
+            for part in (loss, *gradients):
+                fine &= tf.reduce_all(tf.math.is_finite(part))
+            # not at all: moments and weight decay move weights without a gradient
+            tf.cond(
+                fine, lambda: self._apply(gradients), lambda: self.optimizer.iterations + 0
+            )
+            loss = tf.where(fine | ~tf.math.is_finite(loss), loss, np.nan)
             return i + 1, fine, losses.write(i, loss)
 
         taken, _, losses = tf.while_loop(
             going, step, (tf.constant(0), tf.constant(True), losses)
         )
         return losses.stack(), taken
+
+    def _apply(self, gradients: list[tf.Tensor]) -> tf.Tensor:
+        self.optimizer.apply(gradients, self._variables)
+        return self.optimizer.iterations + 0
