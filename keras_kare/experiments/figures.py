@@ -1,7 +1,7 @@
-"""Figures and tables of the experiments, from their tidy CSV files.
+"""Figures of the experiments, from their tidy CSV files.
 
 Every function copes with results that are not complete: a panel without results says
-so, and a table holds the rows there are. Nothing here touches pyplot's global state.
+so. Nothing here touches pyplot's global state.
 """
 
 from __future__ import annotations
@@ -11,6 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from keras_kare.experiments.tables import (
+    CURVE,
+    LIKE_FOR_LIKE,
+    PUBLISHED_CURVE,
+    as_ours,
+    check_columns,
+    in_order,
+    only_value,
+    over_seeds,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,11 +38,6 @@ _STYLES: dict[str, tuple[str, str, str]] = {
 }
 _SPARE_MARKERS = "Dv<>Pph*"
 
-# What defines a setting: never averaged over.
-_SETTINGS = ("dataset", "gamma", "sigma", "depth", "width", "initialization")
-# The published Higgs runs kept the event weight among the features.
-_LIKE_FOR_LIKE = {"higgs": "higgs_with_weight"}
-_PUBLISHED_METHODS = {"dnn": "network"}
 _Z95 = 1.96
 
 
@@ -51,14 +57,14 @@ def figure_1(ours: pd.DataFrame, published: pd.DataFrame | None = None) -> Figur
     Raises:
         ValueError: If columns are missing, or if `ours` mixes initialisations.
     """
-    _check_columns("ours", ours, "gamma", "sigma", "initialization", *_CURVE)
+    check_columns("ours", ours, "gamma", "sigma", "initialization", *CURVE)
     if published is not None:
-        _check_columns("published", published, "gamma", "sigma", *_PUBLISHED_CURVE)
-    start = _only_value("ours", ours, "initialization")
+        check_columns("published", published, "gamma", "sigma", *PUBLISHED_CURVE)
+    start = only_value("ours", ours, "initialization")
     title = "Simulated data" + ("" if start is None else f", {start} initialisation")
     rows, columns = ("sigma", (0.0, 0.1)), ("gamma", (1.0, 1.25, 1.5))
     symbols = {"sigma": "σ", "gamma": "γ"}
-    return _panels(ours, _as_ours(published), rows, columns, symbols, title)
+    return _panels(ours, as_ours(published), rows, columns, symbols, title)
 
 
 def figure_2(ours: pd.DataFrame, published: pd.DataFrame | None = None) -> Figure:
@@ -79,68 +85,22 @@ def figure_2(ours: pd.DataFrame, published: pd.DataFrame | None = None) -> Figur
             initialisations.
     """
     setting = ("dataset", "depth", "width")
-    _check_columns("ours", ours, *setting, "initialization", *_CURVE)
+    check_columns("ours", ours, *setting, "initialization", *CURVE)
     if published is not None:
-        _check_columns("published", published, *setting, *_PUBLISHED_CURVE)
-    dataset = _only_value("ours", ours, "dataset")
-    start = _only_value("ours", ours, "initialization")
+        check_columns("published", published, *setting, *PUBLISHED_CURVE)
+    dataset = only_value("ours", ours, "dataset")
+    start = only_value("ours", ours, "initialization")
     title = "" if dataset is None else f"{dataset}, {start} initialisation"
-    paper = _as_ours(published)
+    paper = as_ours(published)
     note = ""
     if paper is not None:
-        same = _LIKE_FOR_LIKE.get(str(dataset), dataset)
+        same = LIKE_FOR_LIKE.get(str(dataset), dataset)
         if same != dataset:
             note = "; published: with the event weight among the features"
         paper = paper[paper["dataset"] == same]
     rows, columns = ("depth", (2, 4)), ("width", (32, 64, 128))
     names = {"depth": "depth", "width": "width"}
     return _panels(ours, paper, rows, columns, names, title, note)
-
-
-def best_ridge_table(
-    ours: pd.DataFrame, published: pd.DataFrame | None, by: Sequence[str]
-) -> pd.DataFrame:
-    """Compare the methods, each at the ridge with its least mean MSE over the seeds.
-
-    Args:
-        ours: The rows of `simulation.csv`, `mnist.csv` or `higgs.csv`.
-        published: The rows of `paper_fig1.csv` or `paper_fig2.csv`, or `None`.
-            Published Higgs results stand beside our `"higgs_with_weight"`.
-        by: The columns that name a panel. Those that the published rows lack, such as
-            `"initialization"`, are not compared with them.
-
-    Returns:
-        A row for each panel and method: `by`, `method`, `relative_ridge`, `mse`,
-        `standard_error` (NaN for one seed), `seeds`, `published_mse`, `ratio` (ours over
-        published) and `ntk_kare_below`: whether NTK-KARE's best mean MSE in this panel
-        is below this method's (`None` for NTK-KARE itself, and where there is none).
-
-    Raises:
-        ValueError: If columns are missing, or if `ours` or `published` holds several values
-            of a setting that `by` does not name.
-    """
-    import pandas as pd
-
-    by = list(by)
-    _check_columns("ours", ours, *by, *_CURVE)
-    for column in _SETTINGS:
-        if column in ours and column not in by:
-            _only_value("ours", ours, column)
-    paper = _published_best(published, by)
-    best = _best(_over_seeds(ours, [*by, "method"]), [*by, "method"])
-    order = _in_order([row["method"] for row in best])
-    best.sort(key=lambda row: (_key(row, by), order.index(row["method"])))
-    kare = {_key(r, by): r["mse"] for r in best if r["method"] == "ntk_kare"}
-    for row in best:
-        row["published_mse"] = paper.get((*_shared_key(row, by, published), row["method"]))
-        row["ratio"] = row["mse"] / (row["published_mse"] or np.nan)
-        rival = kare.get(_key(row, by)) if row["method"] != "ntk_kare" else None
-        row["ntk_kare_below"] = None if rival is None else bool(rival < row["mse"])
-    names = ["relative_ridge", "mse", "standard_error", "seeds"]
-    names = [*by, "method", *names, "published_mse", "ratio", "ntk_kare_below"]
-    table = pd.DataFrame(best, columns=names)
-    table["published_mse"] = table["published_mse"].astype(float)
-    return table.astype({"ntk_kare_below": object})
 
 
 def accuracy_figure(uci: pd.DataFrame, protocol: str, method: str = "ntk_kare") -> Figure:
@@ -166,7 +126,7 @@ def accuracy_figure(uci: pd.DataFrame, protocol: str, method: str = "ntk_kare") 
     """
     from matplotlib.figure import Figure
 
-    _check_columns("uci", uci, "protocol", "dataset", "method", "fold", "accuracy")
+    check_columns("uci", uci, "protocol", "dataset", "method", "fold", "accuracy")
     rows = uci[uci["protocol"] == protocol]
     if len(uci) and not len(rows):
         known = sorted(uci["protocol"].unique())
@@ -187,36 +147,6 @@ def accuracy_figure(uci: pd.DataFrame, protocol: str, method: str = "ntk_kare") 
     return figure
 
 
-def markdown_table(frame: pd.DataFrame, formats: Mapping[str, str] | None = None) -> str:
-    """Write a frame as a GitHub table, without its index.
-
-    Args:
-        frame: The rows.
-        formats: Column names with the format specification of their values, such as
-            `{"mse": ".4f"}`. Defaults to `None`: floats with four significant digits.
-
-    Returns:
-        The table, with a line break at its end. Numbers are aligned right, missing values
-        are empty, booleans read "yes" and "no".
-
-    Raises:
-        ValueError: If `formats` names a column that the frame lacks.
-    """
-    formats = {} if formats is None else formats
-    _check_columns("frame", frame, *formats)
-    kinds = [frame[c].dtype.kind for c in frame.columns]
-    lines = [
-        [_cell(c, "") for c in frame.columns],
-        ["---:" if kind in "iuf" else "---" for kind in kinds],
-    ]
-    specs = [
-        formats.get(c, ".4g" if k == "f" else "") for c, k in zip(frame, kinds, strict=True)
-    ]
-    for row in frame.itertuples(index=False):
-        lines.append([_cell(v, spec) for v, spec in zip(row, specs, strict=True)])
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure as PNG at 150 dots per inch; the same numbers give the same bytes.
 
@@ -230,94 +160,9 @@ def save(figure: Figure, path: str | Path) -> None:
     figure.savefig(path, format="png", dpi=150, metadata={"Software": None})
 
 
-_CURVE = ("method", "seed", "relative_ridge", "mse")
-_PUBLISHED_CURVE = ("method", "lambda_tilde", "mse")
-
-
-def _check_columns(name: str, frame: pd.DataFrame, *columns: str) -> None:
-    missing = [c for c in columns if c not in frame.columns]
-    if missing:
-        raise ValueError(
-            f"`{name}` lacks the columns {missing}. Received: columns={list(frame.columns)}"
-        )
-
-
-def _only_value(name: str, frame: pd.DataFrame, column: str) -> Any:
-    """The column's single value, `None` for an empty frame."""
-    values = list(frame[column].unique())
-    if len(values) > 1:
-        raise ValueError(
-            f"`{name}` mixes several values of `{column}`: their mean says nothing. Pass "
-            f"the rows of one, or name the column in `by`. Received: {column}={values}"
-        )
-    return values[0] if values else None
-
-
-def _as_ours(published: pd.DataFrame | None) -> pd.DataFrame | None:
-    """Published rows under the names that our results use."""
-    if published is None:
-        return None
-    frame = published.rename(columns={"lambda_tilde": "relative_ridge"})
-    frame = frame.assign(method=frame["method"].replace(_PUBLISHED_METHODS))
-    if "dataset" in frame:
-        frame = frame.assign(dataset=frame["dataset"].replace(_LIKE_FOR_LIKE))
-    return frame
-
-
-def _over_seeds(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Mean, standard error and number of seeds; a NaN among the seeds shows."""
-    groups = frame.groupby([*keys, "relative_ridge"], dropna=False)["mse"]
-    return groups.agg(
-        mse=lambda s: s.mean(skipna=False),
-        standard_error=lambda s: s.sem(skipna=False),
-        seeds="size",
-    ).reset_index()
-
-
-def _key(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[Any, ...]:
-    return tuple(row[c] for c in columns)
-
-
-def _shared_key(
-    row: Mapping[str, Any], by: Sequence[str], published: pd.DataFrame | None
-) -> tuple[Any, ...]:
-    return () if published is None else _key(row, [c for c in by if c in published])
-
-
-def _best(curves: pd.DataFrame, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """For each group the row with the least finite MSE, or its first if none is finite."""
-    best: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for row in curves.to_dict("records"):
-        found = best.setdefault(_key(row, keys), row)
-        if row["mse"] < found["mse"] or np.isnan(found["mse"]):
-            best[_key(row, keys)] = row
-    return list(best.values())
-
-
-def _published_best(
-    published: pd.DataFrame | None, by: Sequence[str]
-) -> dict[tuple[Any, ...], float]:
-    if published is None:
-        return {}
-    _check_columns("published", published, *_PUBLISHED_CURVE)
-    for column in _SETTINGS:
-        if column in published and column not in by:
-            _only_value("published", published, column)
-    frame = _as_ours(published)
-    assert frame is not None
-    keys = [*(c for c in by if c in published), "method"]
-    return {_key(r, keys): r["mse"] for r in _best(frame, keys)}
-
-
 def _style(method: str, position: int) -> tuple[str, str, str]:
     spare = _SPARE_MARKERS[position % len(_SPARE_MARKERS)]
     return _STYLES.get(method, (method, "#6b6b6b", spare))
-
-
-def _in_order(methods: Sequence[str]) -> list[str]:
-    """Known methods in the order of their styles, then the others by name."""
-    known = list(_STYLES)
-    return sorted(set(methods), key=lambda m: (known.index(m) if m in known else 99, m))
 
 
 def _panels(
@@ -397,8 +242,8 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame) -> None:
     axis.grid(visible=True, which="major", color="0.9", linewidth=0.6)
     if rows.empty:
         return _nothing(axis, "no results yet")
-    curves = _over_seeds(rows, ["method"])
-    for position, method in enumerate(_in_order(curves["method"])):
+    curves = over_seeds(rows, ["method"])
+    for position, method in enumerate(in_order(curves["method"])):
         name, colour, marker = _style(method, position)
         curve = curves[curves["method"] == method]
         mean, error = curve["mse"].to_numpy(), curve["standard_error"].to_numpy()
@@ -420,7 +265,7 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame) -> None:
 
 
 def _draw_published(axis: Axes, rows: pd.DataFrame) -> None:
-    for position, method in enumerate(_in_order(rows["method"])):
+    for position, method in enumerate(in_order(rows["method"])):
         name, colour, marker = _style(method, position)
         curve = rows[rows["method"] == method].sort_values("relative_ridge")
         axis.plot(
@@ -504,12 +349,3 @@ def _draw_lead(axis: Axes, scores: pd.DataFrame, method: str) -> None:
         axis.scatter(other[chosen], lead[chosen], s=26, label=label, zorder=3, **look)
     axis.legend(fontsize="small")
     return None
-
-
-def _cell(value: Any, spec: str) -> str:
-    if value is None or value != value:
-        return ""
-    if isinstance(value, bool | np.bool_):
-        return "yes" if value else "no"
-    text = value if isinstance(value, str) else format(value, spec)
-    return text.replace("|", "\\|").replace("\n", " ")

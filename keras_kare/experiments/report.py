@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_kare.datasets import uci_names
-from keras_kare.experiments import figures, images, ranking, settings
+from keras_kare.experiments import figures, images, ranking, settings, tables
 from keras_kare.experiments.contenders import not_run
 from keras_kare.experiments.families import PARTS
 from keras_kare.experiments.store import write_whole
@@ -143,7 +143,7 @@ def _uci(results: Path, reference: Path | None) -> Iterator[str]:
             joined = ranking.against_published(main, reference / "uci_179_classifiers.csv")
             joined = joined[joined.ours | (joined.place <= BEST_PUBLISHED)]
             joined.index = [NAMES.get(name, name) for name in joined.index]
-            yield figures.markdown_table(joined.reset_index(names="method"))
+            yield tables.markdown_table(joined.reset_index(names="method"))
     missing = not_run()
     if missing:
         yield "Not run: " + "; ".join(f"{n} ({why})" for n, why in missing.items()) + ".\n"
@@ -177,11 +177,11 @@ def complete(rows: pd.DataFrame) -> pd.DataFrame:
 def _ranking(accuracy: pd.DataFrame) -> str:
     table = ranking.table(accuracy)
     table.index = [NAMES.get(name, name) for name in table.index]
-    return figures.markdown_table(table.reset_index(names="method"))
+    return tables.markdown_table(table.reset_index(names="method"))
 
 
 def _best_table(ours: pd.DataFrame, published: pd.DataFrame | None, by: list[str]) -> str:
-    table = figures.best_ridge_table(ours, published, by)
+    table = tables.best_ridge_table(ours, published, by)
     formats = {
         "mse": ".4f",
         "standard_error": ".4f",
@@ -189,7 +189,7 @@ def _best_table(ours: pd.DataFrame, published: pd.DataFrame | None, by: list[str
         "ratio": ".2f",
     }
     known = {k: v for k, v in formats.items() if k in table}
-    return figures.markdown_table(table, {**known, "relative_ridge": ".0e"})
+    return tables.markdown_table(table, {**known, "relative_ridge": ".0e"})
 
 
 def _cost(results: Path, name: str, more: str = "") -> str:
