@@ -49,6 +49,10 @@ ABLATIONS = tuple(f"recipe_{part}" for part in PARTS)
 """Parts of the recipe, in a table of their own."""
 
 
+PAPER_METHODS = ("ntk_kare", "after_ntk", "network", "ntk", "residual")
+"""Those that also run on larger data sets, under the paper's protocol."""
+
+
 def write(results: Path, reference: Path | None) -> Path:
     """Write `README.md` and its pictures into the folder of results.
 
@@ -120,6 +124,9 @@ def _uci(results: Path, reference: Path | None) -> Iterator[str]:
         if not len(rows):
             continue
         main = complete(rows[~rows.method.isin(ABLATIONS)])
+        if not len(main):
+            yield f"### Protocol *{protocol}*\n\nNo data set is complete yet.\n"
+            continue
         yield f"### Protocol *{protocol}*, {len(main)} data sets\n"
         yield _ranking(main)
         if protocol == "honest":
@@ -134,6 +141,11 @@ def _uci(results: Path, reference: Path | None) -> Iterator[str]:
             if len(parts.columns) > 2:
                 yield "What the recipe's parts do, ranked among themselves:\n"
                 yield _ranking(parts)
+        if protocol == "paper":
+            own = complete(rows[rows.method.isin(PAPER_METHODS)])
+            if len(own) > len(main):
+                yield f"The paper's methods alone, {len(own)} data sets up to 5,000 rows:\n"
+                yield _ranking(own)
         if protocol == "customary" and reference is not None:
             yield (
                 "Among the 179 classifiers of Fernández-Delgado et al. (2014). The folds "
