@@ -4,6 +4,7 @@
 # make lint         ruff and mypy
 # make coverage     tests with line coverage
 # make test-oldest  tests with the oldest dependencies that are supported
+# make experiments  the paper's experiments and ours: hours; goes on where it was stopped
 # make benchmark    prints ratios measured in one run
 # make benchmark-ntk  the same against torch.func and neural-tangents, in venvs of their own
 
@@ -16,7 +17,7 @@ WORKERS ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export KERAS_BACKEND = tensorflow
 
-.PHONY: quickstart test test-slow coverage lint test-oldest benchmark benchmark-ntk clean
+.PHONY: quickstart test test-slow coverage lint test-oldest experiments benchmark benchmark-ntk clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -44,6 +45,13 @@ test-oldest:
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check -c tests/oldest.txt -e '.[test]'
 	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile
+
+experiments: $(VENV)/.installed
+	$(BIN)/python -m keras_kare.experiments simulation
+	$(BIN)/python -m keras_kare.experiments mnist
+	$(BIN)/python -m keras_kare.experiments higgs
+	$(BIN)/python -m keras_kare.experiments uci --protocol screen honest paper
+	$(BIN)/python -m keras_kare.experiments report --reference "$(KERAS_KARE_REFERENCE)"
 
 benchmark: $(VENV)/.installed
 	$(BIN)/python benchmarks/kare_step.py

@@ -19,6 +19,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    if options.reference is not None and not options.reference.is_dir():
+        parser.error(f"argument --reference: no folder: {options.reference}")
     if options.name == "report":
         print(report.write(options.out, options.reference))
         return
@@ -103,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--datasets", nargs="+", help="of uci (all up to 2,000 rows)")
     parser.add_argument("--methods", nargs="+", help="families of uci (all)")
     parser.add_argument(
-        "--reference", type=Path, help="of report: folder of published values (none)"
+        "--reference",
+        type=lambda text: Path(text) if text else None,
+        help="of report: folder of published values (none)",
     )
     return parser
