@@ -1,0 +1,277 @@
+"""Contenders: one interface, the same cases, and kernel ridge as its definition says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy.spatial.distance import cdist, pdist
+from sklearn.kernel_ridge import KernelRidge
+from threadpoolctl import threadpool_info
+
+from keras_kare.datasets import load_uci, preprocess, signed_one_hot
+from keras_kare.experiments import contenders
+from keras_kare.experiments.contenders import (
+    CONTENDERS,
+    NOT_RUN,
+    RIDGES,
+    Contender,
+    available,
+    not_run,
+)
+
+KERNELS = ("laplace", "gaussian")
+FEW_TREES = {
+    "random_forest": {"n_estimators": 20},
+    "hist_gradient_boosting": {"max_iter": 20},
+    "lightgbm": {"n_estimators": 20},
+    "catboost": {"iterations": 20},
+}
+
+
+@pytest.fixture(params=CONTENDERS)
+def contender(request: pytest.FixtureRequest) -> Contender:
+    if request.param not in available():
+        pytest.skip(not_run()[request.param])
+    return CONTENDERS[request.param]
+
+
+def default(contender: Contender) -> dict[str, Any]:
+    """A configuration from the middle of the grid."""
+    return contender.configurations[len(contender.configurations) // 2]
+
+
+def two_folds(name: str, folder: Path) -> tuple[np.ndarray, np.ndarray, int, np.ndarray]:
+    """Training rows, labels, classes and test rows of a real data set's first fold."""
+    found = load_uci(name, folder / "uci")
+    train, test = found.folds[0]
+    x, x_test = preprocess(found.x[train], found.x[test])
+    return x, found.labels[train], found.classes, x_test
+
+
+def blobs(
+    rng: np.random.Generator, classes: int, rows: int = 8
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows, labels and test rows (one a class, in order) around points far apart."""
+    centres = 6.0 * np.eye(classes, 3) + 3.0 * np.arange(classes)[:, None]
+    labels = np.repeat(np.arange(classes), rows)
+    x = centres[labels] + 0.3 * rng.normal(size=(len(labels), 3))
+    return x, labels, centres
+
+
+def predicted(scores: np.ndarray) -> np.ndarray:
+    return (scores[:, 0] > 0).astype(int) if scores.shape[1] == 1 else scores.argmax(axis=1)
+
+
+def definition(
+    name: str,
+    x: np.ndarray,
+    labels: np.ndarray,
+    classes: int,
+    x_test: np.ndarray,
+    factor: float,
+) -> dict[str, np.ndarray]:
+    """Kernel ridge by dense solves of K / n + λ I, λ = λ~ tr(K) / n²."""
+    s = factor * np.median(pdist(x))
+
+    def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        distances = cdist(a, b)
+        if name == "laplace":
+            return np.exp(-distances / s)
+        return np.exp(-(distances**2) / (2.0 * s**2))
+
+    K, n = kernel(x, x), len(x)
+    return {
+        f"ridge={ridge:g}": kernel(x_test, x)
+        @ np.linalg.solve(
+            K / n + ridge * np.trace(K) / n**2 * np.eye(n),
+            signed_one_hot(labels, classes) / n,
+        )
+        for ridge in RIDGES
+    }
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("uci", ["iris", "fertility"])
+def test_kernel_ridge_agrees_with_dense_solves(
+    name: str, uci: str, data_folder: Path
+) -> None:
+    x, labels, classes, x_test = two_folds(uci, data_folder)
+    for configuration in CONTENDERS[name].configurations:
+        path = CONTENDERS[name].predict(configuration, x, labels, classes, x_test, 0)
+        expected = definition(name, x, labels, classes, x_test, configuration["bandwidth"])
+        assert list(path) == list(expected)
+        for ridge, scores in path.items():
+            np.testing.assert_allclose(scores, expected[ridge], rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_kernel_ridge_agrees_with_scikit_learn(name: str, data_folder: Path) -> None:
+    x, labels, classes, x_test = two_folds("iris", data_folder)
+    s = np.median(pdist(x))
+    kernels = {
+        # scikit-learn's own kernel "laplacian" is of the sum of absolute differences.
+        "laplace": {"kernel": lambda a, b: np.exp(-np.linalg.norm(a - b) / s)},
+        "gaussian": {"kernel": "rbf", "gamma": 0.5 / s**2},
+    }
+    path = CONTENDERS[name].predict({"bandwidth": 1.0}, x, labels, classes, x_test, 0)
+    # K + α I is n (K / n + λ I) for α = λ n = λ~ tr(K) / n, and tr(K) = n.
+    for ridge in (1e-4, 0.1, 10.0):
+        model = KernelRidge(alpha=ridge, **kernels[name])
+        model.fit(x, signed_one_hot(labels, classes))
+        np.testing.assert_allclose(
+            path[f"ridge={ridge:g}"], model.predict(x_test), rtol=1e-8, atol=1e-8
+        )
+
+
+def test_scores_have_their_shape_and_tell_real_classes_apart(
+    contender: Contender, data_folder: Path
+) -> None:
+    found = load_uci("iris", data_folder / "uci")
+    test = found.folds[0][1]
+    x, labels, classes, x_test = two_folds("iris", data_folder)
+    path = contender.predict(default(contender), x, labels, classes, x_test, 0)
+    for scores in path.values():
+        assert scores.shape == (len(x_test), 3)
+        assert np.isfinite(scores).all()
+    right = [np.mean(predicted(s) == found.labels[test]) for s in path.values()]
+    assert max(right) > 0.9
+
+
+def test_two_classes_have_one_column_positive_for_class_1(
+    contender: Contender, rng: np.random.Generator
+) -> None:
+    x, labels, x_test = blobs(rng, 2, rows=25)
+    path = contender.predict(small(contender), x, labels, 2, x_test, 0)
+    for scores in path.values():
+        assert scores.shape == (2, 1)
+        assert scores[0, 0] < 0.0 < scores[1, 0]
+
+
+def small(contender: Contender) -> dict[str, Any]:
+    return {**default(contender), **FEW_TREES.get(contender.name, {})}
+
+
+@pytest.mark.parametrize("present", [(0, 2, 3), (1, 4), (0, 1)])
+def test_missing_classes_score_lowest(
+    contender: Contender, present: tuple[int, ...], rng: np.random.Generator
+) -> None:
+    x, dense, x_test = blobs(rng, len(present), rows=25)
+    labels = np.array(present)[dense]
+    path = contender.predict(small(contender), x, labels, 5, x_test, 0)
+    missing = sorted(set(range(5)) - set(present))
+    for scores in path.values():
+        assert scores.shape == (len(present), 5)
+        assert np.isfinite(scores).all()
+        assert scores[:, missing].max() < scores[:, present].min()
+        assert predicted(scores).tolist() == list(present)
+
+
+@pytest.mark.parametrize(("only", "classes"), [(0, 2), (1, 2), (0, 4), (2, 4)])
+def test_training_rows_of_one_class_predict_it(
+    contender: Contender, only: int, classes: int, rng: np.random.Generator
+) -> None:
+    x, x_test = rng.normal(size=(4, 2)), rng.normal(size=(5, 2))
+    labels = np.full(4, only)
+    path = contender.predict(default(contender), x, labels, classes, x_test, 0)
+    several = contender.predict(
+        small(contender), np.vstack([x, x]), np.array([0, 1] * 4), 2, x_test, 0
+    )
+    assert list(path) == list(several)
+    for scores in path.values():
+        assert scores.shape == (5, 1 if classes == 2 else classes)
+        assert (predicted(scores) == only).all()
+
+
+def test_tiny_sets_run(contender: Contender, rng: np.random.Generator) -> None:
+    """One row of a class, two equal rows, a column of zeros, no variation at all."""
+    x = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, -1.0]])
+    for rows, labels in ((x, [0, 0, 1]), (x, [0, 1, 2]), (0.0 * x, [0, 1, 1])):
+        classes = max(2, max(labels) + 1)
+        path = contender.predict(small(contender), rows, np.array(labels), classes, x, 0)
+        for scores in path.values():
+            assert scores.shape == (3, 1 if classes == 2 else classes)
+            assert np.isfinite(scores).all()
+
+
+def test_a_seed_determines_the_scores(contender: Contender, data_folder: Path) -> None:
+    x, labels, classes, x_test = two_folds("iris", data_folder)
+    first = contender.predict(small(contender), x, labels, classes, x_test, 7)
+    np.random.default_rng(1).normal(size=5)
+    np.random.seed(11)
+    second = contender.predict(small(contender), x, labels, classes, x_test, 7)
+    for name, scores in first.items():
+        np.testing.assert_array_equal(scores, second[name])
+
+
+def test_threads_are_as_before(contender: Contender, rng: np.random.Generator) -> None:
+    x, labels, x_test = blobs(rng, 2)
+    contender.predict(small(contender), x, labels, 2, x_test, 0)  # loads its library
+    before = [each["num_threads"] for each in threadpool_info()]
+    contender.predict(small(contender), x, labels, 2, x_test, 0)
+    assert [each["num_threads"] for each in threadpool_info()] == before
+
+
+def test_arguments_are_left_as_they_are(
+    contender: Contender, rng: np.random.Generator
+) -> None:
+    x, labels, x_test = blobs(rng, 3)
+    arrays = [a.copy() for a in (x, labels, x_test)]
+    configuration = small(contender)
+    contender.predict(configuration, x, labels, 3, x_test, 0)
+    assert configuration == small(contender)
+    for before, after in zip(arrays, (x, labels, x_test), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_held_out_rows_leave_each_class_one() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2, 3], [1, 2, 10, 50])
+    held_out = contenders._held_out(labels, rng)
+    assert np.bincount(labels[held_out], minlength=4).tolist() == [0, 1, 2, 10]
+    assert contenders._held_out(np.arange(4), rng).all()
+
+
+def test_every_contender_runs_or_has_a_reason() -> None:
+    reasons = not_run()
+    assert set(available()) | set(reasons) == set(CONTENDERS) | set(NOT_RUN)
+    assert not set(available()) & set(reasons)
+    assert all(CONTENDERS[name].name == name for name in CONTENDERS)
+    assert {"laplace", "gaussian", "svc"} <= set(available())
+
+
+def test_an_uninstalled_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contenders, "_installed", lambda library: library == "sklearn")
+    assert "xrfm" not in available()
+    assert not_run()["xrfm"] == "xrfm is not installed: `pip install xrfm`"
+
+
+X, LABELS = np.zeros((4, 2)), np.array([0, 0, 1, 1])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"classes": 1}, "`classes` must be a whole number of at least 2"),
+        ({"x": np.zeros(4)}, "`x` must have rows"),
+        ({"x": np.zeros((0, 2))}, "`x` must have rows"),
+        ({"x_test": np.zeros((3, 5))}, "`x_test` must have the features of `x`"),
+        ({"labels": np.zeros(4)}, "`labels` must be one integer a row"),
+        ({"labels": np.zeros(3, int)}, "`labels` must be one integer a row"),
+        ({"labels": np.array([0, 1, 2, 1])}, "`labels` must lie between 0"),
+        ({"labels": np.array([0, 1, -1, 1])}, "`labels` must lie between 0"),
+        ({"x": np.full((4, 2), np.nan)}, "`x` holds NaN or Inf"),
+        ({"x_test": np.full((4, 2), np.inf)}, "`x_test` holds NaN or Inf"),
+    ],
+)
+def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
+    arguments = {"x": X, "labels": LABELS, "classes": 2, "x_test": X, **change}
+    with pytest.raises(ValueError, match=rf"(?s){re.escape(message)}.*Received: "):
+        CONTENDERS["svc"].predict(
+            {"bandwidth": 1.0, "C": 1.0},
+            *(arguments[k] for k in ("x", "labels", "classes", "x_test")),
+            0,
+        )
