@@ -17,35 +17,36 @@ from keras_kare.experiments.scaling import one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
 from keras_kare.experiments.training import lab, path
 
-DEPTHS = (1, 2)
+DEPTHS = (1, 2, 3)
 WIDTH = 64
-KARE_RATES = (100.0, 10.0, 1.0)
-MSE_RATES = (0.1, 0.01)
-"""The part of the paper's grid that is run: 1 of 5 widths, 2 of 5 depths, 3 of 4 learning
-rates of KARE and 2 of 4 of squared error."""
+"""The part of the paper's grid that is run: 1 of 5 widths, 3 of 5 depths, all rates."""
+
+HONEST_DEPTH = 1
+HONEST_KARE_RATE = 10.0
+HONEST_MSE_RATE = 0.1
+HONEST_EPOCHS = (30, 100)
+"""What the honest protocol, which fits all of it five times a fold, has of that."""
 
 
 def families(protocol: str) -> dict[str, Family]:
     """Those of a protocol, by name; of `"screen"`, variants of the recipe.
 
-    The honest one has less of the paper's grid, since it runs all of it five times a fold;
-    it may stop training early.
+    The honest one has less of the paper's grid; it may stop training early.
     """
     if protocol == "screen":
         return {name: recipe_family(recipe, name) for name, recipe in VARIANTS.items()}
     honest = protocol == "honest"
-    depths = DEPTHS[:1] if honest else DEPTHS
-    rates = (10.0,) if honest else KARE_RATES
-    epochs = (30, 100) if honest else (settings.UCI_KARE_EPOCHS,)
+    depths = (HONEST_DEPTH,) if honest else DEPTHS
+    epochs = HONEST_EPOCHS if honest else (settings.UCI_KARE_EPOCHS,)
     kare = tuple(
         {"depth": depth, "rate": rate, "epochs": epochs}
         for depth in depths
-        for rate in rates
+        for rate in ((HONEST_KARE_RATE,) if honest else settings.UCI_KARE_RATES[depth])
     )
     mse = tuple(
         {"depth": depth, "rate": rate}
         for depth in depths
-        for rate in (MSE_RATES[:1] if honest else MSE_RATES)
+        for rate in ((HONEST_MSE_RATE,) if honest else settings.UCI_MSE_RATES)
     )
     found = {
         "kare": Family(("ntk", "ntk_kare"), kare, predict_kare, preprocess),
@@ -197,6 +198,7 @@ def recipe_family(recipe: Recipe, name: str = "recipe") -> Family:
         predict,
         inputs[recipe.inputs],
         seeds=tuple(range(recipe.seeds)),
+        settings=repr(recipe),
         blends={name: recipe.machines, kernel: recipe.machines},
     )
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,7 @@ class Family:
         chooses: Whether there is anything to choose.
         blends: How many machines of a method are averaged, where it is more than one: the
             best of each group of names, which are alike up to the last word, the ridge.
+        settings: What else `predict` depends on, for `digest`.
     """
 
     methods: tuple[str, ...]
@@ -55,6 +57,13 @@ class Family:
     seeds: tuple[int, ...] = (0,)
     chooses: bool = True
     blends: Mapping[str, int] = field(default_factory=dict)
+    settings: str = ""
+
+    def digest(self) -> str:
+        """Of the grid and whatever else results depend on: eight hexadecimal digits."""
+        parts = self.configurations, self.criterion, self.seeds, self.chooses, self.blends
+        text = repr((self.methods, *parts, self.settings))
+        return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,15 @@ def jobs(
     chosen = [n for n in names or every if rows_of(n) <= most]
     chosen.sort(key=rows_of, reverse=True)
     return [
-        {"experiment": "uci", "protocol": protocol, "dataset": name, "family": family}
+        {
+            "experiment": "uci",
+            "protocol": protocol,
+            "dataset": name,
+            "family": family,
+            "grid": grid.digest(),  # results of another grid are not taken for these
+        }
         for name in chosen
-        for family in families(protocol)
+        for family, grid in families(protocol).items()
         if methods is None or family in methods
         if rows_of(name) <= MOST_ROWS or family in PAPER_FAMILIES
     ]
