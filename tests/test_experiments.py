@@ -29,7 +29,8 @@ from keras_kare.experiments.protocols import Family
 from keras_kare.experiments.scaling import FEW, one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
 from keras_kare.experiments.store import Store
-from keras_kare.experiments.training import Lab, batches_of, path
+from keras_kare.experiments.training import Lab, batches_of, values
+from keras_kare.sklearn.recipe import Kernels
 
 # Results on disk -------------------------------------------------------------------------
 
@@ -231,8 +232,8 @@ def test_initial_weights_are_uniform_within_their_bounds(name, scale):
     assert [a.shape for a in start] == [a.shape for a in network.get_weights()]
     for kernel, bias in zip(start[::2], start[1::2], strict=True):
         bound = 1.0 / np.sqrt(len(kernel))
-        for values, limit in ((kernel, scale * bound), (bias, bound)):
-            assert 0.8 * limit < np.max(np.abs(values)) <= limit
+        for part, limit in ((kernel, scale * bound), (bias, bound)):
+            assert 0.8 * limit < np.max(np.abs(part)) <= limit
         assert np.std(kernel) == pytest.approx(scale * bound / np.sqrt(3.0), rel=0.05)
 
 
@@ -264,12 +265,12 @@ def test_path_is_a_dense_solve(rng):
     a = rng.normal(size=(50, 60))
     gram, cross = a[:40] @ a[:40].T, a[40:] @ a[:40].T
     ridges = (1e-3, 1.0, 100.0)
-    found = path(gram, cross, y, ridges)
+    found = values(Kernels(gram, cross, np.zeros(10)), y, ridges)
     assert tuple(found) == ridges
-    for ridge, values in found.items():
+    for ridge, predicted in found.items():
         absolute = ridge * np.trace(gram) / len(x) ** 2
         expected = cross @ np.linalg.solve(gram + len(x) * absolute * np.eye(len(x)), y)
-        np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(predicted, expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.fixture(scope="module")
@@ -280,32 +281,31 @@ def station():
 def test_predictions_are_the_heads(rng, station):
     x, y = data(rng, targets=2)
     x_test, _ = data(rng, n=7)
-    station.start("torch", 0)
+    station.draw("torch", 0)
     found = station.predictions(x, y, x_test, (0.01, 1.0))
-    for ridge, values in found.items():
+    for ridge, predicted in found.items():
         model = kk.KAREModel(station.kernel, head=kk.NTKRidgeHead(ridge=ridge))
         model.fit_head(x.astype("float32"), y.astype("float32"))
         expected = np.asarray(model(x_test.astype("float32")))
-        np.testing.assert_allclose(values, expected, atol=1e-4)
+        np.testing.assert_allclose(predicted, expected, atol=1e-4)
 
 
 def test_no_predictions_of_a_kernel_that_is_not_finite(rng, station):
     x, y = data(rng)
     weights = station.network.get_weights()
     station.network.set_weights([np.full_like(w, np.nan) for w in weights])
-    assert station.grams(x, x[:5]) is None
     assert station.predictions(x, y, x[:5], (1.0,)) == {}
 
 
 def test_squared_error_is_trained_as_keras_does(rng, station):
     x, y = (a.astype("float32") for a in data(rng))
-    station.start("torch", 0)
+    station.draw("torch", 0)
     network = keras.models.clone_model(station.network)
     network.set_weights(station.network.get_weights())
     network.compile(keras.optimizers.SGD(0.1), "mse")
     network.fit(x, y, batch_size=len(x), epochs=20, shuffle=False, verbose=0)
     for size in (None, len(x), 1000):
-        station.start("torch", 0)
+        station.draw("torch", 0)
         station.train_mse(x, y, Training(0.1, 20, size), seed=0)
         for a, b in zip(station.network.get_weights(), network.get_weights(), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-6)
@@ -316,7 +316,7 @@ def test_batches_of_squared_error_are_those_of_a_seed(rng, station):
     x, y = data(rng)
     losses, ends = [], []
     for seed in (0, 0, 1):
-        station.start("torch", 0)
+        station.draw("torch", 0)
         losses.append(np.mean((station.outputs(x) - y) ** 2))
         station.train_mse(x, y, Training(0.1, 30, 7), seed)
         losses.append(np.mean((station.outputs(x) - y) ** 2))
@@ -330,19 +330,19 @@ def test_kare_falls_and_each_training_starts_afresh(rng, station):
     x, y = data(rng)
     ends = []
     for _ in range(2):
-        station.start("torch", 0)
+        station.draw("torch", 0)
         assert station.train_kare(x, y, Training(1.0, 5, 20))
         ends.append(np.concatenate([w.ravel() for w in station.network.get_weights()]))
     np.testing.assert_array_equal(*ends)
     x, y = (a.astype("float32") for a in (x, y))
     trained = float(kk.risk.kare(y, station.kernel.gram(x), 0.1))
-    station.start("torch", 0)
+    station.draw("torch", 0)
     assert trained < float(kk.risk.kare(y, station.kernel.gram(x), 0.1))
 
 
 def test_kare_that_diverges_is_told(rng, station):
     x, y = data(rng)
-    station.start("torch", 0)
+    station.draw("torch", 0)
     assert not station.train_kare(x, y, Training(1e12, 50))
 
 
@@ -589,8 +589,8 @@ class TestProtocols:
                 configuration, x, data.labels[train], CLASSES, x_test, family.seeds
             )
             for method, scores in found.items():
-                for values in scores.values():
-                    accuracy = 100.0 * np.mean(values.argmax(axis=1) == data.labels[test])
+                for score in scores.values():
+                    accuracy = 100.0 * np.mean(score.argmax(axis=1) == data.labels[test])
                     assert best["paper", method]["accuracy"] >= round(accuracy, 6)
 
     def test_customary_has_the_choice_of_paper(self, rng, family):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import numpy as np
 import pytest
@@ -10,23 +11,30 @@ import pytest
 from keras_kare.datasets import UCIDataset, signed_one_hot
 from keras_kare.experiments import protocols
 from keras_kare.experiments.families import families, predict_mse, recipe_family
-from keras_kare.experiments.recipe import (
-    RECIPE,
-    TRAJECTORY,
-    VARIANTS,
-    Key,
-    laplace,
-    paths,
-)
+from keras_kare.experiments.networks import initial_weights
+from keras_kare.experiments.recipe import RECIPE, TRAJECTORY, VARIANTS, paths
 from keras_kare.experiments.settings import Architecture
 from keras_kare.experiments.training import lab
 from keras_kare.experiments.uci import screened
+from keras_kare.sklearn.recipe import (
+    Kernels,
+    Key,
+    Recipe,
+    Start,
+    best,
+    checkpoints,
+    folds_of,
+    kernels,
+    laplace,
+    laplace_scale,
+    path,
+    rough_kernels,
+)
 
 SMALL = dataclasses.replace(
     RECIPE,
+    recipe=Recipe(steps=(0, 2, 5), ridges=(0.1, 1.0)),
     architecture=Architecture(depth=1, width=8),
-    steps=(0, 2, 5),
-    ridges=(0.1, 1.0),
     seeds=2,
 )
 
@@ -44,19 +52,23 @@ def machine(gram, cross, y, ridge):
     return cross @ np.linalg.solve(gram / n + absolute * np.eye(n), y) / n
 
 
-def trained(recipe, x, y, x_test, seed, steps):
+def bench_of(variant, x):
+    return lab(x.shape[1], 1, variant.architecture, variant.objective)
+
+
+def trained(variant, x, y, x_test, seed, steps):
     """Kernels of one network after steps from its start, divided by the mean diagonal."""
-    station = lab(x.shape[1], 1, recipe.architecture, recipe.objective)
-    station.start(recipe.initialization, seed)
-    station.descent.run(x, y, recipe.learning_rate, steps, seed=seed)
-    gram, cross = station.grams(x, x_test)
+    station = bench_of(variant, x)
+    station.draw(variant.initialization, seed)
+    station.descent.run(x, y, variant.recipe.learning_rate, steps, seed=seed)
+    gram, cross = station.gram(x), station.cross(x_test, x)
     return [part / np.diag(gram).mean() for part in (gram, cross)]
 
 
 def test_kernels_of_all_seeds_are_averaged(rows):
     x, y, x_test = rows
     found = paths(SMALL, x, y, x_test, [0, 1])
-    rough = laplace(x, x_test, SMALL.bandwidth)
+    rough = rough_kernels(x, x_test, SMALL.recipe.bandwidth)[:2]
     for steps in (0, 5):
         parts = [trained(SMALL, x, y, x_test, seed, steps) for seed in (0, 1)]
         mean = [sum(pair) / 2 for pair in zip(*parts, strict=True)]
@@ -82,25 +94,91 @@ def test_the_laplace_kernel_stands_alone_once(rows):
     x, y, x_test = rows
     found = paths(SMALL, x, y, x_test, [0])
     alone = {key for key in found if key.share == 1.0}
-    assert alone == {Key(0, 1.0, ridge) for ridge in SMALL.ridges}
-    expected = machine(*laplace(x, x_test, 1.0), y, 0.1)
+    assert alone == {Key(0, 1.0, ridge) for ridge in SMALL.recipe.ridges}
+    expected = machine(*rough_kernels(x, x_test, 1.0)[:2], y, 0.1)
     np.testing.assert_allclose(found[Key(0, 1.0, 0.1)], expected, rtol=1e-8)
 
 
 def test_laplace_is_one_on_equal_rows_and_scales_by_the_median():
     x = np.array([[0.0], [3.0], [3.0]])
-    gram, cross = laplace(x, np.array([[0.0], [6.0]]), 2.0)
+    scale = laplace_scale(x, 2.0)
+    assert scale == 6.0  # median distance of different rows, times 2
+    gram, cross = laplace(x, x, scale), laplace(np.array([[0.0], [6.0]]), x, scale)
     assert np.all(np.diag(gram) == 1.0)
     assert gram[1, 2] == 1.0
-    np.testing.assert_allclose(gram[0, 1], np.exp(-0.5))  # median distance 3, times 2
+    np.testing.assert_allclose(gram[0, 1], np.exp(-0.5))
     np.testing.assert_allclose(cross[1], np.exp([-1.0, -0.5, -0.5]))
-    assert np.all(laplace(np.zeros((2, 1)), np.zeros((1, 1)), 1.0)[0] == 1.0)
+    assert laplace_scale(np.zeros((2, 1)), 1.0) == 1.0
+
+
+def test_variances_are_those_of_a_gaussian_process(rng):
+    gram, cross, prior = joint(rng, 12, 5)
+    y = rng.normal(size=(12, 2))
+    for ridge, predicted in path(Kernels(gram, cross, prior), y, (0.01, 2.0)).items():
+        noise = ridge * np.trace(gram) / 12
+        known = np.linalg.solve(gram + noise * np.eye(12), cross.T)
+        np.testing.assert_allclose(predicted.values, known.T @ y)
+        expected = prior - np.sum(cross * known.T, axis=1) + noise
+        np.testing.assert_allclose(predicted.variances, expected)
+
+
+def joint(rng, n, m):
+    """`K(X, X)`, `K(x, X)` and `K(x, x)` of one positive kernel."""
+    features = rng.normal(size=(n + m, n + m))
+    every = features @ features.T
+    return every[:n, :n], every[n:, :n], np.diag(every)[n:]
+
+
+def test_the_best_are_one_of_each_kind():
+    errors = {
+        Key(10, 0.0, 0.1): 0.30,
+        Key(10, 0.0, 1.0): 0.20,
+        Key(30, 0.0, 1.0): 0.25,
+        Key(10, 0.5, 1.0): 0.22,
+    }
+    assert best(errors, 1) == [Key(10, 0.0, 1.0)]
+    assert best(errors, 5) == [Key(10, 0.0, 1.0), Key(10, 0.5, 1.0), Key(30, 0.0, 1.0)]
+
+
+def test_checkpoints_look_at_the_clock(rows):
+    x, y, _ = rows
+    bench = bench_of(SMALL, x)
+    start = Start(initial_weights(bench.network, "torch", 0), 0)
+    recipe = Recipe(steps=(0, 3, 10**9))
+    begun = time.perf_counter()
+    assert list(checkpoints(bench, recipe, x, y, start, begun + 0.5)) in ([0], [0, 3])
+    assert time.perf_counter() - begun < 60.0, "it did not stop"
+
+
+def test_checkpoints_do_not_change_training(rows):
+    """Looks at the clock cut a training into parts, which sum to the whole."""
+    x, y, x_test = rows
+    bench = bench_of(SMALL, x)
+    start = Start(initial_weights(bench.network, "torch", 0), 0)
+    recipe = Recipe(steps=(0, 25, 50), batch_size=10)
+    found = []
+    for deadline in (None, time.perf_counter() + 1e6):
+        for steps in checkpoints(bench, recipe, x, y, start, deadline):
+            found.append(steps)
+        found.append(kernels(bench, x, x_test).gram)
+    assert found[:3] == found[4:7] == [0, 25, 50]
+    np.testing.assert_array_equal(found[3], found[7])
+
+
+@pytest.mark.parametrize("counts", [(50, 30, 20), (7, 1, 3), (2, 1)])
+def test_folds_are_balanced(rng, counts):
+    labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
+    fold_of = folds_of(labels, 4, np.random.RandomState(0))
+    assert np.ptp(np.bincount(fold_of, minlength=4)) <= 1
+    for label in range(len(counts)):
+        assert np.ptp(np.bincount(fold_of[labels == label], minlength=4)) <= 1
 
 
 def test_diverged_steps_are_left_out(rows):
     x, y, x_test = rows
     wild = dataclasses.replace(SMALL, objective=VARIANTS["paper_training"].objective)
-    wild = dataclasses.replace(wild, learning_rate=1e30)
+    recipe = dataclasses.replace(SMALL.recipe, learning_rate=1e30)
+    wild = dataclasses.replace(wild, recipe=recipe)
     found = paths(wild, x, y, x_test, [0])
     assert {key.steps for key in found} == {0}
     assert all(np.all(np.isfinite(values)) for values in found.values())
@@ -124,7 +202,8 @@ def data(rng):
 
 
 def test_the_family_blends_the_best_machines(data):
-    family = recipe_family(dataclasses.replace(SMALL, machines=2))
+    recipe = dataclasses.replace(SMALL.recipe, machines=2)
+    family = recipe_family(dataclasses.replace(SMALL, recipe=recipe))
     choices = protocols.cross_validate(family, data, data.folds[0][0])
     assert {name: len(choice.names) for name, choice in choices.items()} == {
         "recipe": 2,
@@ -156,7 +235,7 @@ def test_the_residual_machine_adds_to_the_network(rows):
     station = lab(3, 1, Architecture(1, 64))
     outputs, fitted = station.outputs(x_test), station.outputs(x)
     np.testing.assert_allclose(found["network"][""], outputs)
-    gram, cross = station.grams(x, x_test)
+    gram, cross = station.gram(x), station.cross(x_test, x)
     y = signed_one_hot(labels, 2)
     expected = outputs + machine(gram, cross, y - fitted, 1.0)
     np.testing.assert_allclose(found["residual"]["ridge=1"], expected, atol=1e-6)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
-import gc
 import pickle
 import random
 import subprocess
 import sys
 import time
-import weakref
 
 import keras
 import numpy as np
@@ -31,7 +30,10 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import keras_kare as kk
-from keras_kare.sklearn import calibration, training
+from keras_kare.sklearn import calibration, ensemble
+from keras_kare.sklearn.base import checkpoints_to
+from keras_kare.sklearn.networks import workbench
+from keras_kare.sklearn.preprocessing import FewValues
 
 SMALL = {"hidden_sizes": (8,), "epochs": 2, "random_state": 0}
 
@@ -144,16 +146,30 @@ class TestTools:
             assert other.history_ == fitted.history_
         with pytest.raises(NotFittedError):
             clone(fitted).predict(X)
-        assert not hasattr(pickle.loads(pickle.dumps(regressor())), "model_")
+        assert not hasattr(pickle.loads(pickle.dumps(regressor())), "machines_")
 
-    def test_old_models_are_freed(self, rng):
+    def test_networks_of_one_shape_are_traced_once(self, rng):
         X, y = wave(rng, n=24)
-        fitted = regressor().fit(X, y)
-        fitted.predict(X)
-        old = weakref.ref(fitted.model_)
-        fitted.fit(X, y)
-        gc.collect()
-        assert old() is None
+        workbench.cache_clear()
+        fitted = [regressor(random_state=seed).fit(X, y) for seed in range(2)]
+        predictions = [each.predict(X) for each in fitted]
+        regressor(hidden_sizes=(9,)).fit(X, y)
+        classifier().fit(X[:20], y[:20] > 0.0)
+        assert workbench.cache_info().currsize == 2
+        np.testing.assert_array_equal(fitted[0].predict(X), predictions[0])
+        assert np.max(np.abs(predictions[0] - predictions[1])) > 1e-6
+        shared = workbench(2, (8,), "gelu", "float64", 1.0)
+        assert shared.descent._run.experimental_get_tracing_count() == 1
+
+    def test_threads_do_not_mix_weights(self, rng):
+        X, y = wave(rng, n=40)
+        alone = [regressor(random_state=s).fit(X, y).predict(X) for s in range(4)]
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            together = list(
+                pool.map(lambda s: regressor(random_state=s).fit(X, y).predict(X), range(4))
+            )
+        for a, b in zip(alone, together, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-9)
 
 
 class TestRandomness:
@@ -202,7 +218,8 @@ class TestColumns:
         frame, y = self.frame(rng)
         fitted = regressor().fit(frame, y)
         # size, count and empty, each with an indicator; 3 colours and a hole; 3 grades; 2
-        assert fitted.model_.head.anchors.shape == (40, 6 + 4 + 3 + 2)
+        # and the five values of count, a column each
+        assert inputs_of(fitted, frame).shape == (40, 6 + 5 + 4 + 3 + 2)
         assert fitted.score(frame, y) > 0.9
         new = frame.iloc[:3].copy()
         new["colour"] = ["violet", None, "red"]
@@ -217,7 +234,7 @@ class TestColumns:
         X = np.column_stack([rng.normal(size=30), codes])
         y = np.array([3.0, -1.0, 2.0, -2.0])[codes]
         fitted = regressor(categorical_features=given).fit(X, y)
-        assert fitted.model_.head.anchors.shape == (30, 5)
+        assert inputs_of(fitted, X).shape == (30, 5)
         np.testing.assert_allclose(fitted.predict(X.tolist()), fitted.predict(X))
 
     def test_text_in_lists(self):
@@ -228,17 +245,40 @@ class TestColumns:
     def test_named_columns(self, rng):
         frame, y = self.frame(rng)
         fitted = regressor(categorical_features=["colour", "grade", "new", "count"])
-        assert fitted.fit(frame, y).model_.head.anchors.shape[1] == 4 + 4 + 3 + 2 + 6
+        fitted.fit(frame, y)
+        assert inputs_of(fitted, frame).shape[1] == 4 + 4 + 3 + 2 + 6
 
     def test_many_categories_are_capped(self, rng):
         frame = pd.DataFrame({"id": [f"row {i}" for i in range(80)]})
         fitted = regressor().fit(frame, rng.normal(size=80))
-        assert fitted.model_.head.anchors.shape == (80, 50)
+        assert inputs_of(fitted, frame).shape == (80, 50)
+
+    def test_columns_of_few_values(self, rng):
+        X = np.column_stack(
+            [rng.normal(size=30), np.arange(30) % 2, np.arange(30) % 4, np.arange(30) % 9]
+        ).astype(float)
+        X[5, 2] = np.nan
+        few = FewValues(8).fit(X)
+        assert [list(values) for values in few.values_] == [[], [], [0, 1, 2, 3], []]
+        np.testing.assert_allclose(few.transform(X).max(axis=0), np.sqrt(2.0))
+        assert np.all(few.transform(X)[5] == 0.0)
+        assert np.all(few.transform([[0.0, 0.0, 7.0, 0.0]]) == 0.0)  # a value unseen
+        assert list(few.get_feature_names_out(["a", "b", "c", "d"])) == [
+            "c_0",
+            "c_1",
+            "c_2",
+            "c_3",
+        ]
+        y = np.array([3.0, -1.0, 2.0, -2.0])[np.arange(30) % 4]
+        with_few, without = (
+            regressor(few_values=most).fit(X, y).score(X, y) for most in (8, 0)
+        )
+        assert with_few > without
 
     def test_without_standardisation(self, rng):
         X, y = wave(rng)
         fitted = regressor(standardize=False).fit(X, y)
-        np.testing.assert_allclose(fitted.model_.head.anchors, X, rtol=1e-6)
+        np.testing.assert_allclose(inputs_of(fitted, X), X, rtol=1e-6)
 
 
 class TestTargets:
@@ -282,8 +322,7 @@ class TestTargets:
     def test_few_rows(self, rng, n):
         X, y = wave(rng, n=n)
         fitted = regressor().fit(X, y)
-        assert fitted.history_ == {}
-        assert fitted.ridge_chosen_by_ == "leave-one-out"
+        assert fitted.history_["steps"] == [0.0]
         mean, std = fitted.predict(X, return_std=True)
         assert np.all(np.isfinite(mean))
         assert np.all(std >= 0.0)
@@ -303,54 +342,73 @@ class TestTargets:
 
 class TestTraining:
     def test_rows_that_choose_do_not_train(self, rng, monkeypatch):
+        """Each fold's network sees the other folds; in the end, all rows are seen."""
         X, y = wave(rng, n=50)
-        trained = []
-        fit = kk.KAREModel.fit
+        seen = []
+        checkpoints = ensemble.recipes.checkpoints
 
-        def spy(self, x, y, **kwargs):
-            trained.append((x, kwargs["validation_data"][0]))
-            return fit(self, x, y, **kwargs)
+        def spy(bench, recipe, x, *rest):
+            seen.append(set(map(tuple, np.asarray(x).tolist())))
+            return checkpoints(bench, recipe, x, *rest)
 
-        monkeypatch.setattr(kk.KAREModel, "fit", spy)
-        fitted = regressor().fit(X, y)
-        ((x, held),) = trained
-        assert x.shape == (40, 2)
-        assert held.shape == (10, 2)
-        assert not set(map(tuple, x)) & set(map(tuple, held))
-        assert fitted.model_.head.report["rows"] == 50
-        assert fitted.ridge_chosen_by_ == "rows held out from training"
-        assert fitted.model_.head.report["relative_ridge"] == pytest.approx(fitted.ridge_)
+        monkeypatch.setattr(ensemble.recipes, "checkpoints", spy)
+        fitted = regressor(networks=2).fit(X, y)
+        every = set().union(*seen)
+        assert len(every) == 50
+        folds, refits = seen[:4], seen[4:]
+        assert sorted(len(rows) for rows in folds) == [37, 37, 38, 38]
+        left_out = [every - rows for rows in folds]
+        assert set().union(*left_out) == every  # each row once
+        assert sum(map(len, left_out)) == 50
+        trained = any(key.share < 1.0 for key in fitted.machines_)
+        assert refits == [every] * (2 if trained else 0)
 
-    def test_rows_held_out_are_balanced(self, rng):
-        codes = np.repeat([0, 1, 2], [60, 30, 10])
-        held = training.held_out_rows(codes, 0.2, np.random.RandomState(0))
-        assert list(np.bincount(codes[held])) == [12, 6, 2]
-        assert len(training.held_out_rows(codes[:19], 0.2, np.random.RandomState(0))) == 0
-        assert len(training.held_out_rows(codes, 0.999, np.random.RandomState(0))) == 98
+    def test_errors_are_of_rows_not_seen(self, rng):
+        """Targets that are noise cannot be predicted, however well they are fitted."""
+        X, y = rng.normal(size=(60, 3)), rng.normal(size=60)
+        fitted = regressor(epochs=30, hidden_sizes=(32,)).fit(X, y)
+        assert min(fitted.history_["error"]) > 0.8
+        assert np.abs(fitted.predict(X) - y.mean()).std() < 0.8 * y.std()
+
+    @pytest.mark.parametrize(
+        ("most", "expected"),
+        [
+            (0, (0,)),
+            (5, (0, 5)),
+            (10, (0, 10)),
+            (100, (0, 10, 30, 100)),
+            (45, (0, 10, 30, 45)),
+        ],
+    )
+    def test_numbers_of_steps(self, most, expected):
+        assert checkpoints_to(most) == expected
 
     def test_a_given_ridge(self, rng):
         X, y = wave(rng)
         for epochs in (0, 2):
             fitted = regressor(ridge=0.5, epochs=epochs).fit(X, y)
-            assert fitted.model_.head.report["relative_ridge"] == pytest.approx(0.5)
-            assert fitted.ridge_chosen_by_ == "the user"
+            assert {key.ridge for key in fitted.machines_} == {0.5}
 
-    def test_batches(self, rng):
-        x = np.arange(50.0)[:, None]
-        batches = training.Batches(x, x, 3, np.random.RandomState(0))
-        sizes = [len(batches[i][0]) for i in range(len(batches))]
-        assert sizes == [17, 17, 16]
-        first = np.concatenate([batches[i][0] for i in range(3)])
-        batches.on_epoch_end()
-        second = np.concatenate([batches[i][0] for i in range(3)])
-        assert not np.array_equal(first, second)
-        np.testing.assert_array_equal(np.sort(second, axis=0), x)
+    def test_machines_and_kernels_to_choose_from(self, rng):
+        X, y = wave(rng)
+        fitted = regressor(machines=2, epochs=10).fit(X, y)
+        kinds = {(key.steps, key.share) for key in fitted.machines_}
+        assert len(fitted.machines_) == len(kinds) == 2
+        smooth = regressor(laplace=False, epochs=10).fit(X, y)
+        assert {key.share for key in smooth.machines_} == {0.0}
+
+    def test_a_kernel_without_hidden_layers_is_linear(self, rng):
+        X = rng.normal(size=(40, 2))
+        y = X @ [1.0, -2.0] + 3.0
+        fitted = regressor(hidden_sizes=(), laplace=False).fit(X, y)
+        np.testing.assert_allclose(fitted.predict(X), y, atol=0.01)
+        assert {key.steps for key in fitted.machines_} == {0}
 
     def test_time_budget(self, rng):
         X, y = wave(rng)
         begun = time.perf_counter()
-        fitted = regressor(epochs=10**6, patience=10**6, time_budget=0.5).fit(X, y)
-        assert len(fitted.history_["loss"]) < 10**6
+        fitted = regressor(epochs=10**6, time_budget=0.5).fit(X, y)
+        assert max(fitted.history_["steps"]) < 10**6
         assert fitted.score(X, y) > 0.5
         assert time.perf_counter() - begun < 300.0, "it did not stop"
 
@@ -363,21 +421,20 @@ class TestTraining:
 
 class TestUncertainty:
     def test_is_that_of_a_gaussian_process(self, rng):
+        """Of one network and machine: scikit-learn's process of the same kernel."""
         X, y = wave(rng, n=40)
-        fitted = regressor().fit(X, y)
-        head, kernel = fitted.model_.head, fitted.model_.kernel
+        fitted = regressor(machines=1, networks=1, laplace=False, ridge=0.1).fit(X, y)
         new = rng.normal(size=(7, 2))
-        x, x_new = (fitted.preprocessor_.transform(part) for part in (X, new))
-        process = GaussianProcessRegressor(
-            Fixed(kernel), alpha=len(X) * head.ridge_value, optimizer=None
-        )
+        x, x_new = inputs_of(fitted, X), inputs_of(fitted, new)
+        noise = len(X) * 0.1 * np.trace(Fixed(fitted)(x)) / len(X) ** 2
+        process = GaussianProcessRegressor(Fixed(fitted), alpha=noise, optimizer=None)
         process.fit(x, (y - fitted.target_mean_) / fitted.target_scale_)
         mean, std = process.predict(x_new, return_std=True)
         got, got_std = fitted.predict(new, return_std=True)
         scale = fitted.target_scale_[0]
         np.testing.assert_allclose(got, fitted.target_mean_ + scale * mean, rtol=1e-5)
         expected = np.sqrt(fitted.noise_scale_[0] * (std**2 + process.alpha))
-        np.testing.assert_allclose(got_std, scale * expected, rtol=1e-6)
+        np.testing.assert_allclose(got_std, scale * expected, rtol=1e-5)
 
     def test_scale_makes_errors_of_new_rows_standard(self, rng):
         X, y = wave(rng, n=500, noise=0.5)
@@ -386,21 +443,6 @@ class TestUncertainty:
         within = np.abs(y[250:] - mean) <= 1.96 * std
         assert 0.9 <= within.mean() <= 0.99
         np.testing.assert_allclose(std.mean(), 0.5, atol=0.15)
-
-    def test_leave_one_out_where_nothing_trained(self, rng):
-        gram = rng.normal(size=(12, 20))
-        gram = gram @ gram.T
-        y = rng.normal(size=(12, 1))
-        evidence = training.judge(gram, y, np.arange(0), 0.3)
-        noise = 0.3 * np.trace(gram) / 12
-        for i in range(12):
-            rest = np.delete(np.arange(12), i)
-            cross, within = gram[[i]][:, rest], gram[np.ix_(rest, rest)]
-            mean = cross @ np.linalg.solve(within + noise * np.eye(11), y[rest])
-            np.testing.assert_allclose(evidence.predictions[i], mean[0])
-            seen = np.linalg.solve(within + noise * np.eye(11), cross[0])
-            alone = gram[i, i] - cross[0] @ seen + noise
-            np.testing.assert_allclose(evidence.variances[i], alone)
 
 
 class TestProbabilities:
@@ -447,16 +489,19 @@ class TestBadInput:
             ("activation", np.tanh),
             ("epochs", -1),
             ("epochs", 1.5),
-            ("patience", 0),
             ("batch_size", 1),
+            ("batch_size", None),
+            ("folds", 1),
+            ("networks", 0),
+            ("machines", 0),
+            ("few_values", -1),
+            ("laplace", 1),
             ("learning_rate", 0.0),
             ("learning_rate", "fast"),
             ("kare_ridge", -1.0),
             ("kare_ridge", "auto"),
             ("ridge", 0.0),
             ("ridge", "best"),
-            ("validation_fraction", 0.0),
-            ("validation_fraction", 1),
             ("time_budget", 0.0),
             ("dtype", "float16"),
             ("categorical_features", "all"),
@@ -501,22 +546,33 @@ class TestBadInput:
 
 
 class Fixed(Kernel):
-    """A kernel of keras_kare as `GaussianProcessRegressor` calls one."""
+    """The kernel of a fitted estimator as `GaussianProcessRegressor` calls one."""
 
-    def __init__(self, kernel):
-        self.kernel = kernel
+    def __init__(self, fitted):
+        self.fitted = fitted
 
     def __call__(self, a, b=None, eval_gradient=False):
-        return self.kernel.cross(a, a if b is None else b, dtype="float64").numpy()
+        ((weights, unit),) = next(iter(self.fitted._ensemble.states.values()))
+        (key,) = self.fitted.machines_
+        bench = self.fitted._bench(a.shape[1])
+        bench.network.set_weights(weights)
+        b = a if b is None else b
+        rough = ensemble.recipes.laplace(a, b, self.fitted._ensemble.scale)
+        return (1.0 - key.share) * bench.cross(a, b) / unit + key.share * rough
 
     def diag(self, a):
-        return self.kernel.diag(a, dtype="float64").numpy()
+        return np.diag(self(a))
 
     def is_stationary(self):
         return False
 
     def __sklearn_clone__(self):
         return self
+
+
+def inputs_of(fitted, X):
+    """What the networks take."""
+    return fitted.preprocessor_.transform(fitted._table(X, "no_validation", reset=False))
 
 
 def adult(folder, rows):

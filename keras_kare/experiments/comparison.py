@@ -38,7 +38,7 @@ def compare(
             rows.append({**row, "seconds": seconds})
 
     begun = time.perf_counter()
-    station.start(initialization, seed)
+    station.draw(initialization, seed)
     machine("ntk", begun)
 
     begun = time.perf_counter()
@@ -46,7 +46,7 @@ def compare(
     machine("ntk_kare", begun)
 
     begun = time.perf_counter()
-    station.start(initialization, seed)
+    station.draw(initialization, seed)
     station.train_mse(data.x, data.y, mse, seed)
     error = _mse(station.outputs(data.x_test), data.y_test)
     seconds = round(time.perf_counter() - begun, 3)

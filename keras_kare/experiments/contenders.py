@@ -13,6 +13,7 @@ All of them run on one thread, and a seed determines their scores.
 | `gaussian` | kernel ridge, K = exp(-‖x - x'‖² / (2 s²)) | SciPy |
 | `svc` | support vector machine, Gaussian kernel | scikit-learn |
 | `random_forest` | 500 trees | scikit-learn |
+| `kare_classifier` | `keras_kare.sklearn.KAREClassifier` | this one |
 | `hist_gradient_boosting` | boosted trees | scikit-learn |
 | `lightgbm` | boosted trees | lightgbm |
 | `catboost` | boosted symmetric trees | catboost |
@@ -211,6 +212,13 @@ def _from_probabilities(probabilities: np.ndarray) -> np.ndarray:
 def _random_forest(configuration: Configuration, classes: int, seed: int) -> Any:
     options = {"n_estimators": 500, **configuration}
     return RandomForestClassifier(random_state=seed, n_jobs=1, **options)
+
+
+def _kare_classifier(configuration: Configuration, classes: int, seed: int) -> Any:
+    """Ours, as a user would call it; in single precision, as the other networks here."""
+    from keras_kare.sklearn import KAREClassifier
+
+    return KAREClassifier(dtype="float32", random_state=seed)
 
 
 def _hist_gradient_boosting(configuration: Configuration, classes: int, seed: int) -> Any:
@@ -465,6 +473,13 @@ CONTENDERS: dict[str, Contender] = {
             "random_forest",
             _grid(),
             _complete(_probabilities(_random_forest)),
+        ),
+        Contender(
+            "kare_classifier",
+            _grid(),
+            _complete(_probabilities(_kare_classifier)),
+            library="keras_kare",
+            remedy="pip install keras_kare",
         ),
         Contender(
             "hist_gradient_boosting",

@@ -11,11 +11,12 @@ from keras_kare.datasets import preprocess, signed_one_hot
 from keras_kare.experiments import settings
 from keras_kare.experiments.contenders import Contender, available
 from keras_kare.experiments.protocols import Family, Paths
-from keras_kare.experiments.recipe import RECIPE, TRAJECTORY, VARIANTS, Recipe
+from keras_kare.experiments.recipe import RECIPE, TRAJECTORY, VARIANTS, Variant
 from keras_kare.experiments.recipe import paths as recipe_paths
 from keras_kare.experiments.scaling import one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
-from keras_kare.experiments.training import lab, path
+from keras_kare.experiments.training import lab, values
+from keras_kare.sklearn.recipe import kernels
 
 DEPTHS = (1, 2, 3)
 WIDTH = 64
@@ -34,7 +35,7 @@ def families(protocol: str) -> dict[str, Family]:
     The honest one has less of the paper's grid; it may stop training early.
     """
     if protocol == "screen":
-        return {name: recipe_family(recipe, name) for name, recipe in VARIANTS.items()}
+        return {name: recipe_family(variant, name) for name, variant in VARIANTS.items()}
     honest = protocol == "honest"
     depths = (HONEST_DEPTH,) if honest else DEPTHS
     epochs = HONEST_EPOCHS if honest else (settings.UCI_KARE_EPOCHS,)
@@ -86,7 +87,7 @@ def predict_kare(
     y = signed_one_hot(labels, classes)
     depth, rate = configuration["depth"], configuration["rate"]
     station = lab(x.shape[1], y.shape[1], Architecture(depth, WIDTH))
-    station.start("torch", seeds[0])
+    station.draw("torch", seeds[0])
     found: Paths = {"ntk": {}, "ntk_kare": {}}
     found["ntk"] = _named("", station.predictions(x, y, x_test, settings.UCI_RIDGES))
     before = 0
@@ -119,18 +120,18 @@ def predict_mse(
     """
     y = signed_one_hot(labels, classes)
     station = lab(x.shape[1], y.shape[1], Architecture(configuration["depth"], WIDTH))
-    station.start("torch", seeds[0])
+    station.draw("torch", seeds[0])
     training = Training(
         configuration["rate"], settings.UCI_MSE_EPOCHS, settings.UCI_MSE_BATCH
     )
     station.train_mse(x, y, training, seeds[0])
     fitted, outputs = station.outputs(x), station.outputs(x_test)
     found: Paths = {"network": {"": outputs}}
-    grams = station.grams(x, x_test)
-    if grams is not None and np.all(np.isfinite(fitted)):
+    kernel = kernels(station, x, x_test, prior=False)
+    if kernel is not None and np.all(np.isfinite(fitted)):
         ridges = settings.UCI_RIDGES
-        found["after_ntk"] = _named("", path(*grams, y, ridges))
-        rest = {r: outputs + p for r, p in path(*grams, y - fitted, ridges).items()}
+        found["after_ntk"] = _named("", values(kernel, y, ridges))
+        rest = {r: outputs + p for r, p in values(kernel, y - fitted, ridges).items()}
         found["residual"] = _named("", rest)
     return found
 
@@ -159,7 +160,7 @@ PARTS = ("kernel", "untrained", "best", "trajectory")
 """What is added to the name of a recipe for its parts."""
 
 
-def recipe_family(recipe: Recipe, name: str = "recipe") -> Family:
+def recipe_family(variant: Variant, name: str = "recipe") -> Family:
     """A recipe as a family of one method, and of its parts.
 
     `recipe` chooses among everything; `recipe_kernel` among NTKs alone, without the Laplace
@@ -177,16 +178,16 @@ def recipe_family(recipe: Recipe, name: str = "recipe") -> Family:
     ) -> Paths:
         y = signed_one_hot(labels, classes)
         found: Paths = {method: {} for method in methods}
-        for key, values in recipe_paths(recipe, x, y, x_test, list(seeds)).items():
+        for key, scores in recipe_paths(variant, x, y, x_test, list(seeds)).items():
             words = f"steps={key.steps},share={key.share:g} ridge={key.ridge:.3g}"
             if key.steps == TRAJECTORY:
-                found[trajectory][words] = values
+                found[trajectory][words] = scores
                 continue
-            found[name][words] = found[best][words] = values
+            found[name][words] = found[best][words] = scores
             if key.share == 0.0:
-                found[kernel][words] = values
+                found[kernel][words] = scores
                 if key.steps == 0:
-                    found[untrained][words] = values
+                    found[untrained][words] = scores
         return found
 
     methods = name, *(f"{name}_{part}" for part in PARTS)
@@ -196,10 +197,10 @@ def recipe_family(recipe: Recipe, name: str = "recipe") -> Family:
         methods,
         ({},),
         predict,
-        inputs[recipe.inputs],
-        seeds=tuple(range(recipe.seeds)),
-        settings=repr(recipe),
-        blends={name: recipe.machines, kernel: recipe.machines},
+        inputs[variant.inputs],
+        seeds=tuple(range(variant.seeds)),
+        settings=repr(variant),
+        blends={name: variant.recipe.machines, kernel: variant.recipe.machines},
     )
 
 

@@ -29,6 +29,7 @@ NAMES = {
     "recipe_untrained": "the recipe without training",
     "recipe_best": "the recipe with one machine",
     "recipe_trajectory": "the recipe with one machine, of the mean kernel over training",
+    "kare_classifier": "**`KAREClassifier()`**",
     "ntk_kare": "NTK-KARE",
     "after_ntk": "after-NTK",
     "network": "network",

@@ -16,13 +16,12 @@ from keras_kare.experiments.settings import (
     Objective,
     Training,
 )
-from keras_kare.kernels import NTK
-from keras_kare.layers.machine import System
 from keras_kare.losses import KARE
-from keras_kare.models.descent import Descent
+from keras_kare.models.workbench import Workbench
+from keras_kare.sklearn.recipe import Kernels, kernels, path
 
 
-class Lab:
+class Lab(Workbench):
     """One network, its kernel, and both trainings, each compiled once.
 
     Args:
@@ -35,23 +34,12 @@ class Lab:
     def __init__(
         self, inputs: int, outputs: int, architecture: Architecture, objective: Objective
     ):
-        self.network = make_network(inputs, outputs, architecture)
-        self.kernel = NTK(self.network, outputs="sum")
-        self.descent = Descent(
-            self.kernel,
+        super().__init__(
+            make_network(inputs, outputs, architecture),
             KARE(objective.ridge, objective.relative),
             keras.optimizers.get(objective.optimizer),
         )
         rows = tf.TensorSpec((None, inputs))
-        double = {"dtype": "float64"}
-        self._gram = tf.function(
-            lambda x: self.kernel.gram(x, **double), autograph=False, input_signature=[rows]
-        )
-        self._cross = tf.function(
-            lambda x1, x2: self.kernel.cross(x1, x2, **double),
-            autograph=False,
-            input_signature=[rows, rows],
-        )
         self._all_rows = tf.function(self._mse_all_rows, autograph=False, jit_compile=True)
         number, targets = tf.TensorSpec((), tf.int32), tf.TensorSpec((None, outputs))
         self._batches = tf.function(
@@ -60,10 +48,9 @@ class Lab:
             input_signature=[rows, targets, tf.TensorSpec(()), *[number] * 3],
         )
 
-    def start(self, initialization: str, seed: int) -> None:
-        """Set the weights to those of a seed, and the optimizer of KARE to its start."""
-        self.network.set_weights(initial_weights(self.network, initialization, seed))
-        self.descent.restart()
+    def draw(self, initialization: str, seed: int) -> None:
+        """Start from the weights of a seed."""
+        self.start(initial_weights(self.network, initialization, seed))
 
     def train_kare(self, x: np.ndarray, y: np.ndarray, training: Training) -> bool:
         """Gradient descent on KARE, from where it is.
@@ -99,17 +86,8 @@ class Lab:
 
         None at all where the kernel is not finite: training has diverged.
         """
-        grams = self.grams(x, x_test)
-        return {} if grams is None else path(*grams, y, ridges)
-
-    def grams(
-        self, x: np.ndarray, x_test: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray] | None:
-        """`K(X, X)` and `K(x, X)` in float64; `None` where they are not finite or zero."""
-        x, x_test = (tf.constant(a, "float32") for a in (x, x_test))
-        gram, cross = self._gram(x).numpy(), self._cross(x_test, x).numpy()
-        fine = np.all(np.isfinite(gram)) and np.all(np.isfinite(cross))
-        return (gram, cross) if fine and np.trace(gram) > 0.0 else None
+        found = kernels(self, x, x_test, prior=False)
+        return {} if found is None else values(found, y, ridges)
 
     def _descend(self, x: tf.Tensor, y: tf.Tensor, rate: tf.Tensor) -> None:
         variables = self.network.trainable_variables
@@ -173,25 +151,6 @@ def batches_of(rows: int, size: int | None) -> int:
     return 1 if size is None else -(-rows // size)
 
 
-def path(
-    gram: np.ndarray, cross: np.ndarray, y: np.ndarray, ridges: Any
-) -> dict[float, np.ndarray]:
-    """Predictions of a machine for each relative ridge `λ̃`, `λ = λ̃ tr(K)/n²`.
-
-    Args:
-        gram: `K(X, X)`, `(n, n)`.
-        cross: `K(x, X)`, `(m, n)`.
-        y: `(n, c)`.
-        ridges: The values of `λ̃`.
-
-    Returns:
-        By ridge, `(m, c)`.
-    """
-    system = System(gram, np.asarray(y, "float64"))
-    spectral = system.spectral
-    rotated, seen = spectral.vectors.T @ system.y, cross @ spectral.vectors / len(gram)
-    return {
-        float(ridge): seen
-        @ (rotated / (spectral.eigenvalues + ridge * system.unit)[:, None])
-        for ridge in ridges
-    }
+def values(found: Kernels, y: np.ndarray, ridges: Any) -> dict[float, np.ndarray]:
+    """Predictions of a machine for each relative ridge, `(m, c)`."""
+    return {ridge: predicted.values for ridge, predicted in path(found, y, ridges).items()}

@@ -102,9 +102,9 @@ class Descent:
             taken = int(self.optimizer.iterations) - count
             for variable, value in zip(state, before, strict=True):
                 variable.assign(value)
-            losses = self.run(x, y, learning_rate, taken, batches, seed)
-            nan = losses.dtype.type("nan")
-            return losses if len(losses) < taken else np.append(losses, nan)
+            losses, _ = self._run(x, y, taken, batches, seed)  # those before were fine
+            losses = losses.numpy()
+            return np.append(losses, losses.dtype.type("nan"))
         return losses.numpy()[: int(taken)]
 
     def _steps(
@@ -134,7 +134,8 @@ class Descent:
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([v.value for v in self._variables])
                 gram = self.kernel.gram(tf.gather(x, rows))
-                loss = self.loss(tf.gather(y, rows), gram)
+                # not the loss itself: Keras would cast to its own precision
+                loss, _ = self.loss.evaluate(tf.gather(y, rows), gram)
             # the last bias has no gradient
             gradients = tape.gradient(
                 loss,

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-import math
-import tempfile
 import time
+import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from keras_kare.kernels import NTK
-from keras_kare.layers import NTKRidgeHead
-from keras_kare.models import KAREModel
+from keras_kare.models.workbench import Workbench
 from keras_kare.sklearn import preprocessing
 from keras_kare.sklearn._compat import validate_data
-from keras_kare.sklearn.networks import make_network
+from keras_kare.sklearn.ensemble import Evidence, cross_fit, refit
+from keras_kare.sklearn.networks import LOCK, initial_weights, workbench
 from keras_kare.sklearn.parameters import check_parameters
-from keras_kare.sklearn.training import Evidence, held_out_rows, judge, train
+from keras_kare.sklearn.recipe import RIDGES, SHARES, Key, Recipe, Start, folds_of
+
+FEWEST = 20
+"""Fewest rows that a kernel is trained on: fewer cannot say when to stop."""
+
+MOST_SEED = 2**31 - 1
 
 
 class KAREEstimator(BaseEstimator):
@@ -39,14 +40,17 @@ class KAREEstimator(BaseEstimator):
         hidden_sizes: Sequence[int] = (64, 64),
         activation: str = "gelu",
         epochs: int = 100,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         kare_ridge: float = 1.0,
         ridge: float | str = "auto",
-        batch_size: int | None = None,
-        validation_fraction: float = 0.2,
-        patience: int = 10,
+        batch_size: int = 512,
+        folds: int = 4,
+        networks: int = 3,
+        machines: int = 3,
+        laplace: bool = True,
         time_budget: float | None = None,
         categorical_features: Any = "auto",
+        few_values: int = 8,
         standardize: bool = True,
         dtype: str = "float64",
         random_state: Any = None,
@@ -59,10 +63,13 @@ class KAREEstimator(BaseEstimator):
         self.kare_ridge = kare_ridge
         self.ridge = ridge
         self.batch_size = batch_size
-        self.validation_fraction = validation_fraction
-        self.patience = patience
+        self.folds = folds
+        self.networks = networks
+        self.machines = machines
+        self.laplace = laplace
         self.time_budget = time_budget
         self.categorical_features = categorical_features
+        self.few_values = few_values
         self.standardize = standardize
         self.dtype = dtype
         self.random_state = random_state
@@ -79,33 +86,64 @@ class KAREEstimator(BaseEstimator):
                 "Received: n_samples=1"
             )
         self.preprocessor_ = preprocessing.make_preprocessor(
-            self.n_features_in_, self._categorical, self.standardize
+            self.n_features_in_, self._categorical, self.standardize, self.few_values
         )
         return np.asarray(self.preprocessor_.fit_transform(table), "float32")
 
-    def _fit_machine(self, x: np.ndarray, y: np.ndarray, order: np.ndarray) -> Evidence:
-        """Train, choose the ridge, solve on all rows.
+    def _fit_machines(self, x: np.ndarray, y: np.ndarray, order: np.ndarray) -> Evidence:
+        """Cross-fit, choose, and solve on all rows.
 
         Args:
             x: `(n, d)`.
             y: Centred and scaled, `(n, c)`.
-            order: What rows that are held out should be balanced in, `(n,)`.
+            order: What folds should be balanced in, `(n,)`.
         """
-        end = time.perf_counter() + (self.time_budget or math.inf)
-        rng = check_random_state(self.random_state)
-        kernel = NTK(
-            make_network(x.shape[1], self.hidden_sizes, self.activation, self.dtype, rng)
-        )
-        held = np.arange(0)  # without training, no row needs to be held out
-        if self.epochs:
-            held = held_out_rows(order, self.validation_fraction, rng)
-        self.history_ = train(kernel, x, y, held, self, rng, end) if len(held) else {}
-        evidence = judge(kernel.gram(x, dtype="float64").numpy(), y, held, self.ridge)
-        self.ridge_ = evidence.ridge
-        self.ridge_chosen_by_ = evidence.chosen_by
-        self.model_ = KAREModel(kernel, head=NTKRidgeHead(ridge=evidence.ridge))
-        self.model_.fit_head(x, y)
+        begun, rng = time.perf_counter(), check_random_state(self.random_state)
+        recipe, n = self._recipe(len(x)), len(x)
+        # few rows: each is predicted by all others
+        folds = n if n < FEWEST else min(self.folds, n)
+        fold_of = folds_of(order, folds, rng)
+        half = end = None
+        if self.time_budget is not None:
+            half, end = (begun + part * self.time_budget for part in (0.5, 1.0))
+        with LOCK:
+            bench = self._bench(x.shape[1])
+            starts = [
+                Start(initial_weights(bench, rng), int(rng.randint(MOST_SEED)))
+                for _ in range(folds + self.networks)
+            ]
+            keys, evidence = cross_fit(bench, recipe, x, y, fold_of, starts[:folds], half)
+            if len(recipe.steps) > 1 and not any(key.steps for key in evidence.errors):
+                warnings.warn(
+                    "Training failed, or there was no time for it, so the kernels are "
+                    "those of random networks. A smaller `learning_rate` or a larger "
+                    "`time_budget` may help.",
+                    RuntimeWarning,
+                    stacklevel=3,
+                )
+            self._ensemble = refit(bench, recipe, x, y, keys, starts[folds:], end)
+        self.machines_ = [machine.key for machine in self._ensemble.machines]
+        self.history_ = _history(evidence.errors)
+        if self.verbose:
+            for key in self.machines_:
+                error = evidence.errors.get(key, np.nan)
+                print(f"{key}: squared error in rows not trained on {error:.4g}")
         return evidence
+
+    def _recipe(self, n: int) -> Recipe:
+        trains = n >= FEWEST and len(self.hidden_sizes) > 0  # else weights do not matter
+        return Recipe(
+            learning_rate=self.learning_rate,
+            steps=checkpoints_to(self.epochs if trains else 0),
+            batch_size=self.batch_size,
+            shares=SHARES if self.laplace else SHARES[:1],
+            ridges=RIDGES if self.ridge == "auto" else (float(self.ridge),),
+            machines=self.machines,
+        )
+
+    def _bench(self, inputs: int) -> Workbench:
+        sizes = tuple(int(size) for size in self.hidden_sizes)
+        return workbench(inputs, sizes, self.activation, self.dtype, float(self.kare_ridge))
 
     def _inputs(self, X: Any) -> np.ndarray:
         """Checked and transformed inputs of a fitted estimator, `(n, d)`."""
@@ -115,7 +153,8 @@ class KAREEstimator(BaseEstimator):
 
     def _outputs(self, x: np.ndarray) -> np.ndarray:
         """The machine's outputs in the units of the targets, `(n, c)`."""
-        outputs = np.asarray(self.model_(x), "float64")
+        with LOCK:
+            outputs = self._ensemble.predict(self._bench(x.shape[1]), x)
         return np.asarray(self.target_mean_ + self.target_scale_ * outputs)
 
     def _table(self, X: Any, y: Any, reset: bool) -> np.ndarray:
@@ -134,24 +173,6 @@ class KAREEstimator(BaseEstimator):
             )
         return preprocessing.as_table(X, self._categorical, self)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """The model as the bytes of its `.keras` file."""
-        state = dict(super().__getstate__())
-        if "model_" in state:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "model.keras"
-                state["model_"].save(path)
-                state["model_"] = path.read_bytes()
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        if "model_" in state:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "model.keras"
-                path.write_bytes(state["model_"])
-                state = {**state, "model_": keras.saving.load_model(path)}
-        super().__setstate__(state)
-
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
@@ -159,3 +180,18 @@ class KAREEstimator(BaseEstimator):
 
     def _more_tags(self) -> dict[str, Any]:  # scikit-learn 1.5
         return {"allow_nan": True}
+
+
+def checkpoints_to(most: int) -> tuple[int, ...]:
+    """0, 10, 30, 100, 300 … steps, and the most."""
+    steps = [0]
+    for exponent in range(1, 10):
+        steps += [10**exponent, 3 * 10**exponent]
+    return (*(count for count in steps if count < most), most) if most else (0,)
+
+
+def _history(errors: dict[Key, float]) -> dict[str, list[float]]:
+    """The least squared error of cross-fitting after each number of steps."""
+    steps = sorted({key.steps for key in errors})
+    least = [min(e for key, e in errors.items() if key.steps == count) for count in steps]
+    return {"steps": [float(count) for count in steps], "error": least}

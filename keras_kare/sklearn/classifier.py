@@ -22,16 +22,16 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
 
     Args:
         hidden_sizes, activation, epochs, learning_rate, kare_ridge, ridge, batch_size,
-            validation_fraction, patience, time_budget, categorical_features, standardize,
-            dtype, random_state, verbose: As in `KARERegressor`. Rows are held out evenly
-            from all classes.
+            folds, networks, machines, laplace, time_budget, categorical_features,
+            few_values, standardize, dtype, random_state, verbose: As in `KARERegressor`.
+            Folds have their share of each class.
 
     Attributes:
         classes_: The class labels, sorted, `(c,)`.
         inverse_temperature_: What scores are multiplied by to become probabilities: see
             `predict_proba`.
-        model_, preprocessor_, history_, ridge_, ridge_chosen_by_, target_mean_,
-            target_scale_, n_features_in_, feature_names_in_: As in `KARERegressor`.
+        machines_, history_, preprocessor_, target_mean_, target_scale_, n_features_in_,
+            feature_names_in_: As in `KARERegressor`.
 
     Raises:
         ValueError: From `fit`, for parameters out of range, bad input, named, and labels
@@ -80,11 +80,9 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
         # One scale for all classes: rare ones should not count more than frequent ones.
         self.target_scale_ = np.sqrt(np.mean(np.var(signs, axis=0)))
         scaled = (signs - self.target_mean_) / self.target_scale_
-        evidence = self._fit_machine(x, scaled, order=codes)
+        evidence = self._fit_machines(x, scaled, order=codes)
         scores = self.target_mean_ + self.target_scale_ * evidence.predictions
-        self.inverse_temperature_ = calibration.inverse_temperature(
-            scores, codes[evidence.rows]
-        )
+        self.inverse_temperature_ = calibration.inverse_temperature(scores, codes)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -103,9 +101,8 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
         """Probabilities of the classes, `(n, c)`; rows sum to one.
 
         The sigmoid (two classes) or softmax of the scores times one number, by which the
-        probabilities of rows that did not train fit best (temperature scaling). These are
-        the rows held out, as the machine of the other rows predicts them; where nothing
-        was trained, all rows, as predicted by leave-one-out.
+        probabilities of rows that did not train fit best (temperature scaling): all rows,
+        as machines of the other folds predict them.
         """
         scores = self._scores(X)
         return calibration.probabilities(self.inverse_temperature_ * scores)

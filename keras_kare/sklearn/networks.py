@@ -1,31 +1,43 @@
-"""The network of an estimator: dense layers, one output, weights from a given seed."""
+"""The network of an estimator: dense layers, one output, any start from a seed."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import threading
 
 import keras
 import numpy as np
 
+from keras_kare.losses import KARE
+from keras_kare.models.workbench import Workbench
 
-def make_network(
+LOCK = threading.RLock()
+"""Held while a workbench has an estimator's weights: threads share the workbenches."""
+
+
+@functools.lru_cache(maxsize=8)
+def workbench(
     inputs: int,
-    hidden_sizes: Sequence[int],
+    hidden_sizes: tuple[int, ...],
     activation: str,
     dtype: str,
-    rng: np.random.RandomState,
-) -> keras.Model:
-    """A multilayer perceptron that draws from `rng` and from no global generator.
+    kare_ridge: float,
+) -> Workbench:
+    """A multilayer perceptron and its training by Adam, shared by all of its shape.
 
     One output serves any number of targets: they share its kernel.
     """
+    hidden = [keras.layers.Dense(size, activation, dtype=dtype) for size in hidden_sizes]
+    output = keras.layers.Dense(1, dtype=dtype)
+    network = keras.Sequential([keras.Input((inputs,)), *hidden, output])
+    loss = KARE(ridge=kare_ridge, relative=True)
+    return Workbench(network, loss, keras.optimizers.Adam())
 
-    def dense(units: int, activation: str | None) -> keras.layers.Layer:
-        seed = int(rng.randint(2**31 - 1))
-        initializer = keras.initializers.GlorotUniform(seed=seed)
-        return keras.layers.Dense(
-            units, activation, kernel_initializer=initializer, dtype=dtype
-        )
 
-    hidden = [dense(int(size), activation) for size in hidden_sizes]
-    return keras.Sequential([keras.Input((inputs,)), *hidden, dense(1, None)])
+def initial_weights(bench: Workbench, rng: np.random.RandomState) -> list[np.ndarray]:
+    """Kernels and biases uniform in ±1/√n_in, in the order of `get_weights()`."""
+    start = []
+    for kernel, bias in zip(*[iter(bench.network.get_weights())] * 2, strict=True):
+        bound = 1.0 / np.sqrt(kernel.shape[0])
+        start += [rng.uniform(-bound, bound, part.shape) for part in (kernel, bias)]
+    return start

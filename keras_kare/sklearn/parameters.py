@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_kare import _validation
 
@@ -21,20 +22,20 @@ def check_parameters(estimator: Any) -> None:
     _check_sizes(estimator.hidden_sizes)
     _check_activation(estimator.activation)
     _validation.check_whole("epochs", estimator.epochs, 0)
-    _validation.check_whole("patience", estimator.patience, 1)
-    _validation.check_whole("batch_size", estimator.batch_size, 2, optional=True)
+    _validation.check_whole("batch_size", estimator.batch_size, 2)
+    _validation.check_whole("few_values", estimator.few_values, 0)
+    _validation.check_whole("folds", estimator.folds, 2)
+    _validation.check_whole("networks", estimator.networks, 1)
+    _validation.check_whole("machines", estimator.machines, 1)
     _positive("learning_rate", estimator.learning_rate)
     _positive("time_budget", estimator.time_budget, optional=True)
+    if not isinstance(estimator.laplace, bool | np.bool_):
+        raise ValueError(
+            f"`laplace` must be True or False. Received: laplace={estimator.laplace!r}"
+        )
     _validation.check_ridge("kare_ridge", estimator.kare_ridge)
     _validation.check_ridge("ridge", estimator.ridge, auto=True)
     _validation.check_option("dtype", estimator.dtype, DTYPES)
-    fraction = estimator.validation_fraction
-    if not _validation.is_number(fraction) or not 0.0 < fraction < 1.0:
-        raise ValueError(
-            "`validation_fraction` must be a number between 0 and 1: rows that do not "
-            "train choose the epoch and the ridge. Received: "
-            f"validation_fraction={fraction!r}"
-        )
 
 
 def _check_sizes(sizes: Any) -> None:

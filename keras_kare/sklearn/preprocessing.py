@@ -3,6 +3,8 @@
 - **Numeric columns.** Holes take the column's median (`SimpleImputer`), with an indicator
   column where training rows had holes. Then, with `standardize=True`, all get zero mean and
   unit variance (`StandardScaler`).
+- **Numeric columns of few values** (3 to `few_values`) also get a column for each value:
+  such numbers may be codes, whose order means nothing.
 - **Categorical columns.** One column a category (`OneHotEncoder`). A hole is a category.
   At most `MAX_CATEGORIES`, of which the last gathers the rarest. A category that training
   did not see counts as rare; where there are no rare ones, as none.
@@ -14,6 +16,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
@@ -24,6 +27,46 @@ from keras_kare.sklearn._compat import ALLOW_NAN
 
 MAX_CATEGORIES = 50
 """Most columns that a categorical feature becomes."""
+
+
+class FewValues(TransformerMixin, BaseEstimator):
+    """A column for each value of columns that have few; no columns for others.
+
+    The columns of one with `L` values hold 0 and `√(L/2)`. Were these values equally
+    frequent, rows of different ones would be as far apart as two numbers drawn from a
+    standard normal distribution are, for `L = 2`, and further for more values.
+
+    Args:
+        most: Most values of a column that is taken. Less than 3 takes none.
+
+    Attributes:
+        values_: The values of each column, empty where it is not taken.
+    """
+
+    def __init__(self, most: int = 8):
+        self.most = most
+
+    def fit(self, X: Any, y: Any = None) -> FewValues:
+        """Remember the values of the columns of `X`, `(n, d)`; holes are none."""
+        columns = np.asarray(X, "float64").T
+        found = [np.unique(column[~np.isnan(column)]) for column in columns]
+        self.values_ = [v if 3 <= len(v) <= self.most else v[:0] for v in found]
+        self.n_features_in_ = len(found)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:
+        """`(n, L)` for the `L` values in all; unknown values and holes are zeros."""
+        blocks = [np.empty((len(X), 0))]
+        for column, values in zip(np.asarray(X, "float64").T, self.values_, strict=True):
+            blocks.append(np.sqrt(len(values) / 2.0) * (column[:, None] == values))
+        return np.hstack(blocks)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """`name_value`."""
+        if input_features is None:
+            input_features = [f"x{i}" for i in range(self.n_features_in_)]
+        pairs = zip(input_features, self.values_, strict=True)
+        return np.array([f"{n}_{v:g}" for n, vs in pairs for v in vs], dtype=object)
 
 
 def is_frame(X: Any) -> bool:
@@ -97,7 +140,7 @@ def as_table(X: Any, categorical: Sequence[int], estimator: Any) -> np.ndarray:
 
 
 def make_preprocessor(
-    n_features: int, categorical: Sequence[int], standardize: bool
+    n_features: int, categorical: Sequence[int], standardize: bool, few_values: int
 ) -> ColumnTransformer:
     """The transformer of what `as_table` returns."""
     numeric = [i for i in range(n_features) if i not in set(categorical)]
@@ -111,6 +154,7 @@ def make_preprocessor(
     transformer = ColumnTransformer(
         [
             ("numeric", make_pipeline(imputer, scaler), numeric),
+            ("few_values", FewValues(few_values), numeric),
             ("categorical", encoder, list(categorical)),
         ],
         sparse_threshold=0.0,

@@ -9,53 +9,58 @@ from sklearn.base import RegressorMixin
 from sklearn.utils import check_array
 
 from keras_kare.sklearn.base import KAREEstimator
+from keras_kare.sklearn.networks import LOCK
 
 
 class KARERegressor(RegressorMixin, KAREEstimator):
     """Regression by a kernel machine whose kernel is trained with KARE.
 
-    A dense network's neural tangent kernel is trained on most of the rows; the others
-    say when to stop, which ridge to use and how large errors are; then the machine is
-    solved on all rows. Targets are centred and scaled inside.
+    Dense networks' neural tangent kernels are trained on all folds of the rows but one,
+    and predict that one: these predictions choose how long to train, the ridge, and how
+    much of a Laplace kernel to mix in, and say how large errors are. Then a few networks
+    are trained on all rows, and the predictions of the best few machines are averaged: see
+    `keras_kare.sklearn.recipe`. Targets are centred and scaled inside.
 
     Args:
         hidden_sizes: Units of each hidden layer. `()` makes the kernel linear. Defaults
             to `(64, 64)`.
         activation: Of the hidden layers, by its name in Keras. Defaults to `"gelu"`.
-        epochs: Most epochs of training. `0` keeps the kernel of the random network.
-            Defaults to `100`.
-        learning_rate: Of the Adam optimizer. Defaults to `1e-3`.
+        epochs: Most steps of training; 0, 10, 30, 100, 300 and so on up to it are chosen
+            from. `0` keeps the kernels of random networks. Defaults to `100`.
+        learning_rate: Of the Adam optimizer. Defaults to `3e-3`.
         kare_ridge: Ridge inside KARE, relative to `tr(K)/n²`. Defaults to `1.0`.
-        ridge: Ridge of the machine, relative to `tr(K)/n²`, or `"auto"`: chosen on the
-            rows that are held out. Defaults to `"auto"`.
-        batch_size: Least rows of a Gram matrix in training. Defaults to all up to 4,096,
-            and about 1,024 above.
-        validation_fraction: Share of the rows that do not train. Fewer than 20 rows all
-            stay out of training: the kernel is that of the random network, and
-            leave-one-out chooses the ridge. Defaults to `0.2`.
-        patience: Epochs without a smaller error on the rows held out after which training
-            ends; the best epoch counts. Defaults to `10`.
-        time_budget: Seconds after which training ends, with the batch that runs then. The
-            machine is solved after that. Defaults to no limit.
+        ridge: Ridge of the machines, relative to `tr(K)/n²`, or `"auto"`: chosen by
+            predictions of rows that did not train. Defaults to `"auto"`.
+        batch_size: Most rows of a step of training. Defaults to `512`.
+        folds: Into how many the rows are cut, at least 2. Less than 20 rows are each
+            predicted by all others, and no network is trained. Defaults to `4`.
+        networks: How many are trained on all rows, whose kernels are averaged. Defaults to
+            `3`.
+        machines: How many machines' predictions are averaged. Defaults to `3`.
+        laplace: Whether a Laplace kernel may be mixed in, which serves rough targets.
+            Defaults to `True`.
+        time_budget: Seconds, of which half are for choosing: longer trainings than fit
+            into that are not chosen. Machines are solved after that. Defaults to no limit.
         categorical_features: Names or numbers of categorical columns, or a mask.
             `"auto"`: columns of a data frame that hold text, categories or truth values.
             `None`: none. They are encoded one-hot, rare and unknown categories together.
             Defaults to `"auto"`.
+        few_values: Most values of a numeric column that also gets a column for each of
+            them (from 3 on: such numbers may be codes). `0` for none. Defaults to `8`.
         standardize: Whether numeric columns get zero mean and unit variance. Defaults to
             `True`.
         dtype: Precision of the network, `"float64"` or `"float32"`, for devices on which
             float64 is slow. Defaults to `"float64"`.
         random_state: Seed, generator or `None`, as in scikit-learn. No other generator is
             used or changed.
-        verbose: As in `keras.Model.fit`. Defaults to `0`.
+        verbose: Whether to print what was chosen. Defaults to `0`.
 
     Attributes:
-        model_: The `keras_kare.KAREModel`, whose inputs are those of `preprocessor_`.
+        machines_: Of each averaged machine `steps` of training, `share` of the Laplace
+            kernel and the relative `ridge`; the best comes first.
+        history_: `steps` of training, and after each the least `error`: the mean squared
+            error of scaled targets, in rows that did not train.
         preprocessor_: The `ColumnTransformer`: see `keras_kare.sklearn.preprocessing`.
-        history_: `loss` (KARE) and `val_loss` (mean squared error on the rows held out, of
-            scaled targets) of each epoch; empty where nothing was trained.
-        ridge_: The relative ridge of the machine.
-        ridge_chosen_by_: How it was chosen.
         noise_scale_: `s²` of each target, `(c,)`: see `predict`.
         target_mean_, target_scale_: Of each target, `(c,)`.
         n_features_in_, feature_names_in_: As in scikit-learn.
@@ -98,19 +103,20 @@ class KARERegressor(RegressorMixin, KAREEstimator):
         columns = y.reshape(len(y), -1)
         self.target_mean_, self.target_scale_ = _mean_and_scale(columns)
         scaled = (columns - self.target_mean_) / self.target_scale_
-        evidence = self._fit_machine(x, scaled, order=scaled[:, 0])
-        residuals = scaled[evidence.rows] - evidence.predictions
+        evidence = self._fit_machines(x, scaled, order=scaled[:, 0])
+        self._targets = scaled
+        residuals = scaled - evidence.predictions
         self.noise_scale_ = np.mean(residuals**2 / evidence.variances[:, None], axis=0)
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
         """Predicted targets, and how far new observations may lie from them.
 
-        The standard deviation is that of a Gaussian process with covariance `s² K` and
-        noise variance `s² nλ`, where `K` is the trained kernel and `λ` the ridge:
-        `s² (K(x, x) − k(x) (K + nλI)⁻¹ k(x)ᵀ + nλ)`. The scale `s²` is the one at which
-        squared errors on rows that did not train, divided by their variance, have mean
-        one (leave-one-out errors where the kernel was not trained).
+        The variance is the mean of the machines'. Each is that of a Gaussian process with
+        covariance `s² K` and noise variance `s² nλ`, where `K` is the kernel and `λ` the
+        ridge: `s² (K(x, x) − k(x) (K + nλI)⁻¹ k(x)ᵀ + nλ)`. The scale `s²` is the one at
+        which squared errors of rows that did not train, divided by their variance, have
+        mean one.
 
         Args:
             X: Table `(n, d)`.
@@ -124,11 +130,11 @@ class KARERegressor(RegressorMixin, KAREEstimator):
         outputs = self._shaped(self._outputs(x))
         if not return_std:
             return outputs
-        head, kernel = self.model_.head, self.model_.kernel
-        posterior = head.posterior(kernel)
-        variances = posterior.unit_variance_at(kernel, x, head.anchors)
-        variances = (variances + posterior.unit_noise)[:, None] * self.noise_scale_
-        return outputs, self._shaped(self.target_scale_ * np.sqrt(variances))
+        with LOCK:
+            bench = self._bench(x.shape[1])
+            variances = self._ensemble.unit_variance(bench, x, self._targets)
+        std = np.sqrt(variances[:, None] * self.noise_scale_)
+        return outputs, self._shaped(self.target_scale_ * std)
 
     def _shaped(self, columns: np.ndarray) -> np.ndarray:
         return columns[:, 0] if self._single else columns

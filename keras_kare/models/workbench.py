@@ -1,0 +1,72 @@
+"""A small network's kernel, trained again and again from other starts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare.kernels import NTK
+from keras_kare.losses import GramLoss
+from keras_kare.models.descent import Descent
+
+
+class Workbench:
+    """A network, its kernel, and its training, traced once for any rows and any start.
+
+    Cross-fitting and experiments train hundreds of networks of one shape. Tracing takes
+    longer than training one of them, so that all go through the same graph, with other
+    weights.
+
+    Args:
+        network: With an input of one array.
+        loss: What trains the kernel.
+        optimizer: A Keras optimizer.
+        outputs: Of the `NTK`.
+
+    Attributes:
+        network: As given.
+        kernel: Its `NTK`.
+        descent: The `Descent` of the two.
+    """
+
+    def __init__(
+        self, network: keras.Model, loss: GramLoss, optimizer: Any, outputs: str = "sum"
+    ):
+        self.network = network
+        self.kernel = NTK(network, outputs=outputs)
+        self.descent = Descent(self.kernel, loss, optimizer)
+        inputs = network.inputs[0]
+        self._dtype = inputs.dtype
+        rows = tf.TensorSpec((None, *inputs.shape[1:]), inputs.dtype)
+        double = {"dtype": "float64"}
+        self._gram = tf.function(
+            lambda x: self.kernel.gram(x, **double), autograph=False, input_signature=[rows]
+        )
+        self._cross = tf.function(
+            lambda x1, x2: self.kernel.cross(x1, x2, **double),
+            autograph=False,
+            input_signature=[rows, rows],
+        )
+        self._diag = tf.function(
+            lambda x: self.kernel.diag(x, **double), autograph=False, input_signature=[rows]
+        )
+
+    def start(self, weights: list[np.ndarray]) -> None:
+        """Set the network's weights, and the optimizer to its start."""
+        self.network.set_weights(weights)
+        self.descent.restart()
+
+    def gram(self, x: np.ndarray) -> np.ndarray:
+        """`K(X, X)` in float64, `(n, n)`."""
+        return np.asarray(self._gram(tf.cast(x, self._dtype)))
+
+    def cross(self, x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
+        """`K(x, X)` in float64, `(m, n)`."""
+        return np.asarray(self._cross(tf.cast(x1, self._dtype), tf.cast(x2, self._dtype)))
+
+    def diag(self, x: np.ndarray) -> np.ndarray:
+        """`K(x, x)` of each row in float64, `(m,)`."""
+        return np.asarray(self._diag(tf.cast(x, self._dtype)))
