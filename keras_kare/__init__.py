@@ -9,6 +9,7 @@ require_tensorflow()
 
 from keras_kare import (  # noqa: E402
     callbacks,
+    datasets,
     kernels,
     layers,
     losses,
@@ -26,6 +27,7 @@ __all__ = [
     "NTKRidgeHead",
     "__version__",
     "callbacks",
+    "datasets",
     "kernels",
     "layers",
     "losses",

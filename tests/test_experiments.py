@@ -407,6 +407,10 @@ def test_jobs_are_different_and_of_the_paper(tmp_path):
         "uci --methods laplac",
         "simulation --initialization he",
         "simulation --workers two",
+        "simulation --seeds 11",
+        "uci --datasets atlantis",
+        "uci --protocol honest --datasets adult",
+        "report --reference /nowhere",
     ],
 )
 def test_command_line_refuses(arguments, tmp_path, capsys, data_folder, monkeypatch):

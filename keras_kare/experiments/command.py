@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from keras_kare.datasets import uci_names
 from keras_kare.experiments import images, report, runner, settings, simulation, uci
 from keras_kare.experiments.families import families
 from keras_kare.experiments.store import Job, Store
@@ -47,6 +48,14 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             parser.error(
                 f"argument --methods: invalid choice: {name!r} (choose from "
                 f"{', '.join(sorted(known))})"
+            )
+    for name in (options.datasets or ()) if options.name == "uci" else ():
+        if name not in uci_names():
+            parser.error(f"argument --datasets: no such data set: {name!r}")
+        if all(uci.rows_of(name) > uci.most_rows(p) for p in options.protocol):
+            parser.error(
+                f"argument --datasets: {name!r} has {uci.rows_of(name)} rows, too many for "
+                f"the protocols asked for: {', '.join(options.protocol)}"
             )
     if not 1 <= options.seeds <= len(settings.SEEDS):
         parser.error(

@@ -39,7 +39,7 @@ def jobs(
             paper's protocol, `MOST_ROWS_PAPER`.
         methods: Families. Defaults to all whose library is installed.
     """
-    most = {"paper": MOST_ROWS_PAPER, "screen": MOST_ROWS_SCREEN}.get(protocol, MOST_ROWS)
+    most = most_rows(protocol)
     every = screened(uci_names()) if protocol == "screen" else uci_names()
     chosen = [n for n in names or every if rows_of(n) <= most]
     chosen.sort(key=rows_of, reverse=True)
@@ -56,6 +56,11 @@ def jobs(
         if methods is None or family in methods
         if rows_of(name) <= MOST_ROWS or family in PAPER_FAMILIES
     ]
+
+
+def most_rows(protocol: str) -> int:
+    """Rows of the largest data sets that a protocol runs on."""
+    return {"paper": MOST_ROWS_PAPER, "screen": MOST_ROWS_SCREEN}.get(protocol, MOST_ROWS)
 
 
 def screened(names: Sequence[str]) -> list[str]:

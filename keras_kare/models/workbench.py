@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -38,21 +39,28 @@ class Workbench:
         self.network = network
         self.kernel = NTK(network, outputs=outputs)
         self.descent = Descent(self.kernel, loss, optimizer)
-        inputs = network.inputs[0]
-        self._dtype = inputs.dtype
-        rows = tf.TensorSpec((None, *inputs.shape[1:]), inputs.dtype)
-        double = {"dtype": "float64"}
-        self._gram = tf.function(
-            lambda x: self.kernel.gram(x, **double), autograph=False, input_signature=[rows]
-        )
-        self._cross = tf.function(
-            lambda x1, x2: self.kernel.cross(x1, x2, **double),
-            autograph=False,
-            input_signature=[rows, rows],
-        )
-        self._diag = tf.function(
-            lambda x: self.kernel.diag(x, **double), autograph=False, input_signature=[rows]
-        )
+        self._rows = tf.TensorSpec((None, *network.inputs[0].shape[1:]), self._dtype)
+
+    @property
+    def _dtype(self) -> Any:
+        return self.network.inputs[0].dtype
+
+    def _traced(self, function: Any, arguments: int) -> Any:
+        """Of rows in, values in float64 out."""
+        graph = tf.function(lambda *rows: function(*rows, dtype="float64"), autograph=False)
+        return graph.get_concrete_function(*[self._rows] * arguments)
+
+    @functools.cached_property
+    def _gram(self) -> Any:
+        return self._traced(self.kernel.gram, 1)
+
+    @functools.cached_property
+    def _cross(self) -> Any:
+        return self._traced(self.kernel.cross, 2)
+
+    @functools.cached_property
+    def _diag(self) -> Any:
+        return self._traced(self.kernel.diag, 1)
 
     def start(self, weights: list[np.ndarray]) -> None:
         """Set the network's weights, and the optimizer to its start."""
