@@ -30,7 +30,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import keras_kare as kk
-from keras_kare.sklearn import calibration, ensemble
+from keras_kare.sklearn import base, calibration, ensemble
 from keras_kare.sklearn.base import checkpoints_to
 from keras_kare.sklearn.networks import workbench
 from keras_kare.sklearn.preprocessing import FewValues
@@ -362,6 +362,22 @@ class TestTraining:
         assert sum(map(len, left_out)) == 50
         trained = any(key.share < 1.0 for key in fitted.machines_)
         assert refits == [every] * (2 if trained else 0)
+
+    def test_many_rows_leave_choosing_to_some(self, rng, monkeypatch):
+        monkeypatch.setattr(base, "MOST_CHOOSING", 40)
+        X, y = wave(rng, n=100)
+        found = []
+        choose = ensemble.cross_fit
+        monkeypatch.setattr(
+            base, "cross_fit", lambda *args: found.append(choose(*args)) or found[-1]
+        )
+        fitted = regressor(epochs=10).fit(X, y)
+        ((_, evidence),) = found
+        assert 30 <= len(evidence.rows) <= 40
+        assert len(set(evidence.rows)) == len(evidence.rows)
+        np.testing.assert_allclose(np.median(y[evidence.rows]), np.median(y), atol=0.3)
+        assert len(fitted._ensemble.anchors) == 100
+        assert fitted.score(X, y) > 0.8
 
     def test_errors_are_of_rows_not_seen(self, rng):
         """Targets that are noise cannot be predicted, however well they are fitted."""

@@ -23,6 +23,9 @@ from keras_kare.sklearn.recipe import RIDGES, SHARES, Key, Recipe, Start, folds_
 FEWEST = 20
 """Fewest rows that a kernel is trained on: fewer cannot say when to stop."""
 
+MOST_CHOOSING = 2000
+"""Most rows that cross-fitting takes: its eigenproblems grow with their cube."""
+
 MOST_SEED = 2**31 - 1
 
 
@@ -102,7 +105,8 @@ class KAREEstimator(BaseEstimator):
         recipe, n = self._recipe(len(x)), len(x)
         # few rows: each is predicted by all others
         folds = n if n < FEWEST else min(self.folds, n)
-        fold_of = folds_of(order, folds, rng)
+        rows = np.flatnonzero(folds_of(order, -(-n // MOST_CHOOSING), rng) == 0)
+        fold_of = folds_of(order[rows], folds, rng)
         half = end = None
         if self.time_budget is not None:
             half, end = (begun + part * self.time_budget for part in (0.5, 1.0))
@@ -112,7 +116,9 @@ class KAREEstimator(BaseEstimator):
                 Start(initial_weights(bench, rng), int(rng.randint(MOST_SEED)))
                 for _ in range(folds + self.networks)
             ]
-            keys, evidence = cross_fit(bench, recipe, x, y, fold_of, starts[:folds], half)
+            keys, evidence = cross_fit(
+                bench, recipe, x, y, rows, fold_of, starts[:folds], half
+            )
             if len(recipe.steps) > 1 and not any(key.steps for key in evidence.errors):
                 warnings.warn(
                     "Training failed, or there was no time for it, so the kernels are "

@@ -82,7 +82,9 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
         scaled = (signs - self.target_mean_) / self.target_scale_
         evidence = self._fit_machines(x, scaled, order=codes)
         scores = self.target_mean_ + self.target_scale_ * evidence.predictions
-        self.inverse_temperature_ = calibration.inverse_temperature(scores, codes)
+        self.inverse_temperature_ = calibration.inverse_temperature(
+            scores, codes[evidence.rows]
+        )
         return self
 
     def predict(self, X: Any) -> np.ndarray:

@@ -39,11 +39,13 @@ class Evidence:
     """What machines that had not seen a row predicted for it.
 
     Attributes:
+        rows: Numbers of the rows, `(m,)`.
         errors: Mean squared error by key, of all that could have been chosen.
-        predictions: Of the averaged machines, `(n, c)`.
-        variances: In units of `s²`, noise included, `(n,)`.
+        predictions: Of the averaged machines, `(m, c)`.
+        variances: In units of `s²`, noise included, `(m,)`.
     """
 
+    rows: np.ndarray
     errors: dict[Key, float]
     predictions: np.ndarray
     variances: np.ndarray
@@ -138,6 +140,7 @@ def cross_fit(
     recipe: Recipe,
     x: np.ndarray,
     y: np.ndarray,
+    rows: np.ndarray,
     fold_of: np.ndarray,
     starts: list[Start],
     deadline: float | None,
@@ -149,7 +152,8 @@ def cross_fit(
         recipe: Settings.
         x: `(n, d)`.
         y: `(n, c)`.
-        fold_of: The fold of each row, `(n,)`.
+        rows: Numbers of the rows that take part, `(m,)`.
+        fold_of: The fold of each of them, `(m,)`.
         starts: One a fold.
         deadline: On the clock `time.perf_counter`: no training goes on after it.
 
@@ -159,7 +163,7 @@ def cross_fit(
     found: dict[Key, list[Predicted]] = {}
     order = []
     for fold, start in enumerate(starts):
-        rest, held = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+        rest, held = rows[fold_of != fold], rows[fold_of == fold]
         trained = {}
         for steps in recipes.checkpoints(bench, recipe, x[rest], y[rest], start, deadline):
             kernels = recipes.kernels(bench, x[rest], x[held])
@@ -176,16 +180,15 @@ def cross_fit(
         for key, folds in found.items()
         if len(folds) == len(starts)
     }
-    rows = np.concatenate(order)
+    seen = np.concatenate(order)
     errors = {
-        key: float(np.mean((values - y[rows]) ** 2)) for key, (values, _) in whole.items()
+        key: float(np.mean((values - y[seen]) ** 2)) for key, (values, _) in whole.items()
     }
     keys = recipes.best(errors, recipe.machines)
     predictions, variances = (
-        np.mean([whole[key][part] for key in keys], axis=0)[np.argsort(rows)]
-        for part in (0, 1)
+        np.mean([whole[key][part] for key in keys], axis=0) for part in (0, 1)
     )
-    return keys, Evidence(errors, predictions, variances)
+    return keys, Evidence(seen, errors, predictions, variances)
 
 
 def refit(

@@ -19,7 +19,8 @@ class KARERegressor(RegressorMixin, KAREEstimator):
     and predict that one: these predictions choose how long to train, the ridge, and how
     much of a Laplace kernel to mix in, and say how large errors are. Then a few networks
     are trained on all rows, and the predictions of the best few machines are averaged: see
-    `keras_kare.sklearn.recipe`. Targets are centred and scaled inside.
+    `keras_kare.sklearn.recipe`. Of more than 2,000 rows, as many choose, and all train in
+    the end. Targets are centred and scaled inside.
 
     Args:
         hidden_sizes: Units of each hidden layer. `()` makes the kernel linear. Defaults
@@ -105,7 +106,7 @@ class KARERegressor(RegressorMixin, KAREEstimator):
         scaled = (columns - self.target_mean_) / self.target_scale_
         evidence = self._fit_machines(x, scaled, order=scaled[:, 0])
         self._targets = scaled
-        residuals = scaled - evidence.predictions
+        residuals = scaled[evidence.rows] - evidence.predictions
         self.noise_scale_ = np.mean(residuals**2 / evidence.variances[:, None], axis=0)
         return self
 
