@@ -208,6 +208,7 @@ def test_the_family_blends_the_best_machines(data):
     assert {name: len(choice.names) for name, choice in choices.items()} == {
         "recipe": 2,
         "recipe_kernel": 2,
+        "recipe_start": 2,
         "recipe_untrained": 1,
         "recipe_best": 1,
         "recipe_trajectory": 1,

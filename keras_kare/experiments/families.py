@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -57,7 +58,7 @@ def families(protocol: str) -> dict[str, Family]:
         found["recipe"] = recipe_family(RECIPE)
     for name, contender in available().items():
         least_squares = name in ("laplace", "gaussian")
-        found[name] = Family(
+        family = Family(
             (name,),
             contender.configurations,
             Library(contender),
@@ -65,6 +66,11 @@ def families(protocol: str) -> dict[str, Family]:
             "squared_error" if least_squares else "accuracy",
             chooses=len(contender.configurations) > 1,
         )
+        found[name] = family
+        if honest and name in WITH_OUR_INPUTS:
+            hot = f"{name}_one_hot"
+            predict = Library(contender, hot)
+            found[hot] = replace(family, methods=(hot,), predict=predict, inputs=one_hot)
     return found
 
 
@@ -139,8 +145,8 @@ def predict_mse(
 class Library:
     """A contender of another library as a family of one method."""
 
-    def __init__(self, contender: Contender):
-        self.contender = contender
+    def __init__(self, contender: Contender, method: str | None = None):
+        self.contender, self.method = contender, method or contender.name
 
     def __call__(
         self,
@@ -153,10 +159,16 @@ class Library:
     ) -> Paths:
         predict = self.contender.predict
         found = predict(configuration, x, labels, classes, x_test, seeds[0])
-        return {self.contender.name: found}
+        return {self.method: found}
 
 
-PARTS = ("kernel", "untrained", "best", "trajectory")
+WITH_OUR_INPUTS = ("laplace", "gaussian", "svc", "xrfm")
+"""Contenders that also get the recipe's inputs, to tell these from the kernels' merits.
+
+Trees have no use for a column for each value.
+"""
+
+PARTS = ("kernel", "start", "untrained", "best", "trajectory")
 """What is added to the name of a recipe for its parts."""
 
 
@@ -164,8 +176,9 @@ def recipe_family(variant: Variant, name: str = "recipe") -> Family:
     """A recipe as a family of one method, and of its parts.
 
     `recipe` chooses among everything; `recipe_kernel` among NTKs alone, without the Laplace
-    kernel; `recipe_untrained` among those that have not trained; `recipe_best` takes one
-    machine; `recipe_trajectory` has one, too, whose kernel is the mean over training.
+    kernel; `recipe_start` among networks that have not trained; `recipe_untrained` among
+    these alone; `recipe_best` takes one machine; `recipe_trajectory` has one, too, whose
+    kernel is the mean over training.
     """
 
     def predict(
@@ -184,14 +197,16 @@ def recipe_family(variant: Variant, name: str = "recipe") -> Family:
                 found[trajectory][words] = scores
                 continue
             found[name][words] = found[best][words] = scores
+            if key.steps == 0:
+                found[start][words] = scores
             if key.share == 0.0:
                 found[kernel][words] = scores
-                if key.steps == 0:
-                    found[untrained][words] = scores
+            if key.steps == 0 and key.share == 0.0:
+                found[untrained][words] = scores
         return found
 
     methods = name, *(f"{name}_{part}" for part in PARTS)
-    _, kernel, untrained, best, trajectory = methods
+    _, kernel, start, untrained, best, trajectory = methods
     inputs = {"paper": preprocess, "standard": standardize, "one_hot": one_hot}
     return Family(
         methods,
@@ -200,7 +215,7 @@ def recipe_family(variant: Variant, name: str = "recipe") -> Family:
         inputs[variant.inputs],
         seeds=tuple(range(variant.seeds)),
         settings=repr(variant),
-        blends={name: variant.recipe.machines, kernel: variant.recipe.machines},
+        blends=dict.fromkeys((name, kernel, start), variant.recipe.machines),
     )
 
 
