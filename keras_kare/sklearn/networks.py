@@ -27,9 +27,16 @@ def workbench(
 
     One output serves any number of targets: they share its kernel.
     """
-    hidden = [keras.layers.Dense(size, activation, dtype=dtype) for size in hidden_sizes]
-    output = keras.layers.Dense(1, dtype=dtype)
-    network = keras.Sequential([keras.Input((inputs,)), *hidden, output])
+
+    def dense(units: int, activation: str | None) -> keras.layers.Layer:
+        # without a seed, old versions of Keras draw one from Python's generator
+        initializer = keras.initializers.GlorotUniform(seed=0)
+        return keras.layers.Dense(
+            units, activation, kernel_initializer=initializer, dtype=dtype
+        )
+
+    hidden = [dense(size, activation) for size in hidden_sizes]
+    network = keras.Sequential([keras.Input((inputs,)), *hidden, dense(1, None)])
     loss = KARE(ridge=kare_ridge, relative=True)
     return Workbench(network, loss, keras.optimizers.Adam())
 
