@@ -51,7 +51,9 @@ def families(protocol: str) -> dict[str, Family]:
         for rate in ((HONEST_MSE_RATE,) if honest else settings.UCI_MSE_RATES)
     )
     found = {
-        "kare": Family(("ntk", "ntk_kare"), kare, predict_kare, preprocess),
+        "kare": Family(
+            ("ntk", "ntk_kare"), kare, predict_kare, preprocess, settings="one output"
+        ),
         "mse": Family(("network", "after_ntk", "residual"), mse, predict_mse, preprocess),
     }
     if honest:
@@ -89,10 +91,13 @@ def predict_kare(
     x_test: np.ndarray,
     seeds: Sequence[int],
 ) -> Paths:
-    """`ntk`, the kernel at its start, and `ntk_kare`, after some numbers of epochs."""
+    """`ntk`, the kernel at its start, and `ntk_kare`, after some numbers of epochs.
+
+    The network has one output, whose kernel serves all classes.
+    """
     y = signed_one_hot(labels, classes)
     depth, rate = configuration["depth"], configuration["rate"]
-    station = lab(x.shape[1], y.shape[1], Architecture(depth, WIDTH))
+    station = lab(x.shape[1], 1, Architecture(depth, WIDTH))
     station.draw("torch", seeds[0])
     found: Paths = {"ntk": {}, "ntk_kare": {}}
     found["ntk"] = _named("", station.predictions(x, y, x_test, settings.UCI_RIDGES))
