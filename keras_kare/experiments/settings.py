@@ -8,8 +8,8 @@ made the figures. The differences:
 | Figure 1 | 1,000 training rows | 1,000 rows, of which the first 800 train |
 | initialisation | weights uniform in ±√(6/n_in) | PyTorch's default: weights and biases \
 uniform in ±1/√n_in; here both, as `--initialization torch` and `paper` |
-| several classes | one output, whose kernel serves all | the code has one output a class and \
-the kernel of their sum, which is that of one output, scaled; here one |
+| several classes | one output, whose kernel serves all | one output a class, and the \
+kernel of their sum: in distribution that of one output, times their number; here one |
 | Higgs | 30 features | 31: the event `Weight`, which gives the label away, is among \
 them; here both column sets |
 | Higgs split | ten | one, stratified, for all seeds, which differ in the initial weights |
