@@ -32,7 +32,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         left = runner.run(todo, work, store, options.workers, options.budget)
     finally:
-        store.collect(options.name)
+        if options.name == "uci":
+            store.collect(options.name, uci.current)
+        else:
+            store.collect(options.name)
     print(
         f"{len(todo) - left} of {len(todo)} jobs are done; "
         f"{store.folder / options.name}.csv has their results."

@@ -9,7 +9,7 @@ import json
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,21 @@ class Store:
         }
         write_whole(self.path(job), json.dumps(result, indent=1))
 
-    def collect(self, name: str) -> list[Row]:
+    def collect(
+        self, name: str, keep: Callable[[Job], bool] = lambda job: True
+    ) -> list[Row]:
         """The rows of all jobs that are done, also as `NAME.csv`, and `NAME.json`.
 
         The table's lines are the jobs' names and values, and their rows', without seconds:
         a second run with the same seeds writes the same table. The other file says how
         many jobs that are, how many core-hours they took, and with which versions.
+
+        Args:
+            name: Of the files.
+            keep: Which jobs count. Defaults to all.
         """
         results = [json.loads(path.read_text()) for path in self.jobs.glob("*.json")]
+        results = [result for result in results if keep(result["job"])]
         results.sort(key=lambda result: json.dumps(result["job"], sort_keys=True))
         lines = [
             {**result["job"], **{k: v for k, v in row.items() if k != "seconds"}}

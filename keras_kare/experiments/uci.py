@@ -71,6 +71,12 @@ def screened(names: Sequence[str]) -> list[str]:
     return sorted(names)[::2]
 
 
+def current(job: Job) -> bool:
+    """Whether a job's grid is that of today: results of others are no longer shown."""
+    family = families(job["protocol"]).get(job["family"])
+    return family is not None and job.get("grid") == family.digest()
+
+
 def work(job: Job) -> list[Row]:
     """Accuracies of a family's methods on one data set."""
     family = families(job["protocol"])[job["family"]]
