@@ -21,7 +21,15 @@ import pytest
 import keras_kare as kk
 from keras_kare import datasets
 from keras_kare.datasets import UCIDataset, signed_one_hot
-from keras_kare.experiments import command, images, protocols, runner, settings, simulation
+from keras_kare.experiments import (
+    command,
+    images,
+    protocols,
+    runner,
+    settings,
+    simulation,
+    uci,
+)
 from keras_kare.experiments import store as store_module
 from keras_kare.experiments.comparison import compare
 from keras_kare.experiments.networks import initial_weights, make_network
@@ -120,6 +128,15 @@ class TestStore:
             store.collect("toy")
             tables.append((store.folder / "toy.csv").read_bytes())
         assert tables[0] == tables[1]
+
+    def test_results_of_other_grids_are_not_shown(self, store, data_folder, monkeypatch):
+        monkeypatch.setenv("KERAS_KARE_DATA", str(data_folder))
+        (job,) = uci.jobs("honest", ["iris"], ["laplace"])
+        for stale in ({**job, "grid": "0"}, {**job, "family": "phrenology"}):
+            assert not uci.current(stale)
+            store.write(stale, [{"accuracy": 1.0}], 0.0)
+        store.write(job, [{"accuracy": 2.0}], 0.0)
+        assert [row["accuracy"] for row in store.collect("uci", uci.current)] == [2.0]
 
     def test_other_versions_are_told(self, store, monkeypatch):
         store.write(JOB, [], 1.0)
