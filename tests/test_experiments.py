@@ -38,7 +38,7 @@ from keras_kare.experiments.scaling import FEW, one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
 from keras_kare.experiments.store import Store
 from keras_kare.experiments.training import Lab, batches_of, values
-from keras_kare.sklearn.recipe import Kernels
+from keras_kare.sklearn.recipe import Kernels, folds_of
 
 # Results on disk -------------------------------------------------------------------------
 
@@ -716,18 +716,19 @@ class TestProtocols:
 @pytest.mark.parametrize("counts", [(50, 30, 20), (7, 1, 3), (2, 1), (40, 0, 2)])
 def test_folds_are_balanced(rng, counts):
     labels = rng.permutation(np.repeat(np.arange(len(counts)), counts))
-    fold_of = protocols.folds_of(labels, 4, seed=0)
+    fold_of = folds_of(labels, 4, np.random.default_rng(0))
     sizes = np.bincount(fold_of, minlength=4)
     assert len(sizes) == 4
     assert np.ptp(sizes) <= 1
     for label in range(len(counts)):
         assert np.ptp(np.bincount(fold_of[labels == label], minlength=4)) <= 1
-    np.testing.assert_array_equal(protocols.folds_of(labels, 4, seed=0), fold_of)
+    np.testing.assert_array_equal(folds_of(labels, 4, np.random.default_rng(0)), fold_of)
 
 
 def test_folds_depend_on_the_seed():
     labels = np.arange(40) % 2
-    assert np.any(protocols.folds_of(labels, 4, 0) != protocols.folds_of(labels, 4, 1))
+    first, other = (folds_of(labels, 4, np.random.default_rng(seed)) for seed in (0, 1))
+    assert np.any(first != other)
 
 
 # From the command line, killed -----------------------------------------------------------

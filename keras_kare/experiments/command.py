@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from keras_kare.datasets import uci_names
 from keras_kare.experiments import images, report, runner, settings, simulation, uci
 from keras_kare.experiments.families import families
 from keras_kare.experiments.store import Job, Store
 
-EXPERIMENTS = ("simulation", "mnist", "higgs", "uci")
 PROTOCOLS = ("paper", "honest", "screen")
 
 
@@ -27,15 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     _check(parser, options)
     store = Store(options.out / options.name)
-    todo = _jobs(options)
-    work = {"simulation": simulation.work, "uci": uci.work}.get(options.name, images.work)
+    experiment = EXPERIMENTS[options.name]
+    todo = experiment.jobs(options)
     try:
-        left = runner.run(todo, work, store, options.workers, options.budget)
+        left = runner.run(todo, experiment.work, store, options.workers, options.budget)
     finally:
-        if options.name == "uci":
-            store.collect(options.name, uci.current)
-        else:
-            store.collect(options.name)
+        store.collect(options.name, experiment.current)
     print(
         f"{len(todo) - left} of {len(todo)} jobs are done; "
         f"{store.folder / options.name}.csv has their results."
@@ -66,18 +63,39 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
         )
 
 
-def _jobs(options: argparse.Namespace) -> list[Job]:
-    seeds = settings.SEEDS[: options.seeds]
-    if options.name == "simulation":
-        return simulation.jobs(seeds, options.initialization)
-    if options.name == "uci":
-        return [
-            job
-            for protocol in options.protocol
-            for job in uci.jobs(protocol, options.datasets, options.methods)
-        ]
-    names = images.HIGGS if options.name == "higgs" else ("mnist",)
-    return images.jobs(names, seeds, options.initialization)
+class Experiment(NamedTuple):
+    """What to do, how, and which results still count."""
+
+    jobs: Callable[[argparse.Namespace], list[Job]]
+    work: runner.Work
+    current: Callable[[Job], bool] = lambda job: True
+
+
+def _simulation(options: argparse.Namespace) -> list[Job]:
+    return simulation.jobs(settings.SEEDS[: options.seeds], options.initialization)
+
+
+def _images(*names: str) -> Callable[[argparse.Namespace], list[Job]]:
+    def jobs(options: argparse.Namespace) -> list[Job]:
+        return images.jobs(names, settings.SEEDS[: options.seeds], options.initialization)
+
+    return jobs
+
+
+def _uci(options: argparse.Namespace) -> list[Job]:
+    return [
+        job
+        for protocol in options.protocol
+        for job in uci.jobs(protocol, options.datasets, options.methods)
+    ]
+
+
+EXPERIMENTS = {
+    "simulation": Experiment(_simulation, simulation.work),
+    "mnist": Experiment(_images("mnist"), images.work),
+    "higgs": Experiment(_images(*images.HIGGS), images.work),
+    "uci": Experiment(_uci, uci.work, uci.current),
+}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -32,7 +32,6 @@ from typing import Any
 import numpy as np
 
 try:
-    import scipy.linalg
     from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
     from sklearn.metrics.pairwise import euclidean_distances
     from sklearn.svm import SVC
@@ -44,6 +43,7 @@ except ImportError as error:
 
 from keras_kare._validation import is_whole
 from keras_kare.datasets import signed_one_hot
+from keras_kare.sklearn.recipe import Kernels, path
 
 Configuration = dict[str, Any]
 Path = dict[str, np.ndarray]
@@ -115,11 +115,7 @@ def _gaussian(distances: np.ndarray, s: float) -> np.ndarray:
 
 
 def _kernel_ridge(kernel: Callable[[np.ndarray, float], np.ndarray]) -> Scores:
-    """Scores along the ridge.
-
-    With K / n = U diag(w) U' and targets Y in {-1, 1} of shape (n, p), the prediction is
-    f(X) = K(X, x) / n · U diag(1 / (w + λ)) U' Y: one eigendecomposition for every λ.
-    """
+    """Scores along the ridge, for targets in {-1, 1}: see `recipe.path`."""
 
     def scores(
         configuration: Configuration,
@@ -129,18 +125,12 @@ def _kernel_ridge(kernel: Callable[[np.ndarray, float], np.ndarray]) -> Scores:
         x_test: np.ndarray,
         seed: int,
     ) -> Path:
-        n = len(x)
         distances = _distances(x)
         s = configuration["bandwidth"] * _median(distances)
-        K = kernel(distances, s)
-        w, U = scipy.linalg.eigh(K / n, driver="evd")
-        projected = U.T @ signed_one_hot(labels, classes)
-        test = kernel(euclidean_distances(x_test, x), s) @ U / n
-        unit = np.trace(K) / n**2
-        return {
-            _ridge_name(ridge): test @ (projected / (w + ridge * unit)[:, None])
-            for ridge in RIDGES
-        }
+        cross = kernel(euclidean_distances(x_test, x), s)
+        kernels = Kernels(kernel(distances, s), cross, np.zeros(len(x_test)))
+        found = path(kernels, signed_one_hot(labels, classes), RIDGES)
+        return {_ridge_name(ridge): each.values for ridge, each in found.items()}
 
     return scores
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_kare import _validation
 from keras_kare.experiments.settings import INITIALIZATIONS, Architecture
+from keras_kare.sklearn import networks
 
 
 def make_network(inputs: int, outputs: int, architecture: Architecture) -> keras.Model:
@@ -19,11 +20,8 @@ def make_network(inputs: int, outputs: int, architecture: Architecture) -> keras
         outputs: Outputs, without an activation.
         architecture: Depth, width and activation of the hidden layers.
     """
-    hidden = [
-        keras.layers.Dense(architecture.width, architecture.activation)
-        for _ in range(architecture.depth)
-    ]
-    return keras.Sequential([keras.Input((inputs,)), *hidden, keras.layers.Dense(outputs)])
+    sizes = (architecture.width,) * architecture.depth
+    return networks.make_network(inputs, sizes, outputs, architecture.activation, "float32")
 
 
 def initial_weights(
@@ -39,11 +37,5 @@ def initial_weights(
         seed: Of a generator of its own.
     """
     _validation.check_option("initialization", initialization, INITIALIZATIONS)
-    rng = np.random.default_rng(seed)
-    scale = 1.0 if initialization == "torch" else math.sqrt(6.0)
-    start = []
-    for kernel, bias in zip(*[iter(network.get_weights())] * 2, strict=True):
-        bound = 1.0 / math.sqrt(kernel.shape[0])
-        start.append(rng.uniform(-scale * bound, scale * bound, kernel.shape))
-        start.append(rng.uniform(-bound, bound, bias.shape))
-    return start
+    gain = 1.0 if initialization == "torch" else math.sqrt(6.0)
+    return networks.draw_weights(network, np.random.default_rng(seed), gain)

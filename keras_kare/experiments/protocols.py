@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from keras_kare.datasets import UCIDataset, signed_one_hot
+from keras_kare.sklearn.recipe import folds_of
 
 Paths = dict[str, dict[str, np.ndarray]]
 """By method, then by the name of what comes free: scores `(m, k)`."""
@@ -144,7 +145,8 @@ def cross_validate(
     """The best choice of each method, by rows of `train` that its fits have not seen."""
     if not family.chooses:
         return dict.fromkeys(family.methods, Choice(0, ("",)))
-    labels, fold_of = data.labels[train], folds_of(data.labels[train], INNER_FOLDS, 0)
+    labels = data.labels[train]
+    fold_of = folds_of(labels, INNER_FOLDS, np.random.default_rng(0))
     targets = signed_one_hot(labels, data.classes)
     losses: dict[tuple[str, Choice], list[float]] = {}
     used = [f for f in range(INNER_FOLDS) if 0 < np.sum(fold_of == f) < len(train)]
@@ -184,15 +186,6 @@ def _blend(ranked: list[Choice], family: Family, method: str) -> Choice:
             groups.setdefault(name.rpartition(" ")[0], name)
     names = tuple(groups.values())[: family.blends.get(method, 1)]
     return Choice(best.configuration, names)
-
-
-def folds_of(labels: np.ndarray, folds: int, seed: int) -> np.ndarray:
-    """The fold of each row, `(n,)`: classes are spread as evenly as they can be."""
-    shuffled = np.random.default_rng(seed).permutation(len(labels))
-    ranked = shuffled[np.argsort(labels[shuffled], kind="stable")]
-    fold_of = np.empty(len(labels), int)
-    fold_of[ranked] = np.arange(len(labels)) % folds
-    return fold_of
 
 
 def _all_scores(

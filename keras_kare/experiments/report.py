@@ -16,6 +16,7 @@ from keras_kare.experiments.uci import screened
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 PAPER_GPU_HOURS = 321
 """What the paper's UCI experiments took, as it says."""
@@ -57,7 +58,6 @@ NAMES = {
 ABLATIONS = tuple(f"recipe_{part}" for part in PARTS)
 """Parts of the recipe, in a table of their own."""
 
-
 PAPER_METHODS = ("ntk_kare", "after_ntk", "network", "ntk", "residual")
 """Those that also run on larger data sets, under the paper's protocol."""
 
@@ -94,10 +94,10 @@ def _simulation(results: Path, reference: Path | None) -> Iterator[str]:
         rows = ours[ours.initialization == start]
         if not len(rows):
             continue
-        picture = f"simulation_{start}.png"
-        figures.save(figures.figure_1(rows, published), results / picture)
         yield f"### Initialisation `{start}`\n"
-        yield f"![Figure 1, initialisation {start}]({picture})\n"
+        drawing = figures.figure_1(rows, published)
+        caption = f"Figure 1, initialisation {start}"
+        yield _picture(results / f"simulation_{start}.png", drawing, caption)
         yield _best_table(rows, published, ["gamma", "sigma"])
 
 
@@ -113,10 +113,10 @@ def _images(results: Path, reference: Path | None, name: str) -> Iterator[str]:
             rows = ours[(ours.dataset == dataset) & (ours.initialization == start)]
             if not len(rows):
                 continue
-            picture = f"{dataset}_{start}.png"
-            figures.save(figures.figure_2(rows, published), results / picture)
             yield f"### `{dataset}`, initialisation `{start}`\n"
-            yield f"![Figure 2, {dataset}, initialisation {start}]({picture})\n"
+            drawing = figures.figure_2(rows, published)
+            caption = f"Figure 2, {dataset}, initialisation {start}"
+            yield _picture(results / f"{dataset}_{start}.png", drawing, caption)
             by = ["dataset", "depth", "width", "initialization"]
             yield _best_table(rows, published, by).replace("_", " ")
 
@@ -139,12 +139,10 @@ def _uci(results: Path, reference: Path | None) -> Iterator[str]:
         yield f"### Protocol *{protocol}*, {len(main)} data sets\n"
         yield _ranking(main)
         if protocol == "honest":
-            picture = "uci_honest.png"
             shown = rows[rows.dataset.isin(main.index) & rows.method.isin(main.columns)]
-            figures.save(
-                figures.accuracy_figure(shown, protocol, "recipe"), results / picture
-            )
-            yield f"![Ranks and accuracies, honest protocol]({picture})\n"
+            drawing = figures.accuracy_figure(shown, protocol, "recipe")
+            caption = "Ranks and accuracies, honest protocol"
+            yield _picture(results / "uci_honest.png", drawing, caption)
             own = rows.method.isin(["recipe", *ABLATIONS, "laplace", "laplace_one_hot"])
             parts = complete(rows[own])
             if len(parts.columns) > 2:
@@ -199,6 +197,11 @@ def complete(rows: pd.DataFrame) -> pd.DataFrame:
     done = folds == folds.max().max()  # a method that has not run is NaN
     kept = done.columns[done.sum() >= COVERAGE * done.sum().max()]
     return accuracy.loc[done[kept].all(axis=1), kept]
+
+
+def _picture(path: Path, drawing: Figure, caption: str) -> str:
+    figures.save(drawing, path)
+    return f"![{caption}]({path.name})\n"
 
 
 def _ranking(accuracy: pd.DataFrame) -> str:

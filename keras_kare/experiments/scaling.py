@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from keras_kare.sklearn.preprocessing import FewValues
+
 FEW = 8
 """Most values of a column that `one_hot` takes for categories."""
 
@@ -35,11 +37,9 @@ def one_hot(
     not say which columns these are. Columns of 3 to `FEW` different values are taken to be
     such, but keep their numbers, too.
     """
-    blocks, blocks_test = (list(pair) for pair in zip(standardize(x, x_test), strict=True))
-    for j in range(x.shape[1]):
-        values = np.unique(x[:, j])
-        if 3 <= len(values) <= FEW:
-            weight = np.sqrt(len(values) / 2.0)
-            blocks.append(weight * (x[:, [j]] == values))
-            blocks_test.append(weight * (x_test[:, [j]] == values))
-    return np.hstack(blocks), np.hstack(blocks_test)
+    few = FewValues(FEW).fit(x)
+    scaled, scaled_test = standardize(x, x_test)
+    return (
+        np.hstack([scaled, few.transform(x)]),
+        np.hstack([scaled_test, few.transform(x_test)]),
+    )

@@ -16,7 +16,7 @@ from keras_kare.models.workbench import Workbench
 from keras_kare.sklearn import preprocessing
 from keras_kare.sklearn._compat import validate_data
 from keras_kare.sklearn.ensemble import Evidence, cross_fit, refit
-from keras_kare.sklearn.networks import LOCK, initial_weights, workbench
+from keras_kare.sklearn.networks import LOCK, draw_weights, workbench
 from keras_kare.sklearn.parameters import check_parameters
 from keras_kare.sklearn.recipe import RIDGES, SHARES, Key, Recipe, Start, folds_of
 
@@ -113,7 +113,7 @@ class KAREEstimator(BaseEstimator):
         with LOCK:
             bench = self._bench(x.shape[1])
             starts = [
-                Start(initial_weights(bench, rng), int(rng.randint(MOST_SEED)))
+                Start(draw_weights(bench.network, rng), int(rng.randint(MOST_SEED)))
                 for _ in range(folds + self.networks)
             ]
             keys, evidence = cross_fit(

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from keras_kare.layers.machine import System
+from keras_kare.layers.machine import System, chunks
 from keras_kare.layers.posterior import Posterior
 from keras_kare.models.workbench import Workbench
 from keras_kare.sklearn import recipe as recipes
 from keras_kare.sklearn.recipe import Kernels, Key, Predicted, Recipe, Start
-
-ROWS = 2048
-"""Rows that are predicted at a time."""
 
 
 class State(NamedTuple):
@@ -81,7 +77,7 @@ class Ensemble:
                 ],
                 axis=0,
             )
-            for kernels in self._kernels(bench, x)
+            for kernels in (self._kernels(bench, rows) for rows in chunks(x))
         ]
         return np.concatenate(parts)
 
@@ -93,13 +89,13 @@ class Ensemble:
             x: `(m, d)`.
             y: Of the anchors, `(n, c)`.
         """
-        (own,) = self._kernels(bench, self.anchors, whole=True)
         posteriors = {}
-        for key, kernels in own.items():
+        for key, kernels in self._kernels(bench, self.anchors).items():
             system = System(kernels.cross, y)
             posteriors[key] = Posterior(system, key.ridge * system.unit)
         parts = []
-        for found in self._kernels(bench, x):
+        for rows in chunks(x):
+            found = self._kernels(bench, rows)
             variances = [
                 posterior.unit_variance(found[key].prior, found[key].cross)
                 + posterior.unit_noise
@@ -108,22 +104,18 @@ class Ensemble:
             parts.append(np.mean(variances, axis=0))
         return np.concatenate(parts)
 
-    def _kernels(
-        self, bench: Workbench, x: np.ndarray, whole: bool = False
-    ) -> Iterator[dict[Key, Kernels]]:
-        """Each machine's `K(x, X)` and `K(x, x)`, a few rows at a time."""
-        for at in range(0, len(x), len(x) if whole else ROWS):
-            rows = x[at : at + (len(x) if whole else ROWS)]
-            smooth = {s: self._smooth(bench, s, rows) for s in self.states}
-            rough = Kernels(
-                np.empty((0, 0)),
-                recipes.laplace(rows, self.anchors, self.scale),
-                np.ones(len(rows)),
-            )
-            found = {}
-            for key, _ in self.machines:
-                found[key] = recipes.mix(smooth.get(key.steps, rough), rough, key.share)
-            yield found
+    def _kernels(self, bench: Workbench, x: np.ndarray) -> dict[Key, Kernels]:
+        """Each machine's `K(x, X)` and `K(x, x)`."""
+        smooth = {steps: self._smooth(bench, steps, x) for steps in self.states}
+        rough = Kernels(
+            np.empty((0, 0)),
+            recipes.laplace(x, self.anchors, self.scale),
+            np.ones(len(x)),
+        )
+        return {
+            key: recipes.mix(smooth.get(key.steps, rough), rough, key.share)
+            for key, _ in self.machines
+        }
 
     def _smooth(self, bench: Workbench, steps: int, x: np.ndarray) -> Kernels:
         """The networks' mean kernel."""

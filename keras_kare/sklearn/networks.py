@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -27,6 +28,15 @@ def workbench(
 
     One output serves any number of targets: they share its kernel.
     """
+    network = make_network(inputs, hidden_sizes, 1, activation, dtype)
+    loss = KARE(ridge=kare_ridge, relative=True)
+    return Workbench(network, loss, keras.optimizers.Adam())
+
+
+def make_network(
+    inputs: int, hidden_sizes: Sequence[int], outputs: int, activation: str, dtype: str
+) -> keras.Model:
+    """A multilayer perceptron, linear at its end; `draw_weights` gives it a start."""
 
     def dense(units: int, activation: str | None) -> keras.layers.Layer:
         # without a seed, old versions of Keras draw one from Python's generator
@@ -36,15 +46,24 @@ def workbench(
         )
 
     hidden = [dense(size, activation) for size in hidden_sizes]
-    network = keras.Sequential([keras.Input((inputs,)), *hidden, dense(1, None)])
-    loss = KARE(ridge=kare_ridge, relative=True)
-    return Workbench(network, loss, keras.optimizers.Adam())
+    return keras.Sequential([keras.Input((inputs,)), *hidden, dense(outputs, None)])
 
 
-def initial_weights(bench: Workbench, rng: np.random.RandomState) -> list[np.ndarray]:
-    """Kernels and biases uniform in ±1/√n_in, in the order of `get_weights()`."""
+def draw_weights(
+    network: keras.Model,
+    rng: np.random.RandomState | np.random.Generator,
+    gain: float = 1.0,
+) -> list[np.ndarray]:
+    """Weights to start from, in the order of `network.get_weights()`.
+
+    Args:
+        network: Of dense layers: kernels and biases in turn.
+        rng: Kernels are uniform in ±gain/√n_in, biases in ±1/√n_in.
+        gain: Defaults to `1.0`, as in PyTorch's `Linear`.
+    """
     start = []
-    for kernel, bias in zip(*[iter(bench.network.get_weights())] * 2, strict=True):
+    for kernel, bias in zip(*[iter(network.get_weights())] * 2, strict=True):
         bound = 1.0 / np.sqrt(kernel.shape[0])
-        start += [rng.uniform(-bound, bound, part.shape) for part in (kernel, bias)]
+        start.append(rng.uniform(-gain * bound, gain * bound, kernel.shape))
+        start.append(rng.uniform(-bound, bound, bias.shape))
     return start

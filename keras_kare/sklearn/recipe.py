@@ -214,11 +214,11 @@ def path(mixed: Kernels, y: np.ndarray, ridges: Sequence[float]) -> dict[float, 
     system = System(mixed.gram, np.asarray(y, "float64"))
     spectral = system.spectral
     rotated, seen = spectral.vectors.T @ system.y, mixed.cross @ spectral.vectors / n
-    found = {}
+    squared, found = seen**2, {}
     for ridge in ridges:
         absolute = ridge * system.unit
         shrunk = 1.0 / (spectral.eigenvalues + absolute)
-        known = n * (seen**2 @ shrunk)
+        known = n * (squared @ shrunk)
         found[float(ridge)] = Predicted(
             seen @ (rotated * shrunk[:, None]),
             np.maximum(mixed.prior - known, 0.0) + n * absolute,
@@ -234,7 +234,9 @@ def best(errors: Mapping[Key, float], machines: int) -> list[Key]:
     return list(groups.values())[:machines]
 
 
-def folds_of(order: np.ndarray, folds: int, rng: np.random.RandomState) -> np.ndarray:
+def folds_of(
+    order: np.ndarray, folds: int, rng: np.random.RandomState | np.random.Generator
+) -> np.ndarray:
     """The fold of each row, `(n,)`: the values of `order` are spread evenly."""
     shuffled = rng.permutation(len(order))
     ranked = shuffled[np.argsort(order[shuffled], kind="stable")]
