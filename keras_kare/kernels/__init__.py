@@ -1,16 +1,20 @@
-"""What K is: kernels that answer `gram`, `cross` and `diag`."""
+"""What K is: kernels that answer `gram`, `cross`, `diag` and `operator`."""
 
 from keras_kare.kernels import second_derivatives as second_derivatives
 from keras_kare.kernels.factors import Factor, FullFactor, LookupFactor, OuterFactor
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.ntk import NTK
+from keras_kare.kernels.operator import DenseOperator, FeatureOperator, KernelOperator
 from keras_kare.kernels.structured import LayerRule, register_rule
 
 __all__ = [
     "NTK",
+    "DenseOperator",
     "Factor",
+    "FeatureOperator",
     "FullFactor",
     "Kernel",
+    "KernelOperator",
     "LayerRule",
     "LookupFactor",
     "OuterFactor",

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import abc
 import hashlib
+import math
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare.kernels.operator import CHUNK, FeatureOperator, KernelOperator
+
 
 class Kernel(keras.layers.Layer, abc.ABC):
     """Base class of kernels: a Keras layer that answers `gram`, `cross`, `diag`.
 
     A kernel is a layer so that its variables are tracked, trained and saved.
-    Subclasses define the three verbs; a kernel with a finite feature map also
-    sets `has_features = True` and defines `vjp` and `jvp`, which gives the
-    head its primal form.
+    Subclasses define the three verbs; `operator` and every solver then work, by
+    tiles. A kernel with a finite feature map also sets `has_features = True` and
+    defines `vjp` and `jvp`, which gives the head its primal form, and products with
+    the matrix that need no kernel values.
 
     Rows are always the first axis. `x` may be a nested structure of tensors
     (networks with several inputs) that all have the same number of rows.
@@ -37,6 +41,28 @@ class Kernel(keras.layers.Layer, abc.ABC):
     def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
         """Kernel value of each row of `x` with itself, `(n,)`."""
 
+    def operator(self, x: Any) -> KernelOperator:
+        """The matrix `gram(x)` as a linear map, which is never formed.
+
+        Args:
+            x: `(n, ...)`.
+
+        Returns:
+            A `KernelOperator`: `operator @ v` is `K v` for `v` of shape `(n,)` or
+            `(n, m)`; with a finite feature map `J`, `operator.vjp(v)` is `Jᵀ v`,
+            `operator.jvp(w)` is `J w`, and `K v = J (Jᵀ v)`.
+
+        Raises:
+            ValueError: As `gram`.
+
+        Example:
+
+        ```python
+        product = kernel.operator(x) @ v
+        ```
+        """
+        return (FeatureOperator if self.has_features else KernelOperator)(self, x)
+
     def vjp(self, x: Any, v: Any, dtype: str | None = None) -> list[tf.Tensor]:
         """`Jᵀ v`: the feature map's transpose applied to `v` of shape `(n, m)`."""
         raise NotImplementedError(
@@ -50,6 +76,50 @@ class Kernel(keras.layers.Layer, abc.ABC):
             f"{type(self).__name__} has no finite feature map, so no primal form. "
             "Use a head with `form='dual'`."
         )
+
+    def feature_count(self, x: Any) -> int:
+        """How many numbers the feature map of a row has."""
+        row = keras.tree.map_structure(lambda t: t[:1], x)
+        return sum(math.prod(w.shape[1:]) for w in self.vjp(row, np.ones((1, 1))))
+
+    def feature_rows(self, x: Any, dtype: str | None = None) -> tf.Tensor:
+        """`J` written out, `(n, F)`: the arrays that `vjp` returns, side by side."""
+        rows = int(keras.tree.flatten(x)[0].shape[0])
+        parts = self.vjp(x, np.eye(rows), dtype=dtype)
+        return tf.concat([tf.reshape(w, (rows, -1)) for w in parts], axis=1)
+
+    def weights_from(self, flat: np.ndarray, x: Any) -> list[tf.Tensor]:
+        """From `(F, m)`, in the order of `feature_rows`, to what `vjp` returns."""
+        row = keras.tree.map_structure(lambda t: t[:1], x)
+        shapes = [tuple(w.shape[1:]) for w in self.vjp(row, np.ones((1, 1)))]
+        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
+        pairs = zip(np.split(flat.T, ends, axis=1), shapes, strict=True)
+        return [tf.constant(np.reshape(part, (-1, *shape))) for part, shape in pairs]
+
+    def held(self, x: Any) -> Any:
+        """What `pull` and `push` need of rows: whatever saves computing it again."""
+        return x
+
+    def pull(self, held: Any, v: tf.Tensor) -> list[tf.Tensor]:
+        """`Jᵀ v` of what `held` returned, in arrays of an order of its own."""
+        return self.vjp(held, v, dtype=v.dtype.name)
+
+    def push(self, held: Any, w: list[tf.Tensor]) -> tf.Tensor:
+        """`J w` for weights as `pull` returns them, `(n, m)`."""
+        return self.jvp(held, w)
+
+    def pair_flops(self, x: Any) -> float:
+        """About how many floating-point operations a kernel value takes."""
+        return 64.0
+
+    def chunk(self, x: Any, vectors: int) -> tuple[int, bool]:
+        """How many rows should go at a time, and whether to keep what `held` returns.
+
+        Args:
+            x: All rows.
+            vectors: How many vectors are multiplied at once.
+        """
+        return CHUNK, False
 
     def check(self, x: Any, rows: int | None = None) -> None:
         """Refuse, before long work, rows or weights for which there is no kernel.

@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
 from keras_kare.kernels import memory
 from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.operator import KernelOperator
 from keras_kare.kernels.plan import KernelPlan, kernel_plan
 from keras_kare.kernels.recompute import Tiled
 from keras_kare.kernels.structured import probe
@@ -195,13 +197,59 @@ class NTK(Kernel):
         Args:
             x: `(n, ...)`.
             w: One array a trainable variable, `(m, C) + variable.shape`, as `vjp`
-                returns them.
+                returns them. The products are formed in their type, if it is wider than
+                that of the network.
 
         Returns:
             `(n, m)`.
         """
         self._require_features()
-        return self._run("jvp", (x,), (list(w),), None)
+        wide = any(part.dtype == tf.float64 for part in w)
+        return self._run("jvp", (x,), (list(w),), "float64" if wide else None)
+
+    def operator(self, x: Any) -> KernelOperator:
+        x = _validation.check_rows("x", x)
+        self.check_shapes("x", x)
+        self._check_weights()
+        return super().operator(x)
+
+    def feature_count(self, x: Any) -> int:
+        plan = self._plan(x)
+        outputs = plan.outputs if self.outputs == "trace" else 1
+        return outputs * sum(math.prod(v.shape) for v in self.network.trainable_variables)
+
+    def feature_rows(self, x: Any, dtype: str | None = None) -> tf.Tensor:
+        return self._work(x, dtype).over_slices("feature_rows", x)
+
+    def weights_from(self, flat: np.ndarray, x: Any) -> list[tf.Tensor]:
+        variables = self.network.trainable_variables
+        outputs = self._plan(x).outputs if self.outputs == "trace" else 1
+        shapes = [(-1, outputs, *v.shape) for v in variables]
+        ends = np.cumsum([outputs * math.prod(v.shape) for v in variables])[:-1]
+        pairs = zip(np.split(flat.T, ends, axis=1), shapes, strict=True)
+        return [tf.constant(np.reshape(part, shape)) for part, shape in pairs]
+
+    def held(self, x: Any) -> Any:
+        return self._work(x, None).over_slices("held", x)
+
+    def pull(self, held: Any, v: tf.Tensor) -> list[tf.Tensor]:
+        return self._held_work().pull(held, v)
+
+    def push(self, held: Any, w: list[tf.Tensor]) -> tf.Tensor:
+        return self._held_work().push(held, w)
+
+    def chunk(self, x: Any, vectors: int) -> tuple[int, bool]:
+        return self._work(x, None).chunk(int(keras.tree.flatten(x)[0].shape[0]), vectors)
+
+    def pair_flops(self, x: Any) -> float:
+        return sum(share.cost.pair_flops for share in self._plan(x).shares)
+
+    def _work(self, x: Any, dtype: str | None) -> Work:
+        return Work(self._runtime, self._feature_map(x, dtype), self._limit())
+
+    def _held_work(self) -> Work:
+        """For what `held` returned: the plan is there, and no row is needed for it."""
+        return self._work(None, None)
 
     def plan(self, x: Any) -> KernelPlan:
         """How `gram(x)` would be computed, and what it would take; computes nothing.

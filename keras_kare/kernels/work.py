@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_kare.kernels import disk, memory, tiles
 from keras_kare.kernels.memory import in_words
+from keras_kare.kernels.operator import CHUNK
 from keras_kare.kernels.plan import Sizes
 from keras_kare.kernels.recompute import Tiled, attach
 from keras_kare.kernels.structured.features import FeatureMap, Plan
@@ -92,6 +93,31 @@ class Work:
         parts = [self._call("jvp", part, w) for part in self._slices(x)]
         return tf.concat(parts, axis=0)
 
+    def over_slices(self, verb: str, x: Any) -> Any:
+        """A verb whose results have rows on their first axes, a slice after the other."""
+        parts = [self._call(verb, part) for part in self._slices(x)]
+        if len(parts) == 1:
+            return parts[0]
+        return keras.tree.map_structure(lambda *t: tf.concat(t, axis=0), *parts)
+
+    def pull(self, held: Any, v: tf.Tensor) -> list[tf.Tensor]:
+        """`Jᵀ v` of what `held` returned."""
+        return self._call("pull", held, v)
+
+    def push(self, held: Any, w: list[tf.Tensor]) -> tf.Tensor:
+        """`J w` of what `held` returned."""
+        return self._call("push", held, w)
+
+    def chunk(self, rows: int, vectors: int) -> tuple[int, bool]:
+        """Rows that go at a time in products with vectors; whether all are held.
+
+        What a row's passes hold is what a vector's products hold, at most, twice as
+        wide (in float64).
+        """
+        each = self.sizes.working + self.sizes.held + 2.0 * self.sizes.working * vectors
+        step = int(max(16.0, min(float(CHUNK), self.limit / 4.0 / max(each, 1.0))))
+        return min(step, rows), self.sizes.held * rows <= self.limit / 4.0
+
     def _slices(self, x: Any) -> list[Any]:
         rows = _count(x)
         most = rows if self.sizes.working * rows <= self.limit else 0
@@ -157,7 +183,7 @@ class Work:
     def _call(self, verb: str, *arguments: Any, of: Any = None, key: Any = None) -> Any:
         """A verb of the feature map (or of another object) as a traced function."""
         # The weights of `jvp` have directions on their first axis, not rows.
-        exact = verb == "jvp"
+        exact = verb in ("jvp", "push")
         specs = [
             keras.tree.map_structure(_exactly if exact and i else _any_rows, argument)
             for i, argument in enumerate(arguments)

@@ -42,6 +42,9 @@ class Cost:
 class Factor(abc.ABC):
     """Per-example gradients with respect to one group of variables."""
 
+    arrays: int = 1
+    """How many arrays `vjp` returns and `jvp` takes."""
+
     @abc.abstractmethod
     def gram(self) -> tf.Tensor:
         """`sum_k J_k J_kᵀ`, `(n, n)`."""
@@ -72,7 +75,17 @@ class Factor(abc.ABC):
 
     @abc.abstractmethod
     def jvp(self, w: list[tf.Tensor]) -> tf.Tensor:
-        """`sum_k J_k(x_i) w_jk` for one `(m, C) + shape` a variable: `(n, m)`."""
+        """`sum_k J_k(x_i) w_jk` for one `(m, C) + shape` a variable: `(n, m)`.
+
+        The sums are formed in the type of `w`.
+        """
+
+    def written(self, dtype: tf.DType) -> list[tf.Tensor]:
+        """The gradients themselves, `(n, C, ...)` a variable, in the variable's order.
+
+        The same numbers as in `vjp` and `jvp`, for `v` and `w` of type `dtype`.
+        """
+        return self.vjp(tf.eye(tf.shape(self.parts()[-1])[0], dtype=dtype))
 
     @abc.abstractmethod
     def join(self, others: Sequence[Any]) -> Factor:

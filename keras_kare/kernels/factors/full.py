@@ -51,9 +51,13 @@ class FullFactor(Factor):
     def vjp(self, v: tf.Tensor) -> list[tf.Tensor]:
         return [tf.einsum("iks,ij->jks", tf.cast(self.j, v.dtype), v)]
 
+    def written(self, dtype: tf.DType) -> list[tf.Tensor]:
+        return [tf.cast(self.j, dtype)]
+
     def jvp(self, w: list[tf.Tensor]) -> tf.Tensor:
         size = self.j.shape[1] * self.j.shape[2]
-        return tf.matmul(self.rows(), tf.reshape(w[0], (-1, size)), transpose_b=True)
+        rows = tf.cast(self.rows(), w[0].dtype)
+        return tf.matmul(rows, tf.reshape(w[0], (-1, size)), transpose_b=True)
 
     def join(self, others: Sequence[FullFactor]) -> FullFactor:
         return FullFactor(tf.add_n([self.j, *(other.j for other in others)]))

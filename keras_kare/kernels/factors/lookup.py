@@ -59,11 +59,20 @@ class LookupFactor(Factor):
         )
         return [tf.transpose(table, (1, 2, 0, 3))]
 
+    def written(self, dtype: tf.DType) -> list[tf.Tensor]:
+        count, q = self.b.shape[2:]
+        n = tf.shape(self.b)[0]
+        entries = tf.cast(self.indices, tf.int32) + self.size * tf.range(n)[:, None]
+        flat = tf.reshape(self.b, (-1, count, q))
+        table = tf.math.unsorted_segment_sum(flat, tf.reshape(entries, [-1]), n * self.size)
+        table = tf.reshape(table, (-1, self.size, count, q))
+        return [tf.transpose(table, (0, 2, 1, 3))]
+
     def jvp(self, w: list[tf.Tensor]) -> tf.Tensor:
         count, q = self.b.shape[2:]
         table = tf.reshape(w[0], (-1, count, self.size, q))
         found = tf.gather(table, self.indices, axis=2)  # (m, C, n, T, q)
-        return tf.einsum("jkitq,itkq->ij", found, self.b)
+        return tf.einsum("jkitq,itkq->ij", found, tf.cast(self.b, w[0].dtype))
 
     def join(self, others: Sequence[LookupFactor]) -> LookupFactor:
         indices = tf.concat([self.indices, *(other.indices for other in others)], axis=1)

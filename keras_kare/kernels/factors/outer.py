@@ -65,6 +65,7 @@ class OuterFactor(Factor):
         self, a: tf.Tensor, b: tf.Tensor, bias: bool = False, layout: Layout | None = None
     ):
         self.a, self.b, self.bias, self.layout = a, b, bias, layout
+        self.arrays = 2 if bias else 1
 
     def gram(self) -> tf.Tensor:
         if self._forms():
@@ -97,32 +98,54 @@ class OuterFactor(Factor):
         return tf.einsum("igts,igtskl->ikl", a + 1.0 if self.bias else a, b)
 
     def vjp(self, v: tf.Tensor) -> list[tf.Tensor]:
-        (groups, _, p), q = self.a.shape[1:], self.b.shape[4]
         if self._forms():
-            (flat,) = self.formed().vjp(v)  # (m, C, G (q p + q))
-            lead = tf.shape(flat)[:2]
-            flat = tf.reshape(flat, tf.concat([lead, [groups, -1]], axis=0))
-            kernel = tf.reshape(
-                flat[..., : q * p], tf.concat([lead, [groups, q, p]], axis=0)
-            )
-            kernel, bias = tf.transpose(kernel, (0, 1, 2, 4, 3)), flat[..., q * p :]
-        else:
-            a, b = tf.cast(self.a, v.dtype), tf.cast(self.b, v.dtype)
-            kernel = tf.einsum("igtp,igtkq,ij->jkgpq", a, b, v, optimize="optimal")
-            bias = tf.einsum("igtkq,ij->jkgq", b, v) if self.bias else None
+            (flat,) = self.formed().vjp(v)
+            return self._in_order(flat)
+        a, b = tf.cast(self.a, v.dtype), tf.cast(self.b, v.dtype)
+        kernel = tf.einsum("igtp,igtkq,ij->jkgpq", a, b, v, optimize="optimal")
         kernel = kernel if self.layout is None else self.layout.to_variable(kernel)
-        return [kernel, bias] if self.bias else [kernel]
+        if not self.bias:
+            return [kernel]
+        return [kernel, tf.einsum("igtkq,ij->jkgq", b, v)]
+
+    def written(self, dtype: tf.DType) -> list[tf.Tensor]:
+        if self._forms():
+            return self._in_order(tf.cast(self.formed().j, dtype))
+        cast = OuterFactor(
+            tf.cast(self.a, dtype), tf.cast(self.b, dtype), self.bias, self.layout
+        )
+        return self._in_order(cast.formed().j)
+
+    def _in_order(self, flat: tf.Tensor) -> list[tf.Tensor]:
+        """From `(m, C, G (q p + q))`, as products are formed, to the variables' order."""
+        (groups, _, p), q = self.a.shape[1:], self.b.shape[4]
+        lead = tf.shape(flat)[:2]
+        flat = tf.reshape(flat, tf.concat([lead, [groups, -1]], axis=0))
+        kernel = tf.reshape(flat[..., : q * p], tf.concat([lead, [groups, q, p]], axis=0))
+        kernel = tf.transpose(kernel, (0, 1, 2, 4, 3))
+        kernel = kernel if self.layout is None else self.layout.to_variable(kernel)
+        return [kernel, flat[..., q * p :]] if self.bias else [kernel]
 
     def jvp(self, w: list[tf.Tensor]) -> tf.Tensor:
         groups, p, q = self.a.shape[1], self.a.shape[3], self.b.shape[4]
         kernel = w[0] if self.layout is None else self.layout.from_variable(w[0])
         lead = tf.shape(w[0])[:2]
         kernel = tf.reshape(kernel, tf.concat([lead, (groups, p, q)], axis=0))
-        h = tf.einsum("igtp,jkgpq->jkigtq", self.a, kernel)
+        if self._forms():
+            flat = tf.reshape(
+                tf.transpose(kernel, (0, 1, 2, 4, 3)),
+                tf.concat([lead, (groups, q * p)], axis=0),
+            )
+            if self.bias:
+                shift = tf.reshape(w[1], tf.concat([lead, (groups, q)], axis=0))
+                flat = tf.concat([flat, shift], axis=3)
+            return self.formed().jvp([flat])
+        a, b = (tf.cast(t, kernel.dtype) for t in (self.a, self.b))
+        h = tf.einsum("igtp,jkgpq->jkigtq", a, kernel)
         if self.bias:
             bias = tf.reshape(w[1], tf.concat([lead, (1, groups, 1, q)], axis=0))
             h += bias
-        return tf.einsum("jkigtq,igtkq->ij", h, self.b)
+        return tf.einsum("jkigtq,igtkq->ij", h, b)
 
     def join(self, others: Sequence[OuterFactor]) -> OuterFactor:
         a = tf.concat([self.a, *(other.a for other in others)], axis=2)

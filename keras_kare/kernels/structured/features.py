@@ -89,6 +89,7 @@ class FeatureMap:
         self.outputs = outputs
         self.dtype = dtype
         self._like: list[Factor] = []
+        self._held: list[Factor] = []
         # Per-example gradients are as exact as the network's passes are; only what
         # sums over them needs more.
         exact = any(v.dtype == "float64" for v in network.trainable_variables)
@@ -147,16 +148,17 @@ class FeatureMap:
 
     def gram_of_parts(self, parts: list[list[tf.Tensor]]) -> tf.Tensor:
         """Kernel values between all rows of what `parts` returned."""
-        return self.symmetric(self.gram_of(self._factors_of(parts)))
+        return self.symmetric(self.gram_of(self._factors_of(parts, self._like)))
 
     def cross_of_parts(
         self, parts: list[list[tf.Tensor]], others: list[list[tf.Tensor]]
     ) -> tf.Tensor:
         """Kernel values between the rows of two results of `parts`."""
-        return self.cross_of(self._factors_of(parts), self._factors_of(others))
+        like = self._like
+        return self.cross_of(self._factors_of(parts, like), self._factors_of(others, like))
 
-    def _factors_of(self, parts: list[list[tf.Tensor]]) -> list[Factor]:
-        pairs = zip(self._like, parts, strict=True)
+    def _factors_of(self, parts: list[list[tf.Tensor]], like: list[Factor]) -> list[Factor]:
+        pairs = zip(like, parts, strict=True)
         return [factor.with_parts(arrays) for factor, arrays in pairs]
 
     def symmetric(self, gram: tf.Tensor) -> tf.Tensor:
@@ -186,7 +188,8 @@ class FeatureMap:
         One direction is one forward-mode derivative of the network. Many directions
         at once are one forward pass, one backward pass, and a bilinear form a layer.
         """
-        if w[0].shape[0] == 1 and w[0].shape[1] == 1:
+        # Forward mode computes in the network's type, and so no wider than that.
+        if w[0].shape[0] == 1 and w[0].shape[1] == 1 and self.dtype == self.inner:
             return self._one_direction(x, w)
         by_variable = {
             id(variable): tf.cast(part, self.dtype)
@@ -197,6 +200,47 @@ class FeatureMap:
             for variables, factor in self.shares(x)
         ]
         return tf.add_n(parts)
+
+    def held(self, x: Any) -> list[list[tf.Tensor]]:
+        """What `pull` and `push` need of these rows, a list a share.
+
+        As `parts`, but never of a wider type than the network's passes have.
+        """
+        self._held = [factor.condensed() for _, factor in self.shares(x)]
+        return [factor.parts() for factor in self._held]
+
+    def pull(self, held: list[list[tf.Tensor]], v: tf.Tensor) -> list[tf.Tensor]:
+        """`Jᵀ v` of what `held` returned; its arrays are in an order of their own."""
+        factors = self._factors_of(held, self._held)
+        return [part for factor in factors for part in factor.vjp(v)]
+
+    def push(self, held: list[list[tf.Tensor]], w: list[tf.Tensor]) -> tf.Tensor:
+        """`J w` for weights as `pull` returns them, `(n, m)`, in their type."""
+        rest, parts = list(w), []
+        for factor in self._factors_of(held, self._held):
+            own = rest[: factor.arrays]
+            del rest[: factor.arrays]
+            parts.append(factor.jvp(own))
+        return tf.add_n(parts)
+
+    def feature_rows(self, x: Any) -> tf.Tensor:
+        """`J` written out, `(n, C P)`: for each trainable variable, all its outputs."""
+        found: dict[int, tf.Tensor] = {}
+        count = len(self.cotangents(self.plan.outputs))
+        for variables, factor in self.shares(x):
+            for variable, part in zip(variables, factor.written(self.dtype), strict=True):
+                size = count * math.prod(variable.shape)
+                found[id(variable)] = tf.reshape(part, (-1, size))
+        rows = tf.shape(next(iter(found.values())))[0]
+        return tf.concat(
+            [
+                found[id(v)]
+                if id(v) in found
+                else tf.zeros((rows, count * math.prod(v.shape)), self.dtype)
+                for v in self.network.trainable_variables
+            ],
+            axis=1,
+        )
 
     def shares(self, x: Any) -> Iterator[Share]:
         """All shares: those of the rules first, then those of the plain Jacobian."""

@@ -1,0 +1,194 @@
+"""A kernel's matrix as a linear map, against the matrix."""
+
+from __future__ import annotations
+
+import keras
+import networks
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_head import Gaussian
+
+import keras_kare as kk
+from keras_kare.kernels import operator as operators
+
+ALL = {**networks.STRUCTURED, **networks.FALLBACK}
+SOME = ["three outputs", "two inputs", "sequence", "tied weights"]
+
+
+class Linear(kk.kernels.Kernel):
+    """`x xᵀ`: a feature map, with nothing but the two verbs that it needs."""
+
+    has_features = True
+
+    def gram(self, x, dtype=None):
+        return self.cross(x, x, dtype)
+
+    def cross(self, x1, x2, dtype=None):
+        x1, x2 = (tf.cast(x, dtype or "float64") for x in (x1, x2))
+        return x1 @ tf.transpose(x2)
+
+    def diag(self, x, dtype=None):
+        return tf.reduce_sum(tf.cast(x, dtype or "float64") ** 2, axis=1)
+
+    def vjp(self, x, v, dtype=None):
+        x, v = (tf.cast(t, dtype or "float64") for t in (x, v))
+        return [tf.transpose(v) @ x]
+
+    def jvp(self, x, w):
+        return tf.cast(x, w[0].dtype) @ tf.transpose(w[0])
+
+
+def close(a, b, tolerance=1e-10):
+    a, b = np.asarray(a), np.asarray(b)
+    assert a.shape == b.shape
+    assert np.max(np.abs(a - b)) <= tolerance * np.max(np.abs(b))
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.filterwarnings("ignore:The NTK takes the plain Jacobian")
+class TestProducts:
+    @pytest.mark.parametrize("name", ALL)
+    def test_of_every_network(self, name, rng):
+        network = ALL[name]()
+        x = networks.rows_for(network, 6, rng)
+        kernel = kk.kernels.NTK(network)
+        operator, gram = kernel.operator(x), kernel.gram(x).numpy()
+        v = rng.normal(size=(6, 3))
+        assert isinstance(operator, kk.kernels.FeatureOperator)
+        assert operator.shape == (6, 6)
+        close(operator @ v, gram @ v)
+        close(operator @ v[:, 0], gram @ v[:, 0])
+        close(operator.jvp(operator.vjp(v)), gram @ v)
+        close(operator.diagonal, np.diag(gram))
+        close(operator.dense(), gram)
+
+    @pytest.mark.parametrize("name", ALL)
+    @pytest.mark.parametrize("outputs", ["sum", "trace"])
+    def test_features_written_out(self, name, outputs, rng):
+        network = ALL[name]()
+        x = networks.rows_for(network, 5, rng)
+        kernel = kk.kernels.NTK(network, outputs)
+        operator = kernel.operator(x)
+        j = operator.feature_rows(slice(None))
+        assert j.shape == (5, operator.features)
+        gram = kernel.gram(x).numpy()
+        close(j @ j.T, gram)
+        # In the order of the weights: J w by either road.
+        w = rng.normal(size=(operator.features, 2))
+        close(operator.jvp(kernel.weights_from(w, x)), j @ w)
+
+    @pytest.mark.parametrize("name", SOME)
+    @pytest.mark.parametrize("kind", ["features", "tiles"])
+    def test_scaled_rows_in_chunks(self, name, kind, rng, monkeypatch):
+        network = ALL[name]()
+        x = networks.rows_for(network, 7, rng)
+        kernel = kk.kernels.NTK(network)
+        monkeypatch.setattr(type(kernel), "chunk", lambda *_: (3, False))
+        scale = rng.uniform(0.5, 2.0, size=7)
+        make = {
+            "features": operators.FeatureOperator,
+            "tiles": operators.KernelOperator,
+        }[kind]
+        monkeypatch.setattr(operators, "CHUNK", 3)
+        monkeypatch.setattr(make, "_tile", lambda _: 2)
+        operator = make(kernel, x).scaled(scale)
+        gram = kernel.gram(x).numpy() * scale * scale[:, None]
+        v = rng.normal(size=(7, 2))
+        close(operator @ v, gram @ v)
+        close(operator.columns(np.array([5, 0])), gram[:, [5, 0]])
+        close(operator.block(slice(1, 4), np.array([6, 2])), gram[1:4][:, [6, 2]])
+        close(operator.diagonal, np.diag(gram))
+        close(operator.jvp(operator.vjp(v)), gram @ v)
+        close(operator.dense(), gram)
+
+    @pytest.mark.parametrize("make", [Gaussian, Linear])
+    def test_of_other_kernels(self, make, rng):
+        x, v = rng.normal(size=(9, 3)), rng.normal(size=(9, 2))
+        kernel = make()
+        operator, gram = kernel.operator(x), np.asarray(kernel.gram(x))
+        assert (operator.features is None) == (make is Gaussian)
+        close(operator @ v, gram @ v)
+        close(operator.columns(np.array([3])), gram[:, [3]])
+        if make is Linear:
+            j = operator.feature_rows(slice(None))
+            close(j @ j.T, gram)
+            w = rng.normal(size=(operator.features, 2))
+            close(operator.jvp(kernel.weights_from(w, x)), j @ w)
+
+    def test_a_matrix_that_is_there(self, rng):
+        b = rng.normal(size=(5, 5))
+        gram, v = b @ b.T, rng.normal(size=(5, 2))
+        operator = kk.kernels.DenseOperator(gram)
+        close(operator @ v, gram @ v)
+        close(operator.block(slice(0, 2), np.array([4])), gram[:2][:, [4]])
+        scale = np.arange(1.0, 6.0)
+        close(operator.scaled(scale).dense(), gram * scale * scale[:, None])
+        for verb in (operator.vjp, operator.jvp):
+            with pytest.raises(NotImplementedError, match="no feature map"):
+                verb(v)
+
+
+class TestPrecision:
+    def test_float32_networks_sum_in_float64(self, rng):
+        network = networks.mlp(width=30)
+        x = rng.normal(size=(50, networks.D)).astype("float32")
+        kernel = kk.kernels.NTK(network)
+        operator, v = kernel.operator(x), rng.normal(size=(50, 2))
+        gram = kernel.gram(x, dtype="float64").numpy()
+        close(operator.matmul(v), gram @ v, 1e-12)
+        assert operator.narrow
+        narrow = operator.matmul(v, "float32")
+        assert narrow.dtype == "float64"
+        assert 1e-9 < np.max(np.abs(narrow - gram @ v)) / np.max(np.abs(gram @ v)) < 1e-5
+        j = operator.feature_rows(slice(None))
+        close(j @ j.T, gram, 1e-12)
+
+    def test_what_passes_give_is_kept_once(self, rng, monkeypatch):
+        x = rng.normal(size=(20, networks.D)).astype("float32")
+        kernel = kk.kernels.NTK(networks.mlp())
+        operator = kernel.operator(x)
+        operator @ np.ones(20)
+        calls = []
+        monkeypatch.setattr(kernel, "held", lambda rows: calls.append(rows))
+        operator @ np.ones(20)
+        assert not calls
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        "v", [np.ones(4), np.ones((5, 1, 1)), np.array(["a"] * 5), np.full(5, np.nan)]
+    )
+    def test_vectors(self, rng, v):
+        x = rng.normal(size=(5, networks.D)).astype("float32")
+        operator = kk.kernels.NTK(networks.mlp()).operator(x)
+        with pytest.raises(ValueError, match="`v`"):
+            operator @ v
+
+    def test_rows(self, rng):
+        kernel = kk.kernels.NTK(networks.mlp())
+        with pytest.raises(ValueError, match="NaN"):
+            kernel.operator(np.full((3, networks.D), np.nan, "float32"))
+        with pytest.raises(ValueError, match="does not fit the network"):
+            kernel.operator(np.ones((3, networks.D + 1), "float32"))
+
+    def test_full_kernels_have_no_system(self, rng):
+        x = rng.normal(size=(4, networks.D)).astype("float32")
+        operator = kk.kernels.NTK(networks.mlp(c=2), "full").operator(x)
+        for verb in (operator.dense, lambda: operator.diagonal):
+            with pytest.raises(ValueError, match="has a block"):
+                verb()
+
+    @pytest.mark.parametrize("gram", [np.ones((2, 3)), np.ones(3), np.full((2, 2), np.inf)])
+    def test_matrices(self, gram):
+        with pytest.raises(ValueError, match="`gram`"):
+            kk.kernels.DenseOperator(gram)
+
+
+def test_an_operator_goes_with_nested_inputs(rng):
+    network = networks.named_inputs()
+    x = networks.rows_for(network, 6, rng)
+    x = keras.tree.map_structure(lambda t: np.asarray(t, "float32"), x)
+    kernel = kk.kernels.NTK(network)
+    v = rng.normal(size=(6, 2))
+    close(kernel.operator(x) @ v, kernel.gram(x, dtype="float64").numpy() @ v, 1e-6)
