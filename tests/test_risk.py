@@ -177,8 +177,8 @@ class TestSolvers:
         y, gram = system(rng, n=20, c=3)
         inverse = np.linalg.inv(gram / 20 + ridge * np.eye(20))
         for solution in (
-            kk.solvers.cholesky(gram, y, ridge),
-            kk.solvers.Spectral(gram).solve(y, ridge),
+            kk.solvers.Cholesky().solve(kk.kernels.DenseOperator(gram), y, ridge),
+            kk.solvers.Spectral().solve(kk.kernels.DenseOperator(gram), y, ridge),
         ):
             np.testing.assert_allclose(solution.dual, inverse @ y, rtol=1e-7)
             np.testing.assert_allclose(

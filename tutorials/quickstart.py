@@ -111,8 +111,8 @@ def error_over_ridges(model: kk.KAREModel, seed: int) -> np.ndarray:
     (x, y), _, (x_test, y_test) = digits(seed)
     gram = np.asarray(model.kernel.gram(x, dtype="float64"))
     cross = np.asarray(model.kernel.cross(x_test, x, dtype="float64"))
-    absolute = RIDGES * np.trace(gram) / len(x) ** 2
-    solutions = kk.solvers.Spectral(gram).solve_grid(y, absolute)
+    system = kk.solvers.System(kk.kernels.DenseOperator(gram), y)
+    solutions = kk.solvers.Spectral().prepare(system).solve_grid(RIDGES * system.unit)
     return np.array([np.mean((cross @ s.dual / len(x) - y_test) ** 2) for s in solutions])
 
 

@@ -10,10 +10,10 @@ import tensorflow as tf
 
 from keras_kare import _validation
 from keras_kare.callbacks import spectrum
-from keras_kare.layers.machine import gram_of
 from keras_kare.models import KAREModel
 from keras_kare.models import rows as rows_module
 from keras_kare.models.rows import Rows
+from keras_kare.solvers import System
 
 
 class KernelDiagnostics(keras.callbacks.Callback):
@@ -113,14 +113,14 @@ of centred `K` and `y` |
             )
         training: Any = self.model._training_rows
         self._seen = self._given or _checked(training.spread(self.rows))
-        self._start = gram_of(self.model.kernel, self._seen.x)
+        self._start = self._gram()
         self._first = None
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
         self._first = epoch if self._first is None else self._first
         if (epoch - self._first) % self.every or logs is None:
             return
-        gram = gram_of(self.model.kernel, self._seen.x)
+        gram = self._gram()
         _, y, weights = self._seen.parts()
         ridge = float(self.model.loss.absolute_ridge(tf.constant(gram), weights))
         logs |= spectrum.diagnose(gram, y, weights, ridge, self.eigenvalues)
@@ -128,6 +128,10 @@ of centred `K` and `y` |
 
     def on_train_end(self, logs: Any = None) -> None:
         self._seen = self._start = None
+
+    def _gram(self) -> np.ndarray:
+        operator = self.model.kernel.operator(self._seen.x)
+        return System(operator, self._seen.y).gram
 
 
 def _checked(rows: Rows) -> Rows:

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from keras_kare.layers.machine import System
+from keras_kare.kernels import DenseOperator
+from keras_kare.solvers import Spectral, System
 
 
 def diagnose(
@@ -28,15 +29,18 @@ def diagnose(
     Returns:
         Values by name, as `KernelDiagnostics` lists them, without `drift`.
     """
-    system = System(gram, y, weights)
-    (solution,) = system.solve_grid(np.array([ridge]))
+    spectral = Spectral().prepare(System(DenseOperator(gram), y, weights))
+    solution = spectral.solve(ridge)
+    error, dimension = solution.leave_one_out_mse, solution.effective_dimension
+    assert error is not None
+    assert dimension is not None
     values = {
         "kare": math.inf if solution.kare is None else solution.kare,
-        "leave_one_out": solution.leave_one_out_mse,
-        "effective_dimension": solution.effective_dimension,
+        "leave_one_out": error,
+        "effective_dimension": dimension,
         "alignment": alignment(gram, y),
     }
-    for i, value in enumerate(system.spectral.eigenvalues[::-1][:eigenvalues]):
+    for i, value in enumerate(spectral.eigenvalues[::-1][:eigenvalues]):
         values[f"eigenvalue_{i + 1}"] = float(value)
     return values
 

@@ -32,7 +32,7 @@ class HeadState:
         """Whether there is something to predict with."""
         return "report" in self.facts
 
-    def hold(self, x: Any, y: np.ndarray, row_weights: np.ndarray | None) -> None:
+    def hold(self, x: Any, y: np.ndarray | None, row_weights: np.ndarray | None) -> None:
         """Keep rows to solve on.
 
         An earlier solution is forgotten, but for the ridge that was chosen; its
@@ -45,6 +45,10 @@ class HeadState:
     def drop_anchors(self) -> None:
         """Forget the rows, and the dual that belongs to them."""
         self.anchors = self.targets = self.row_weights = self.dual = None
+
+    def forget_targets(self) -> None:
+        """Of anchors that are not the rows that were solved on."""
+        self.targets = self.row_weights = None
 
     def set_dual(self, dual: np.ndarray) -> None:
         """Store `α`, `(n, c)`."""

@@ -2,109 +2,37 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_kare.kernels.jacobian import outputs_of
 from keras_kare.kernels.kernel import Kernel
-from keras_kare.solvers import Solution, Spectral, cholesky
+from keras_kare.solvers import Prepared, Solution, System
+from keras_kare.solvers.stream import slices
 
 CHUNK = 4096
 """Rows at a time in sums over rows."""
 
+MANY = 8192
+"""Anchors above which kernel values with them are not kept."""
 
-class System:
-    """`(K/n + λI) α = y` for some rows, to be solved for any `λ`.
 
-    Rows may count `w_i` times, `N = Σ w` in all: then `W½ K W½/N` and `W½ y` stand in
-    for `K/n` and `y` (see `keras_kare.risk`).
+def system_of(
+    kernel: Kernel,
+    x: Any,
+    y: np.ndarray,
+    residual: bool = False,
+    weights: np.ndarray | None = None,
+) -> System:
+    """That of the rows `x`; with `residual`, for what the network leaves of `y`.
 
-    Args:
-        gram: `K`, `(n, n)` float64.
-        y: `(n, c)` float64.
-        weights: `(n,)`, or `None` where each row counts once.
-
-    Attributes:
-        gram: `n` times what stands in for `K/n`.
-        y: What stands in for `y`.
-        count: `N`; `n` where each row counts once.
-        root: `w½`, `(n,)`.
-        unit: That of a relative ridge, `tr(K)/n²`: with weights, `Σ w_i K_ii/N²`.
+    Raises:
+        ValueError: If `residual` does not fit.
     """
-
-    def __init__(self, gram: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None):
-        self.gram, self.y, rows = gram, y, len(gram)
-        self.count, self.root = float(rows), np.ones(rows)
-        if weights is not None:
-            self.count = float(np.sum(weights, dtype="float64"))
-            self.root = np.sqrt(np.asarray(weights, "float64"))
-            self.y = self.root[:, None] * y
-            self.gram = gram * self.root * self.root[:, None] * (rows / self.count)
-        self.unit = float(np.trace(self.gram)) / (rows * self.count)
-
-    @classmethod
-    def of(
-        cls,
-        kernel: Kernel,
-        x: Any,
-        y: np.ndarray,
-        residual: bool = False,
-        weights: np.ndarray | None = None,
-    ) -> System:
-        """That of the rows `x`; with `residual`, for what the network leaves of `y`.
-
-        Raises:
-            ValueError: If the kernel is zero or not finite on `x`, or `residual` does
-                not fit.
-        """
-        targets = machine_targets(kernel, x, y, residual)
-        return cls(gram_of(kernel, x), targets, weights)
-
-    @functools.cached_property
-    def spectral(self) -> Spectral:
-        """The eigendecomposition of `gram`."""
-        return Spectral(self.gram)
-
-    def solve(self, ridge: float) -> Solution:
-        """At one ridge `λ`."""
-        solution = cholesky(self.gram, self.y, ridge)
-        return dataclasses.replace(solution, count=self.count)
-
-    def solve_grid(self, ridges: np.ndarray) -> list[Solution]:
-        """At several ridges `λ`, from one eigendecomposition."""
-        solutions = self.spectral.solve_grid(self.y, ridges)
-        return [dataclasses.replace(s, count=self.count) for s in solutions]
-
-    def dual(self, solution: Solution) -> np.ndarray:
-        """`α`, `(n, c)`, of the predictor `(1/n) K(x, X) α`."""
-        return solution.dual * self.root[:, None] * (len(self.gram) / self.count)
-
-
-def gram_of(kernel: Kernel, x: Any) -> np.ndarray:
-    """The Gram matrix in float64, `(n, n)`, finite and not zero."""
-    gram = kernel.gram(x, dtype="float64").numpy()
-    if gram.ndim != 2:
-        raise ValueError(
-            'A head needs a kernel with one value a pair of rows, and `outputs="full"` '
-            'has a block. Use `outputs="sum"` or `outputs="trace"`.'
-        )
-    if not np.all(np.isfinite(gram)):
-        raise ValueError(
-            "The Gram matrix overflows: the network's gradients on `x` are too "
-            "large. Scale the inputs or the weights down."
-        )
-    if not np.trace(gram) > 0.0:
-        raise ValueError(
-            "The kernel is zero on all rows of `x`: the network's outputs do not "
-            "react to its weights there (dead or saturated units)."
-        )
-    return gram
+    return System(kernel.operator(x), machine_targets(kernel, x, y, residual), weights)
 
 
 def machine_targets(kernel: Kernel, x: Any, y: np.ndarray, residual: bool) -> np.ndarray:
@@ -134,19 +62,43 @@ def network_outputs(kernel: Kernel, x: Any) -> tf.Tensor:
 
 def chunks(x: Any) -> Iterator[Any]:
     """A few rows at a time, in order."""
-    for begin in range(0, int(keras.tree.flatten(x)[0].shape[0]), CHUNK):
-        rows = slice(begin, begin + CHUNK)
-        yield keras.tree.map_structure(lambda t, rows=rows: t[rows], x)
+    return slices(x, CHUNK)
 
 
 def primal_weights(kernel: Kernel, x: Any, dual: np.ndarray) -> list[tf.Tensor]:
     """`w = (1/n) J(X)ᵀ α`, summed in float64 over chunks of rows."""
-    n, total = len(dual), None
-    for i, part in enumerate(chunks(x)):
-        rows = slice(i * CHUNK, (i + 1) * CHUNK)
-        w = kernel.vjp(part, dual[rows] / n, dtype="float64")
-        total = w if total is None else [a + b for a, b in zip(total, w, strict=True)]
-    assert total is not None
-    return [
-        tf.cast(w, v.dtype) for w, v in zip(total, kernel.trainable_variables, strict=True)
-    ]
+    return as_stored(kernel, kernel.operator(x).vjp(dual / len(dual)))
+
+
+def as_stored(kernel: Kernel, weights: list[tf.Tensor]) -> list[tf.Tensor]:
+    """Weights of the primal form in the types of the kernel's variables."""
+    pairs = zip(weights, kernel.trainable_variables, strict=True)
+    return [tf.cast(w, v.dtype) for w, v in pairs]
+
+
+class Predictor:
+    """What solutions predict for other rows, without a head.
+
+    Args:
+        kernel: The kernel.
+        prepared: What the solutions are of.
+        x: The rows to predict, `(v, ...)`.
+    """
+
+    def __init__(self, kernel: Kernel, prepared: Prepared, x: Any):
+        self._kernel, self._prepared, self._x = kernel, prepared, x
+        self._cross: np.ndarray | None = None
+
+    def __call__(self, solution: Solution) -> np.ndarray:
+        """`ŷ`, `(v, c)`."""
+        kernel, prepared = self._kernel, self._prepared
+        if solution.weights is not None:
+            w = kernel.weights_from(prepared.predictor_weights(solution), self._x)
+            return np.asarray(kernel.jvp(self._x, w))
+        dual, anchors = prepared.predictor(solution), prepared.anchors_of(solution)
+        if len(dual) > MANY and kernel.has_features:
+            w = kernel.operator(anchors).vjp(dual / len(dual))
+            return np.asarray(kernel.jvp(self._x, w))
+        if self._cross is None:  # the anchors are the same for all solutions
+            self._cross = kernel.cross(self._x, anchors, dtype="float64").numpy()
+        return self._cross @ dual / len(dual)

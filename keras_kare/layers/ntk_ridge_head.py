@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 import warnings
 from typing import Any
@@ -11,21 +12,27 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare import _validation
+from keras_kare import _validation, solvers
 from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.memory import available
 from keras_kare.layers import ridge_selection
 from keras_kare.layers.head_state import HeadState, describe, signature
 from keras_kare.layers.machine import (
-    System,
+    Predictor,
+    as_stored,
     machine_targets,
     network_outputs,
     primal_weights,
+    system_of,
 )
 from keras_kare.layers.posterior import Posterior
 from keras_kare.layers.ridge_selection import Choice
-from keras_kare.solvers import Solution
+from keras_kare.solvers import Decision, Prepared, Solution, Solver, System
 
 FORMS = ("auto", "dual", "primal")
+
+MOST_HELD_OUT = 2048
+"""Rows that choose a ridge where nothing else can, at most; a tenth of all."""
 
 Validation = tuple[Any, np.ndarray, np.ndarray | None]
 """Rows to choose the ridge on, their targets, and how often each counts."""
@@ -35,14 +42,16 @@ Validation = tuple[Any, np.ndarray, np.ndarray | None]
 class NTKRidgeHead(keras.layers.Layer):
     """Kernel ridge regression on a kernel, and its predictions.
 
-    Solves `(K/n + λI) α = y` in float64 and predicts `ŷ(x) = (1/n) K(x, X) α`.
+    Solves `(K/n + λI) α = y` in float64 and predicts `ŷ(x) = (1/n) K(x, X) α`, from ten
+    rows to a million.
 
     Args:
         ridge: The ridge, a positive number, or `"auto"`: chosen on validation rows
             where there are any, else on rows held out from training, and by
             leave-one-out only where the kernel never saw `y`; `report` names the
-            way. Candidates are `λ̃ = 1e-8 … 1e4`, all from one eigendecomposition.
-            Defaults to `"auto"`.
+            way. Candidates are `λ̃ = 1e-8 … 1e4`, all from one eigendecomposition; for
+            solvers that iterate, one a decade, `1e2 … 1e-4`, and rows are held out
+            where leave-one-out would choose. Defaults to `"auto"`.
         relative: Whether a given ridge is `λ̃`, with `λ = λ̃ tr(K)/n²`, or `λ`
             itself. Defaults to `True`.
         form: How predictions are computed. `"dual"`: kernel against the anchors.
@@ -54,6 +63,15 @@ class NTKRidgeHead(keras.layers.Layer):
             `ŷ(x) = f(x) + (1/n) K(x, X) (K/n + λI)⁻¹ (y − f(X))`. Defaults to `False`.
         keep_anchors: Whether training rows are kept, which lets a stale head be
             solved again. `False` needs the primal form. Defaults to `True`.
+        solver: How the system is solved: the name of a solver of `keras_kare.solvers`, or
+            one with its settings, such as `kk.solvers.CG(tolerance=1e-4)`.
+            `"spectral"`, `"cholesky"`: the matrix is formed; thousands of rows.
+            `"primal"`: exact, as many unknowns as the network has variables; streams.
+            `"cg"`: any number of rows and variables, to a tolerance.
+            `"nystrom"`: an approximation on `m` centres, which are then the anchors;
+            streams.
+            `"auto"`: the exact solver that takes fewest operations and fits in memory;
+            the report says why. Defaults to `"auto"`.
         name: Name of the layer.
 
     Attributes:
@@ -64,7 +82,11 @@ class NTKRidgeHead(keras.layers.Layer):
             `ridge_value` (`λ`), `relative_ridge` (`λ̃`), `chosen_by`, `rows`,
             `leave_one_out_mse`, `kare` (at `z = λ`; `None` where weights of rows sum to
             less than the next), `effective_dimension`
-            (`tr K(K + nλI)⁻¹`), `jitter`, `solver`, `form`, `seconds`.
+            (`tr K(K + nλI)⁻¹`), `jitter`, `solver`, `why` (it was taken), `form`,
+            `residual` (`|y − (K/n + λI) α|/|y|`, the largest of all targets),
+            `tolerance`, `converged` (`predict` warns where it is not), `iterations`,
+            `stopped`, `kernel_error` (of `"nystrom"`), `seconds`. What a solver cannot
+            know is `None`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -89,6 +111,7 @@ class NTKRidgeHead(keras.layers.Layer):
         form: str = "auto",
         residual: bool = False,
         keep_anchors: bool = True,
+        solver: str | Solver = "auto",
         name: str | None = None,
         **kwargs: Any,
     ):
@@ -105,6 +128,7 @@ class NTKRidgeHead(keras.layers.Layer):
         self.form = form
         self.residual = residual
         self.keep_anchors = keep_anchors
+        self.solver = solvers.get(solver)
         self.built = True
         self._state = HeadState()
 
@@ -139,9 +163,10 @@ class NTKRidgeHead(keras.layers.Layer):
                 "The variance needs a solved head with its anchors. Call `fit` or "
                 "`fit_head(x, y)` first, with `keep_anchors=True`."
             )
-        system = System.of(
+        system = system_of(
             kernel, self.anchors, state.targets, self.residual, state.row_weights
         )
+        solvers.Cholesky().check_memory(system, "Use fewer rows.")
         return Posterior(system, self.report["ridge_value"])
 
     @property
@@ -209,6 +234,7 @@ class NTKRidgeHead(keras.layers.Layer):
         validation: Validation | None = None,
         choice: Choice | None = None,
         weights: np.ndarray | None = None,
+        solver: Solver | None = None,
     ) -> None:
         """Solve on the rows `x`, `y`, choosing the ridge if it is `"auto"`.
 
@@ -219,25 +245,88 @@ class NTKRidgeHead(keras.layers.Layer):
             validation: Rows to choose the ridge on, their targets and weights.
             choice: A ridge that was chosen elsewhere, to use instead of all that.
             weights: How often each row counts, `(n,)`. Defaults to once.
+            solver: How, instead of the head's own solver.
 
         Raises:
             ValueError: If the kernel is zero on `x`, or `residual=True` does not fit.
+            MemoryError: Before the work, if it does not fit in memory.
+            KeyboardInterrupt: After Ctrl-C; the head holds the last iterate, if a
+                solver was iterating.
         """
         begun = time.perf_counter()
-        system = System.of(kernel, x, y, self.residual, weights)
+        system = system_of(kernel, x, y, self.residual, weights)
         if choice is None and self.ridge != "auto":
             choice = Choice(float(self.ridge), by="the user", relative=self.relative)
-        solution = None
-        if choice is None and validation is not None:
-            choice, solution = self._choose(kernel, x, system, validation)
-        elif choice is None:
-            choice, solution = ridge_selection.by_leave_one_out(system)
-        if solution is None:
-            solution = system.solve(choice.absolute(system.unit))
-        form = self._choose_form(kernel, *solution.dual.shape)
-        self._state.hold(x, y, weights)
-        self._store(kernel, system, solution, choice, form)
-        self._state.facts["report"]["seconds"] = time.perf_counter() - begun
+        decision = self._decide(system, 1 if choice else len(ridge_selection.GRID), solver)
+        prepared = decision.solver.prepare(system)
+        if choice is None:
+            choice = self._choose(kernel, prepared, validation)
+        solution = prepared.checked(prepared.solve(choice.absolute(prepared.unit)))
+        form = self._choose_form(kernel, *_shape(solution))
+        self._state.hold(
+            x if solution.centres is None else prepared.anchors_of(solution), y, weights
+        )
+        if solution.centres is not None:
+            self._state.forget_targets()
+        self._store(kernel, prepared, solution, choice, form)
+        facts = {"why": decision.why, "seconds": time.perf_counter() - begun}
+        self._state.facts["report"].update(facts)
+        if solution.stopped == "interrupted":
+            raise _interrupted(solution)
+
+    def solve_stream(
+        self,
+        kernel: Kernel,
+        stream: Any,
+        validation: Validation | None = None,
+        choice: Choice | None = None,
+    ) -> None:
+        """Solve on rows that come in batches, without ever holding them all.
+
+        Args:
+            kernel: The kernel.
+            stream: A `solvers.Stream`.
+            validation: Rows to choose `ridge="auto"` on.
+            choice: As in `solve`.
+
+        Raises:
+            ValueError: If the ridge is `"auto"` and there are no rows to choose it on.
+        """
+        begun = time.perf_counter()
+        if choice is None and self.ridge != "auto":
+            choice = Choice(float(self.ridge), by="the user", relative=self.relative)
+        if choice is None and validation is None:
+            raise ValueError(
+                '`ridge="auto"` needs rows to choose on, and a stream is not split. Pass '
+                "`validation_data`, or a number as `ridge`."
+            )
+        assert isinstance(self.solver, Solver)
+        if self.residual:
+            left = functools.partial(machine_targets, kernel, residual=True)
+            stream = stream.with_targets(left)
+        prepared = self.solver.prepare_stream(kernel, stream)
+        if choice is None:
+            choice = self._choose(kernel, prepared, validation)
+        solution = prepared.solve(choice.absolute(prepared.unit))
+        like = stream.first if prepared.anchors is None else prepared.anchors
+        self._state.hold(like, None, None)
+        if prepared.anchors is None:
+            self._state.drop_anchors()
+        form = (
+            "primal"
+            if prepared.anchors is None
+            else self._choose_form(kernel, *_shape(solution))
+        )
+        self._store(kernel, prepared, solution, choice, form, like)
+        facts = {"why": "the user", "seconds": time.perf_counter() - begun}
+        self._state.facts["report"].update(facts)
+
+    def _decide(self, system: System, ridges: int, solver: Solver | None) -> Decision:
+        wanted = self.solver if solver is None else solver
+        if isinstance(wanted, Solver):
+            return Decision(wanted, "the user")
+        limit = available() // 2
+        return solvers.decide(system.operator, system.y.shape[1], ridges, limit)
 
     def solve_again(self, kernel: Kernel) -> None:
         """Solve on the rows that were kept, at the relative ridge chosen before.
@@ -277,36 +366,63 @@ class NTKRidgeHead(keras.layers.Layer):
         weights: np.ndarray | None = None,
     ) -> Choice:
         """The ridge with the least squared error on validation rows, solving on `x`."""
-        system = System.of(kernel, x, y, self.residual, weights)
-        return self._choose(kernel, x, system, validation, by)[0]
+        system = system_of(kernel, x, y, self.residual, weights)
+        decision = self._decide(system, len(ridge_selection.GRID), None)
+        return self._choose(kernel, decision.solver.prepare(system), validation, by)
 
     def _choose(
         self,
         kernel: Kernel,
-        x: Any,
-        system: System,
-        validation: Validation,
+        prepared: Prepared,
+        validation: Validation | None,
         by: str = "validation data",
-    ) -> tuple[Choice, Solution]:
+    ) -> Choice:
+        if validation is None and prepared.exact_leave_one_out:
+            return ridge_selection.by_leave_one_out(prepared)
+        if validation is None:
+            return self._choose_on_held_out(kernel, prepared)
         xv, yv, weights = validation
-        cross = kernel.cross(xv, x, dtype="float64").numpy()
         left = machine_targets(kernel, xv, yv, self.residual)
-        return ridge_selection.by_rows(system, cross, left, weights, by)
+        predict = Predictor(kernel, prepared, xv)
+        return ridge_selection.by_rows(prepared, predict, left, weights, by)
+
+    def _choose_on_held_out(self, kernel: Kernel, prepared: Prepared) -> Choice:
+        """On a tenth of the rows, by machines that were solved on the others."""
+        system = prepared.system
+        order = np.random.default_rng(0).permutation(system.rows)
+        held = order[: min(MOST_HELD_OUT, max(1, system.rows // 10))]
+        rest = np.sort(order[len(held) :])
+        operator = system.unscaled
+        kept = System(kernel.operator(operator.rows_of(rest)), *system.rows_given(rest))
+        yv, weights = system.rows_given(held)
+        others = prepared.solver.prepare(kept)
+        predict = Predictor(kernel, others, operator.rows_of(held))
+        by = f"hold-out ({len(held)} rows)"
+        return ridge_selection.by_rows(others, predict, yv, weights, by)
 
     def _store(
         self,
         kernel: Kernel,
-        system: System,
+        prepared: Prepared,
         solution: Solution,
         choice: Choice,
         form: str,
+        like: Any = None,
     ) -> None:
         """Take over a solution for the rows that are held."""
-        state, x = self._state, self.anchors
-        dual = system.dual(solution)
-        state.set_dual(dual)
-        state.set_weights(primal_weights(kernel, x, dual) if form == "primal" else None)
-        relative_ridge = solution.ridge / system.unit
+        state, x = self._state, self.anchors if like is None else like
+        dual = None if solution.dual is None else prepared.predictor(solution)
+        if dual is not None:
+            state.set_dual(dual)
+        weights = None
+        if form == "primal" and solution.weights is not None:
+            flat = prepared.predictor_weights(solution)
+            weights = as_stored(kernel, kernel.weights_from(flat, x))
+        elif form == "primal":
+            assert dual is not None
+            weights = primal_weights(kernel, x, dual)
+        state.set_weights(weights)
+        relative_ridge = solution.ridge / prepared.unit
         if not self.keep_anchors:
             state.drop_anchors()
         state.facts = {
@@ -318,12 +434,7 @@ class NTKRidgeHead(keras.layers.Layer):
                 "ridge_value": solution.ridge,
                 "relative_ridge": relative_ridge,
                 "chosen_by": choice.by,
-                "rows": len(solution.dual),
-                "leave_one_out_mse": solution.leave_one_out_mse,
-                "kare": solution.kare,
-                "effective_dimension": solution.effective_dimension,
-                "jitter": solution.jitter,
-                "solver": solution.solver,
+                **_report(solution),
                 "form": form,
             },
         }
@@ -392,4 +503,41 @@ class NTKRidgeHead(keras.layers.Layer):
             "form": self.form,
             "residual": self.residual,
             "keep_anchors": self.keep_anchors,
+            "solver": self.solver
+            if isinstance(self.solver, str)
+            else keras.saving.serialize_keras_object(self.solver),
         }
+
+
+def _report(solution: Solution) -> dict[str, Any]:
+    """What a solution tells of itself, as JSON."""
+    names = (
+        "rows",
+        "leave_one_out_mse",
+        "kare",
+        "effective_dimension",
+        "jitter",
+        "solver",
+        "residual",
+        "tolerance",
+        "converged",
+        "iterations",
+        "stopped",
+        "kernel_error",
+    )
+    return {name: getattr(solution, name) for name in names}
+
+
+def _shape(solution: Solution) -> tuple[int, int]:
+    """Number of anchors that a solution needs, and of targets."""
+    anchors = solution.rows if solution.dual is None else len(solution.dual)
+    return anchors, solution.columns
+
+
+def _interrupted(solution: Solution) -> KeyboardInterrupt:
+    stopped = KeyboardInterrupt()
+    stopped.add_note(
+        "The head holds the last iterate, whose relative residual is "
+        f"{solution.residual:.2g}: `predict` works."
+    )
+    return stopped

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from keras_kare._linalg import inverse_cholesky
 from keras_kare.kernels.kernel import Kernel
-from keras_kare.layers.machine import System, chunks
+from keras_kare.layers.machine import chunks
+from keras_kare.solvers import System
 
 
 class Posterior:

@@ -1,4 +1,4 @@
-"""Choosing the ridge of a kernel machine, all candidates from one eigendecomposition."""
+"""Choosing the ridge of a kernel machine: all candidates at once, or downhill."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_kare.layers.machine import System
-from keras_kare.solvers import Solution
+from keras_kare.solvers import Prepared, Solution
 
 GRID = np.logspace(-8, 4, 49)
 """Candidates for `λ̃`, relative to `tr(K)/n²`: four a decade."""
+
+COARSE = np.logspace(2, -4, 7)
+"""Candidates where each takes iterations: one a decade, the largest first."""
+
+ROUGH = 1e-3
+"""Residual to which candidates are solved then."""
 
 WITHOUT_EVIDENCE = 1.0
 """`λ̃` where no rows can choose: a trained kernel without validation data."""
@@ -37,40 +42,63 @@ class Choice:
 
 
 def by_rows(
-    system: System,
-    cross: np.ndarray,
+    prepared: Prepared,
+    predict: Callable[[Solution], np.ndarray],
     targets: np.ndarray,
     weights: np.ndarray | None,
     by: str,
-) -> tuple[Choice, Solution]:
+) -> Choice:
     """The ridge with the least squared error on other rows.
 
     Args:
-        system: What is solved.
-        cross: Kernel between the other rows and the anchors, `(v, n)`.
+        prepared: What is solved.
+        predict: What a solution predicts for the other rows.
         targets: Of the other rows, `(v, c)`.
         weights: How often each of the other rows counts, `(v,)`; `None` for once.
         by: How the report should name these rows.
     """
 
     def error(solution: Solution) -> float:
-        predictions = cross @ system.dual(solution) / len(system.gram)
-        squared = np.mean((predictions - targets) ** 2, axis=1)
+        squared = np.mean((predict(solution) - targets) ** 2, axis=1)
         return float(np.average(squared, weights=weights))
 
-    return _least(system, error, by)
+    if prepared.direct:
+        return _least(prepared, error, by)
+    return _downhill(prepared, error, by)
 
 
-def by_leave_one_out(system: System) -> tuple[Choice, Solution]:
+def by_leave_one_out(prepared: Prepared) -> Choice:
     """The ridge with the least leave-one-out error. Only for kernels that never saw y."""
-    return _least(system, lambda solution: solution.leave_one_out_mse, "leave-one-out")
+
+    def error(solution: Solution) -> float:
+        found = solution.leave_one_out_mse
+        assert found is not None
+        return found
+
+    return _least(prepared, error, "leave-one-out")
 
 
-def _least(
-    system: System, error: Callable[[Solution], float], by: str
-) -> tuple[Choice, Solution]:
-    solutions = system.solve_grid(GRID * system.unit)
+def _least(prepared: Prepared, error: Callable[[Solution], float], by: str) -> Choice:
+    solutions = prepared.solve_grid(GRID * prepared.unit)
     errors = np.array([error(solution) for solution in solutions])
     # Of equals, the largest ridge: the simplest machine.
     best = len(errors) - 1 - int(np.argmin(errors[::-1]))
-    return Choice(ridge=float(GRID[best]), by=by), solutions[best]
+    return Choice(ridge=float(GRID[best]), by=by)
+
+
+def _downhill(prepared: Prepared, error: Callable[[Solution], float], by: str) -> Choice:
+    """From large ridges, which iterations solve at once, to the first rise and beyond.
+
+    Each solution begins with the last. Where the error has risen twice in a row, or a
+    ridge could not be solved for, smaller ones are not tried.
+    """
+    rough, solution = prepared.rough(ROUGH), None
+    found: list[float] = []
+    for ridge in COARSE:
+        solution = rough.solve(float(ridge) * prepared.unit, solution)
+        if not solution.converged and found:
+            break
+        found.append(error(solution))
+        if len(found) > 2 and found[-1] > found[-2] > found[-3]:
+            break
+    return Choice(ridge=float(COARSE[int(np.argmin(found))]), by=by)

@@ -151,7 +151,9 @@ class KAREModel(KARETrainer, keras.Model):
         On a network trained by other means this is the paper's after-NTK.
 
         Args:
-            x: Inputs `(n, ...)` or a dataset of `(x, y)` batches.
+            x: Inputs `(n, ...)` or a dataset of `(x, y)` batches. With a head whose
+                `solver` is `"primal"` or `"nystrom"`, a dataset is streamed: its rows
+                are never in memory together.
             y: Targets `(n,)` or `(n, c)`.
             validation_data: Rows to choose `ridge="auto"` on, as in `fit`. Without
                 them, leave-one-out chooses, if the network has not been trained; for
@@ -163,8 +165,12 @@ class KAREModel(KARETrainer, keras.Model):
         Raises:
             ValueError: For bad input, named.
         """
-        rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
         validation = rows_module.gather_validation(validation_data, None)
+        if self._streams(x):
+            self._check_rows(rows_module.begin(x, None, 2), validation)
+            self._solve_stream(x, None, validation)
+            return
+        rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
         self._check_rows(rows, validation)
         self._solve_head(rows, validation, self._choice_without_rows(validation))
 
@@ -325,6 +331,16 @@ class KAREModel(KARETrainer, keras.Model):
         """Solve a stale head again; refuse where that is impossible."""
         if not self.head.is_fresh(self.kernel):
             self.head.solve_again(self.kernel)
+        report = self.head.report
+        if not report.get("converged", True):
+            warnings.warn(
+                f"The head was solved to a relative residual of {report['residual']:.2g}, "
+                f"not {report['tolerance']:.2g} (stopped: {report['stopped']}): "
+                "predictions of training rows may be off by that share of the targets. "
+                "Take a larger ridge, another solver, or more iterations.",
+                RuntimeWarning,
+                stacklevel=4,
+            )
 
     def _forget_stale_traces(self) -> None:
         """Drop traced functions that read variables the head no longer uses."""
@@ -361,6 +377,17 @@ class KAREModel(KARETrainer, keras.Model):
             validation=None if validation is None else validation.parts(),
             choice=choice,
             weights=rows.weights,
+        )
+
+    def _streams(self, x: Any) -> bool:
+        """Whether these are batches, for a solver that takes them one by one."""
+        return rows_module.is_dataset(x) and getattr(self.head.solver, "streams", False)
+
+    def _solve_stream(self, x: Any, steps: int | None, validation: Rows | None) -> None:
+        self.head.solve_stream(
+            self.kernel,
+            rows_module.stream(x, steps),
+            validation=None if validation is None else validation.parts(),
         )
 
     def _choice_without_rows(self, validation: Rows | None) -> Choice | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
+from keras_kare.solvers.stream import Stream
 
 FULL_BATCH = 4096
 """Most rows of a default full batch."""
@@ -134,6 +136,41 @@ def _row_weights(
     if sample_weight is None:
         return None
     return _validation.check_weights(name, sample_weight, len(y))
+
+
+def stream(dataset: Any, steps: int | None) -> Stream:
+    """The batches of a dataset, checked as they come; read anew each time.
+
+    Args:
+        dataset: A `tf.data.Dataset` or `PyDataset` of (x, y) or (x, y, sample_weight).
+        steps: How many batches to read; `None` for all.
+    """
+
+    def batches() -> Iterator[Any]:
+        for x, y, weights in _batches(dataset, steps, ""):
+            x = _validation.check_rows("x", x)
+            rows = int(keras.tree.flatten(x)[0].shape[0])
+            y = np.asarray(_validation.check_targets("y", y, rows), "float64")
+            yield x, y, _row_weights("sample_weight", weights, None, y)
+
+    try:
+        return Stream(batches)
+    except StopIteration:
+        raise ValueError("`x` has no rows. Received: an empty dataset") from None
+
+
+def begin(dataset: Any, steps: int | None, most: int) -> Rows:
+    """The first rows of a dataset, a few batches of them."""
+    xs, ys, ws = [], [], []
+    for x, y, weights in stream(dataset, steps).batches():
+        xs.append(x)
+        ys.append(y)
+        ws.append(weights)
+        if sum(map(len, ys)) >= most:
+            break
+    x = keras.tree.map_structure(lambda *parts: tf.concat(parts, axis=0), *xs)
+    given = [w for w in ws if w is not None]
+    return Rows(x, np.concatenate(ys), len(ys[0]), np.concatenate(given) if given else None)
 
 
 def gather_validation(data: Any, steps: int | None) -> Rows | None:

@@ -9,11 +9,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_kare.layers.machine import System, chunks
+from keras_kare.kernels import DenseOperator
+from keras_kare.layers.machine import chunks
 from keras_kare.layers.posterior import Posterior
 from keras_kare.models.workbench import Workbench
 from keras_kare.sklearn import recipe as recipes
 from keras_kare.sklearn.recipe import Kernels, Key, Predicted, Recipe, Start
+from keras_kare.solvers import Cholesky, System
 
 
 class State(NamedTuple):
@@ -91,7 +93,7 @@ class Ensemble:
         """
         posteriors = {}
         for key, kernels in self._kernels(bench, self.anchors).items():
-            system = System(kernels.cross, y)
+            system = System(DenseOperator(kernels.cross), y)
             posteriors[key] = Posterior(system, key.ridge * system.unit)
         parts = []
         for rows in chunks(x):
@@ -234,7 +236,9 @@ def refit(
         gram = key.share * rough
         if key.share < 1.0:
             gram = gram + (1.0 - key.share) * np.mean(grams[key.steps], axis=0)
-        system = System(gram, y)
-        machines.append(Machine(key, system.solve(key.ridge * system.unit).dual))
+        prepared = Cholesky().prepare(System(DenseOperator(gram), y))
+        dual = prepared.solve(key.ridge * prepared.unit).dual
+        assert dual is not None
+        machines.append(Machine(key, dual))
     kept = {steps: states[steps] for steps in needed if states[steps]}
     return Ensemble(x, scale, kept, machines)

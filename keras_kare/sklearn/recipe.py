@@ -24,8 +24,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_kare.layers.machine import System
+from keras_kare.kernels import DenseOperator
 from keras_kare.models.workbench import Workbench
+from keras_kare.solvers import Spectral, System
 
 RIDGES = tuple(10.0 ** (i / 2) for i in range(-8, 7))
 """Relative ridges to choose from."""
@@ -211,8 +212,8 @@ def path(mixed: Kernels, y: np.ndarray, ridges: Sequence[float]) -> dict[float, 
     variance of a new observation `K(x, x) − n S²/(e + λ) + nλ`.
     """
     n = len(y)
-    system = System(mixed.gram, np.asarray(y, "float64"))
-    spectral = system.spectral
+    system = System(DenseOperator(mixed.gram), np.asarray(y, "float64"))
+    spectral = Spectral().prepare(system)
     rotated, seen = spectral.vectors.T @ system.y, mixed.cross @ spectral.vectors / n
     squared, found = seen**2, {}
     for ridge in ridges:

@@ -2,36 +2,74 @@
 
 from __future__ import annotations
 
+import time
+
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_kare import _linalg
+from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.result import Solution
+from keras_kare.solvers.solver import Prepared, Solver
+from keras_kare.solvers.system import System
 
 
-def cholesky(gram: np.ndarray, y: np.ndarray, ridge: float) -> Solution:
-    """Solve `(K/n + λI) α = y` for one ridge, in float64.
+@keras.saving.register_keras_serializable(package="keras_kare")
+class Cholesky(Solver):
+    """The Cholesky factor of `K/n + λI`, in float64.
+
+    `n³/3` multiply-adds for the factor of one ridge, as many again for the diagonal of
+    the inverse, from which leave-one-out errors come; five matrices of `n²` numbers.
 
     Args:
-        gram: Symmetric positive semi-definite, `(n, n)`.
-        y: `(n, c)`.
-        ridge: `λ > 0`.
+        tolerance: Residual above which a solution counts as not converged. Defaults to
+            `1e-6`.
+        memory_limit: See `Solver`.
 
-    Returns:
-        A `Solution`. Cost: `n³/3` multiply-adds for the factor, as many again for
-        the diagonal of the inverse.
+    Example:
 
-    Raises:
-        ValueError: If no jitter makes the matrix positive definite.
+    ```python
+    solution = kk.solvers.Cholesky().solve(kernel.operator(x), y, ridge=1e-3)
+    solution.dual, solution.residual, solution.leave_one_out_mse
+    ```
     """
-    system = np.asarray(gram, "float64") / len(gram)
-    system[np.diag_indices_from(system)] += ridge
-    lower, jitter = _linalg.inverse_cholesky(tf.constant(system))
-    half = tf.matmul(lower, tf.constant(np.asarray(y, "float64")))
-    return Solution(
-        dual=tf.matmul(lower, half, transpose_a=True).numpy(),
-        ridge=float(ridge),
-        inverse_diagonal=tf.reduce_sum(tf.square(lower), axis=0).numpy(),
-        jitter=float(jitter),
-        solver="cholesky",
-    )
+
+    name = "cholesky"
+
+    def __init__(self, tolerance: float = 1e-6, memory_limit: int | None = None):
+        self.tolerance, self.memory_limit = tolerance, memory_limit
+
+    def memory(self, operator: KernelOperator, columns: int) -> float:
+        return 5.0 * 8.0 * operator.rows**2
+
+    def prepare(self, system: System) -> CholeskyPrepared:
+        self.check_memory(system, 'Use `solver="cg"`, which forms no matrix.')
+        _ = system.gram  # its trace is at hand then
+        return CholeskyPrepared(system, self)
+
+
+class CholeskyPrepared(Prepared):
+    """The Gram matrix, formed when first asked for."""
+
+    direct = False
+
+    def solve(self, ridge: float, start: Solution | None = None) -> Solution:
+        """In float64.
+
+        Raises:
+            ValueError: If no jitter makes the matrix positive definite.
+        """
+        begun = time.perf_counter()
+        gram, y = self.system.gram, self.system.y
+        matrix = gram / len(gram)
+        matrix[np.diag_indices_from(matrix)] += ridge
+        lower, jitter = _linalg.inverse_cholesky(tf.constant(matrix))
+        half = tf.matmul(lower, tf.constant(y))
+        return Solution(
+            dual=tf.matmul(lower, half, transpose_a=True).numpy(),
+            ridge=float(ridge),
+            inverse_diagonal=tf.reduce_sum(tf.square(lower), axis=0).numpy(),
+            jitter=float(jitter),
+            **self._facts(begun),
+        )

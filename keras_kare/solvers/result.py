@@ -3,52 +3,106 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 
 @dataclass(frozen=True)
 class Solution:
-    """A solved kernel ridge regression, with what its factorisation tells.
+    """A solved kernel ridge regression, and how the solving went.
 
     Attributes:
-        dual: `α = (K/n + λI)⁻¹ y`, `(n, c)`, float64.
         ridge: `λ`.
-        inverse_diagonal: `diag((K/n + λI)⁻¹)`, `(n,)`.
-        jitter: What had to be added to `λ` for the factorisation to succeed.
         solver: Name of the solver.
+        rows: `n`.
+        columns: `c`, the number of targets.
+        dual: `α = (K/n + λI)⁻¹ y`, `(n, c)` float64; of the centres, `(m, c)`, where
+            there are some. `None` where only `weights` are known.
+        weights: `w = (1/n) Jᵀ α`, `(F, c)` float64, in the order of
+            `kernel.feature_rows`; `None` where the solver does not make them.
+        centres: Numbers of the rows that `dual` belongs to, where not to all.
+        inverse_diagonal: `diag((K/n + λI)⁻¹)`, `(n,)`, where known.
+        jitter: What had to be added to `λ` for the factorisation to succeed.
         count: How often all rows count together, `N`; `n` where each counts once. The
             system then is the one of `keras_kare.risk`: `W½ K W½/N + λI`, `W½ y`.
+        freedom: Degrees of freedom, where known without `inverse_diagonal`.
+        squared: `|α|²` summed over all columns, where known without `dual`.
+        residual: The largest over the targets of `|y − (K/n + λI) α| / |y|`, computed
+            from the solution itself. Predictions of the training rows are off by at most
+            that share of `|y|`. (`primal`, `nystrom`: of the system that they solve.)
+        tolerance: What the residual should be at most.
+        iterations: Number of iterations, 0 for direct solvers.
+        seconds: Of solving, without what was prepared for all ridges.
+        stopped: Why it ended: `"direct"`, `"tolerance"`, `"iterations"`, `"time"`,
+            `"stalled"` (rounding errors allow no more), or `"interrupted"`.
+        kernel_error: `(tr K − tr K̂)/tr K` where an approximation `K̂` was solved.
+        loo_mse: The leave-one-out error, where known without `inverse_diagonal`.
     """
 
-    dual: np.ndarray
     ridge: float
-    inverse_diagonal: np.ndarray
-    jitter: float
     solver: str
+    rows: int
+    columns: int
+    dual: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    centres: Any = None
+    inverse_diagonal: np.ndarray | None = None
+    jitter: float = 0.0
     count: float | None = None
+    freedom: float | None = None
+    residual: float | None = None
+    tolerance: float = 1e-6
+    iterations: int = 0
+    seconds: float = 0.0
+    stopped: str = "direct"
+    kernel_error: float | None = None
+    squared: float | None = None
+    loo_mse: float | None = None
 
     @property
-    def leave_one_out_mse(self) -> float:
+    def converged(self) -> bool:
+        """Whether the residual is as small as it should be."""
+        return self.residual is None or self.residual <= self.tolerance
+
+    @property
+    def leave_one_out_mse(self) -> float | None:
         """Mean squared leave-one-out error: residual of row i is `α_i / (A⁻¹)_ii`."""
+        if self.inverse_diagonal is None or self.dual is None:
+            return self.loo_mse
         residual = self.dual / self.inverse_diagonal[:, None]
-        return float(np.sum(residual**2) / (self._count * self.dual.shape[1]))
+        return float(np.sum(residual**2) / (self._count * self.columns))
 
     @property
     def kare(self) -> float | None:
-        """KARE at `z = λ`; `None` where rows count for less than the freedom they take."""
-        repeated = (self._count - len(self.dual)) / self.ridge
-        t = (np.sum(self.inverse_diagonal) + repeated) / self._count
+        """KARE at `z = λ`; `None` where unknown, or where rows count too little."""
+        squared = self._squared
+        if self.inverse_diagonal is not None:
+            trace = float(np.sum(self.inverse_diagonal))
+        elif self.freedom is not None:
+            trace = (self.rows - self.freedom) / self.ridge
+        else:
+            return None
+        if squared is None:
+            return None
+        t = (trace + (self._count - self.rows) / self.ridge) / self._count
         if t <= 0.0:
             return None
-        return float(np.sum(self.dual**2) / (self._count * self.dual.shape[1]) / t**2)
+        return float(squared / (self._count * self.columns) / t**2)
+
+    @property
+    def effective_dimension(self) -> float | None:
+        """Degrees of freedom, `tr K (K + nλI)⁻¹ = n − λ tr(A⁻¹)`, where known."""
+        if self.inverse_diagonal is None:
+            return self.freedom
+        return float(self.rows - self.ridge * np.sum(self.inverse_diagonal))
+
+    @property
+    def _squared(self) -> float | None:
+        if self.squared is not None or self.dual is None or self.centres is not None:
+            return self.squared
+        return float(np.sum(self.dual**2))
 
     @property
     def _count(self) -> float:
-        return len(self.dual) if self.count is None else self.count
-
-    @property
-    def effective_dimension(self) -> float:
-        """Degrees of freedom, `tr K (K + nλI)⁻¹ = n − λ tr(A⁻¹)`."""
-        n = len(self.inverse_diagonal)
-        return float(n - self.ridge * np.sum(self.inverse_diagonal))
+        return self.rows if self.count is None else self.count

@@ -1,0 +1,172 @@
+"""More rows than features: the exact primal system, one pass over the rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.operator import FeatureOperator, KernelOperator
+from keras_kare.solvers.normal import NormalEquations
+from keras_kare.solvers.progress import Progress
+from keras_kare.solvers.result import Solution
+from keras_kare.solvers.solver import Prepared, Solver
+from keras_kare.solvers.stream import Stream, StreamPrepared, slices, sum_over
+from keras_kare.solvers.system import System
+
+CHUNK = 4096
+"""Most rows whose features are written out at a time."""
+
+CHUNK_BYTES = 2**28
+"""Most bytes of them."""
+
+
+@keras.saving.register_keras_serializable(package="keras_kare")
+class Primal(Solver):
+    """`(JᵀJ/n + λI) w = Jᵀy/n`: as many unknowns as the network has variables.
+
+    Exact, in float64. One pass over the rows sums `JᵀJ` in `n F²` multiply-adds; after
+    that, rows no longer matter. Datasets are streamed: memory does not depend on `n`.
+
+    Args:
+        tolerance: Residual above which a solution counts as not converged. Defaults to
+            `1e-6`.
+        memory_limit: See `Solver`; it takes about three matrices of `F²` numbers.
+
+    Example:
+
+    ```python
+    head = kk.NTKRidgeHead(ridge=1.0, solver="primal")
+    model = kk.KAREModel(network, head=head)
+    model.fit_head(dataset)        # a tf.data.Dataset of any length
+    ```
+    """
+
+    name = "primal"
+    streams = True
+
+    def __init__(self, tolerance: float = 1e-6, memory_limit: int | None = None):
+        self.tolerance, self.memory_limit = tolerance, memory_limit
+
+    def memory(self, operator: KernelOperator, columns: int) -> float:
+        if operator.features is None:
+            raise ValueError(
+                '`solver="primal"` needs a kernel with a finite feature map. Use "cg". '
+                f"Received: an operator of type {type(operator).__name__}"
+            )
+        chunk = 8.0 * operator.features * chunk_rows(operator.features)
+        vectors = 8.0 * 3.0 * operator.rows * columns
+        return NormalEquations.memory(operator.features, columns) + 3.0 * chunk + vectors
+
+    def prepare(self, system: System) -> PrimalPrepared:
+        self.check_memory(system, 'Use `solver="cg"`, which forms no matrix.')
+        return PrimalPrepared(system, self)
+
+    def prepare_stream(self, kernel: Kernel, stream: Stream) -> StreamPrepared:
+        features = FeatureOperator(kernel, stream.first).features
+        assert features is not None
+        self.check_bytes(NormalEquations.memory(features, stream.columns), features)
+        normal, step = NormalEquations(features, stream.columns), chunk_rows(features)
+
+        def rows(x: Any) -> np.ndarray:
+            parts = [
+                kernel.feature_rows(part, dtype="float64").numpy()
+                for part in slices(x, step)
+            ]
+            return np.concatenate(parts)
+
+        trace = sum_over(stream, kernel, rows, normal)
+        return StreamPrepared(self, normal, trace)
+
+
+class PrimalPrepared(Prepared):
+    """The sums over the rows, which serve every ridge."""
+
+    solver: Primal
+
+    def __init__(self, system: System, solver: Primal):
+        super().__init__(system, solver)
+        operator = system.operator
+        assert operator.features is not None
+        self.normal = NormalEquations(operator.features, system.y.shape[1])
+        for rows, phi in self._features():
+            self.normal.add(phi, system.y[rows])
+        self.normal.finish()
+        self.direct = self.normal.small
+
+    def solve(self, ridge: float, start: Solution | None = None) -> Solution:
+        begun = time.perf_counter()
+        w, jitter = self.normal.solve(ridge)
+        diagonal = None
+        if self.direct:
+            predicted, diagonal = self._leverages(w, ridge)
+        else:
+            operator = self.system.operator
+            predicted = operator.jvp(operator.kernel.weights_from(w, operator.x))
+        return Solution(
+            ridge=ridge,
+            dual=(self.system.y - predicted) / ridge,
+            weights=w,
+            jitter=jitter,
+            inverse_diagonal=diagonal,
+            **self._facts(begun),
+        )
+
+    def _leverages(self, w: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
+        """`J w`, and `diag(A⁻¹) = (1 − h)/λ` with `h_i = J_i (G + λI)⁻¹ J_iᵀ/n`."""
+        values, vectors = self.normal.basis
+        shrunk = 1.0 / (values + ridge) / self.system.rows
+        predicted, diagonal = np.empty_like(self.system.y), np.empty(self.system.rows)
+        for rows, phi in self._features():
+            predicted[rows] = phi @ w
+            diagonal[rows] = (1.0 - (phi @ vectors) ** 2 @ shrunk) / ridge
+        return predicted, diagonal
+
+    def solve_grid(self, ridges: Iterable[float]) -> Iterator[Solution]:
+        """Weights and leave-one-out errors, from one more pass over the rows."""
+        if not self.direct:
+            yield from super().solve_grid(ridges)
+            return
+        begun, grid = time.perf_counter(), [float(ridge) for ridge in ridges]
+        values, vectors = self.normal.basis
+        turned = vectors.T @ self.normal.right
+        shrunk = 1.0 / (values[:, None] + np.array(grid))  # (F, ridges)
+        errors, rows = np.zeros(len(grid)), self.system.rows
+        for chunk, phi in self._features():
+            seen = phi @ vectors
+            kept = 1.0 - (seen**2 @ shrunk) / rows  # 1 − h_i, (k, ridges)
+            y = self.system.y[chunk]
+            for i in range(len(grid)):
+                left = y - seen @ (turned * shrunk[:, i : i + 1])
+                errors[i] += np.sum((left / kept[:, i : i + 1]) ** 2)
+        facts = self._facts(begun)
+        for i, ridge in enumerate(grid):
+            w = vectors @ (turned * shrunk[:, i : i + 1])
+            yield Solution(
+                ridge=ridge,
+                weights=w,
+                freedom=float(np.sum(values * shrunk[:, i])),
+                squared=self.normal.dual_squared(w, ridge),
+                loo_mse=float(errors[i] / (self.system.count * y.shape[1])),
+                **facts,
+            )
+
+    def _features(self) -> Iterator[tuple[slice, np.ndarray]]:
+        operator = self.system.operator
+        assert operator.features is not None
+        progress = Progress(operator.rows, "row")
+        try:
+            for rows in operator.chunks(chunk_rows(operator.features)):
+                yield rows, operator.feature_rows(rows)
+                progress.step(rows.stop)
+        finally:
+            progress.close()
+
+
+def chunk_rows(features: int) -> int:
+    """How many rows of features are written out at a time."""
+    return max(64, min(CHUNK, CHUNK_BYTES // (8 * features)))

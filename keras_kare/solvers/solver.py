@@ -1,0 +1,183 @@
+"""What every solver of `(K/n + λI) α = y` answers."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+
+from keras_kare import _validation
+from keras_kare.kernels.memory import available, in_words
+from keras_kare.kernels.operator import KernelOperator
+from keras_kare.solvers.result import Solution
+from keras_kare.solvers.system import System
+
+
+class Solver(abc.ABC):
+    """A way to solve `(K/n + λI) α = y`: its hyperparameters, and nothing else.
+
+    A subclass names its hyperparameters in `__init__`, keeps them under the same names,
+    and prepares systems. It is registered with Keras, so that heads are saved with it.
+
+    Args:
+        memory_limit: Bytes that the work may hold, beside the rows. Defaults to half of
+            what is free when it begins.
+    """
+
+    name: ClassVar[str]
+    streams: ClassVar[bool] = False
+    """Whether rows may come in batches that are never in memory together."""
+    tolerance: float
+    memory_limit: int | None = None
+
+    @abc.abstractmethod
+    def prepare(self, system: System) -> Prepared:
+        """Do what is the same for every ridge.
+
+        Raises:
+            MemoryError: Before the work, if it does not fit.
+        """
+
+    def prepare_stream(self, kernel: Any, stream: Any) -> Any:
+        """As `prepare`, for a `Stream`; a `StreamPrepared`.
+
+        Raises:
+            ValueError: If the solver needs all rows in memory.
+        """
+        raise ValueError(
+            f'`solver="{self.name}"` needs all rows in memory. For a stream, use "primal" '
+            'or "nystrom".'
+        )
+
+    @abc.abstractmethod
+    def memory(self, operator: KernelOperator, columns: int) -> float:
+        """Bytes that solving takes, beside the rows."""
+
+    def solve(self, operator: KernelOperator, y: np.ndarray, ridge: float) -> Solution:
+        """`α = (K/n + λI)⁻¹ y`.
+
+        Args:
+            operator: `K`, `(n, n)`.
+            y: `(n, c)`.
+            ridge: `λ > 0`.
+        """
+        _validation.check_ridge("ridge", ridge)
+        return self.prepare(System(operator, y)).solve(float(ridge))
+
+    def limit(self) -> int:
+        """Bytes that may be held."""
+        return available() // 2 if self.memory_limit is None else self.memory_limit
+
+    def check_memory(self, system: System, advice: str) -> None:
+        """Refuse, before the work, what does not fit.
+
+        Raises:
+            MemoryError: With what it takes, what there is, and `advice`.
+        """
+        needed = self.memory(system.operator, system.y.shape[1])
+        self.check_bytes(needed, system.rows, "rows", advice)
+
+    def check_bytes(
+        self, needed: float, count: int, what: str = "features", advice: str = ""
+    ) -> None:
+        """The same for what was counted before."""
+        # What was not limited by the user may take all that is free.
+        limit = available() if self.memory_limit is None else self.memory_limit
+        if needed > limit:
+            raise MemoryError(
+                f'`solver="{self.name}"` takes {in_words(needed)} for {count} {what}, '
+                f"and {in_words(limit)} may be used. {advice}".rstrip()
+            )
+
+    def get_config(self) -> dict[str, Any]:
+        """The hyperparameters."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Solver:
+        """The solver of `get_config()`."""
+        return cls(**config)
+
+
+class Prepared(abc.ABC):
+    """A system that one solver has prepared.
+
+    Args:
+        system: The system.
+        solver: The solver.
+
+    Attributes:
+        exact_leave_one_out: Whether solutions know their leave-one-out error.
+        direct: Whether many ridges cost little more than one.
+    """
+
+    exact_leave_one_out: bool = True
+    direct: bool = True
+
+    def __init__(self, system: System, solver: Solver):
+        self.system = system
+        self.solver = solver
+
+    @property
+    def unit(self) -> float:
+        """That of a relative ridge, `tr(K)/n²`."""
+        return self.system.unit
+
+    def rough(self, tolerance: float) -> Prepared:
+        """The same, for solutions that need be no better than that; direct ones are."""
+        return self
+
+    @abc.abstractmethod
+    def solve(self, ridge: float, start: Solution | None = None) -> Solution:
+        """At one ridge `λ`.
+
+        Args:
+            ridge: `λ`.
+            start: A solution at another ridge, for solvers that improve one.
+        """
+
+    def solve_grid(self, ridges: Iterable[float]) -> Iterator[Solution]:
+        """At several ridges `λ`, one after the other."""
+        solution = None
+        for ridge in ridges:
+            solution = self.solve(float(ridge), solution)
+            yield solution
+
+    def predictor(self, solution: Solution) -> np.ndarray:
+        """`α` of the predictor; see `System`."""
+        return self.system.predictor(solution)
+
+    def predictor_weights(self, solution: Solution) -> np.ndarray:
+        """`w` of the predictor; see `System`."""
+        return self.system.predictor_weights(solution)
+
+    def anchors_of(self, solution: Solution) -> Any:
+        """The rows that `α` belongs to."""
+        operator = self.system.operator
+        return (
+            operator.x if solution.centres is None else operator.rows_of(solution.centres)
+        )
+
+    def checked(self, solution: Solution) -> Solution:
+        """With its true residual, for solvers that compute it only when asked."""
+        if solution.residual is not None or solution.dual is None:
+            return solution
+        residual = self.system.residual(solution.dual, solution.ridge)
+        return dataclasses.replace(
+            solution, residual=float(np.max(residual)), tolerance=self.solver.tolerance
+        )
+
+    def _facts(self, begun: float) -> dict[str, Any]:
+        system = self.system
+        return {
+            "solver": self.solver.name,
+            "rows": system.rows,
+            "columns": system.y.shape[1],
+            "count": system.count,
+            "tolerance": self.solver.tolerance,
+            "seconds": time.perf_counter() - begun,
+        }

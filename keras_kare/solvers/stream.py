@@ -1,0 +1,193 @@
+"""Rows that never are in memory together: sums over a stream of batches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare.kernels.kernel import Kernel
+from keras_kare.solvers.normal import NormalEquations
+from keras_kare.solvers.progress import Progress
+from keras_kare.solvers.result import Solution
+from keras_kare.solvers.solver import Prepared, Solver
+from keras_kare.solvers.system import check_trace
+
+Batch = tuple[Any, np.ndarray, np.ndarray | None]
+"""Inputs, targets `(k, c)`, and how often each row counts."""
+
+TOGETHER = 1024
+"""Rows that are worked on together, of smaller batches."""
+
+
+class Stream:
+    """Batches that can be read again and again, in the same order or another.
+
+    Args:
+        batches: Begins to read from the start.
+
+    Attributes:
+        first: The inputs of the first batch.
+        columns: Number of targets `c`.
+    """
+
+    def __init__(self, batches: Callable[[], Iterator[Batch]]):
+        self.batches = batches
+        x, y, _ = next(self.batches())
+        self.first, self.columns = x, y.shape[1]
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches of at least `TOGETHER` rows, but for the last."""
+        waiting: list[Batch] = []
+        for batch in self.batches():
+            waiting.append(batch)
+            if sum(len(y) for _, y, _ in waiting) >= TOGETHER:
+                yield _joined(waiting)
+                waiting = []
+        if waiting:
+            yield _joined(waiting)
+
+    def with_targets(self, targets: Callable[[Any, np.ndarray], np.ndarray]) -> Stream:
+        """The same rows with other targets, made of inputs and targets."""
+
+        def batches() -> Iterator[Batch]:
+            for x, y, weights in self.batches():
+                yield x, targets(x, y), weights
+
+        return Stream(batches)
+
+    def sample(self, count: int, seed: int) -> Any:
+        """Inputs of so many rows, each row as likely as any other (a reservoir)."""
+        rng, kept, seen = np.random.default_rng(seed), None, 0
+        for x, y, weights in self:
+            usable = np.arange(len(y)) if weights is None else np.flatnonzero(weights)
+            flat = [np.asarray(part)[usable] for part in keras.tree.flatten(x)]
+            if kept is None:
+                kept = [np.empty((0, *part.shape[1:]), part.dtype) for part in flat]
+            room = min(count - len(kept[0]), len(usable))
+            kept = [np.concatenate([k, f[:room]]) for k, f in zip(kept, flat, strict=True)]
+            for i in range(room, len(usable)):
+                place = int(rng.integers(seen + i + 1))
+                if place < count:
+                    for k, f in zip(kept, flat, strict=True):
+                        k[place] = f[i]
+            seen += len(usable)
+        return keras.tree.pack_sequence_as(self.first, kept)
+
+
+class StreamPrepared(Prepared):
+    """Sums over a stream, which serve every ridge.
+
+    Args:
+        solver: The solver.
+        normal: The sums.
+        unit: Of a relative ridge.
+        trace: `tr(W½ K W½)/N`.
+        anchors: Centres, or `None` where features are the kernel's own.
+        coefficients: From weights of the features to those of the centres.
+    """
+
+    exact_leave_one_out = False
+
+    def __init__(
+        self,
+        solver: Solver,
+        normal: NormalEquations,
+        trace: float,
+        anchors: Any = None,
+        coefficients: Callable[[np.ndarray], np.ndarray] | None = None,
+    ):
+        self.solver, self.normal, self.anchors = solver, normal, anchors
+        self._trace, self._coefficients = trace, coefficients
+
+    @property
+    def unit(self) -> float:
+        return self._trace / self.normal.count
+
+    def predictor(self, solution: Solution) -> np.ndarray:
+        assert solution.dual is not None
+        return solution.dual
+
+    def predictor_weights(self, solution: Solution) -> np.ndarray:
+        assert solution.weights is not None
+        return solution.weights
+
+    def anchors_of(self, solution: Solution) -> Any:
+        return self.anchors
+
+    def checked(self, solution: Solution) -> Solution:
+        return solution
+
+    def solve(self, ridge: float, start: Solution | None = None) -> Solution:
+        begun, normal = time.perf_counter(), self.normal
+        w, jitter = normal.solve(ridge)
+        centres = self._coefficients is not None
+        dual = None
+        if self._coefficients is not None:
+            dual = self._coefficients(w)
+            dual *= len(dual)
+        return Solution(
+            ridge=ridge,
+            solver=self.solver.name,
+            rows=normal.rows,
+            columns=normal.right.shape[1],
+            count=normal.count,
+            dual=dual,
+            weights=None if centres else w,
+            centres="of the stream" if centres else None,
+            jitter=jitter,
+            squared=None if centres else normal.dual_squared(w, ridge),
+            freedom=normal.freedom(ridge) if normal.small else None,
+            residual=float(np.max(normal.residual(w, ridge))),
+            tolerance=self.solver.tolerance,
+            kernel_error=max(0.0, 1.0 - normal.trace / self._trace) if centres else None,
+            seconds=time.perf_counter() - begun,
+        )
+
+
+def slices(x: Any, step: int) -> Iterator[Any]:
+    """Rows of inputs, at most `step` at a time."""
+    for begin in range(0, int(keras.tree.flatten(x)[0].shape[0]), step):
+        rows = slice(begin, begin + step)
+        yield keras.tree.map_structure(lambda t, rows=rows: t[rows], x)
+
+
+def sum_over(
+    stream: Stream,
+    kernel: Kernel,
+    features: Callable[[Any], np.ndarray],
+    normal: NormalEquations,
+) -> float:
+    """Add all rows of a stream; returns `tr(W½ K W½)/N`.
+
+    Args:
+        stream: The rows.
+        kernel: The kernel, for its diagonal.
+        features: `(k, F)` of some inputs.
+        normal: What is added to.
+    """
+    progress, trace = Progress(None, "row"), 0.0
+    try:
+        for x, y, weights in stream:
+            normal.add(features(x), y, weights)
+            diagonal = kernel.diag(x, dtype="float64").numpy()
+            trace += float(np.sum(diagonal if weights is None else diagonal * weights))
+            progress.step(normal.rows)
+    finally:
+        progress.close()
+    normal.finish()
+    check_trace(trace)
+    return trace / normal.count
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    if len(batches) == 1:
+        return batches[0]
+    xs, ys, weights = zip(*batches, strict=True)
+    x = keras.tree.map_structure(lambda *parts: tf.concat(parts, axis=0), *xs)
+    given = [w for w in weights if w is not None]
+    return x, np.concatenate(ys), np.concatenate(given) if given else None

@@ -1,0 +1,119 @@
+"""The system `(K/n + λI) α = y`: what every solver is given."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from keras_kare import _validation
+from keras_kare.kernels.operator import KernelOperator
+from keras_kare.solvers.result import Solution
+
+
+class System:
+    """`(K/n + λI) α = y`, to be solved for any `λ`.
+
+    Rows may count `w_i` times, `N = Σ w` in all: then `W½ K W½/N` and `W½ y` stand in
+    for `K/n` and `y` (see `keras_kare.risk`).
+
+    Args:
+        operator: `K`, by its products: `kernel.operator(x)`, or
+            `kernels.DenseOperator(gram)`.
+        y: `(n, c)`.
+        weights: How often each row counts, `(n,)`. Defaults to once.
+
+    Attributes:
+        operator: `n` times what stands in for `K/n`.
+        unscaled: `K` itself.
+        y: What stands in for `y`, float64.
+        rows: `n`.
+        count: `N`; `n` where each row counts once.
+        root: `w½`, `(n,)`.
+
+    Raises:
+        ValueError: If shapes do not fit, or `y` or the weights hold NaN or Inf.
+    """
+
+    def __init__(
+        self, operator: KernelOperator, y: np.ndarray, weights: np.ndarray | None = None
+    ):
+        rows = operator.rows
+        y = np.asarray(_validation.check_targets("y", y, rows), "float64")
+        self.unscaled = self.operator = operator
+        self.y, self.rows = y, rows
+        self.count, self.root = float(rows), np.ones(rows)
+        self._given = y, None if weights is None else np.asarray(weights)
+        if weights is not None:
+            weights = _validation.check_weights("weights", weights, rows)
+            self.count = float(np.sum(weights, dtype="float64"))
+            self.root = np.sqrt(np.asarray(weights, "float64"))
+            self.y = self.root[:, None] * y
+            self.operator = operator.scaled(self.root * np.sqrt(rows / self.count))
+
+    @functools.cached_property
+    def gram(self) -> np.ndarray:
+        """`n` times what stands in for `K/n`, written out, `(n, n)` float64."""
+        gram = self.operator.dense()
+        check_trace(float(np.sum(np.abs(gram))))
+        return gram
+
+    @functools.cached_property
+    def unit(self) -> float:
+        """That of a relative ridge, `tr(K)/n²`: with weights, `Σ w_i K_ii/N²`.
+
+        Raises:
+            ValueError: If the kernel is zero, or not finite.
+        """
+        formed = "gram" in self.__dict__
+        trace = float(np.trace(self.gram)) if formed else self.operator.trace
+        check_trace(trace)
+        return trace / (self.rows * self.count)
+
+    def rows_given(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Targets and weights of some rows, as they were given."""
+        y, weights = self._given
+        return y[numbers], None if weights is None else weights[numbers]
+
+    def matmul(self, v: np.ndarray, ridge: float, dtype: str = "float64") -> np.ndarray:
+        """`(K/n + λI) v`."""
+        return self.operator.matmul(v, dtype) / self.rows + ridge * v
+
+    def residual(self, dual: np.ndarray, ridge: float) -> np.ndarray:
+        """`|y − (K/n + λI) α| / |y|` of each target, `(c,)`; 0 for targets of zero."""
+        return relative(self.y - self.matmul(dual, ridge), self.y)
+
+    def predictor(self, solution: Solution) -> np.ndarray:
+        """`α`, `(n, c)`, of the predictor `(1/n) K(x, X) α`; of the centres where some are.
+
+        A solver's `α` belongs to rows that are scaled by how often they count.
+        """
+        assert solution.dual is not None
+        root = self.root if solution.centres is None else self.root[solution.centres]
+        return solution.dual * root[:, None] * (self.rows / self.count)
+
+    def predictor_weights(self, solution: Solution) -> np.ndarray:
+        """`w`, `(F, c)`, of the predictor `J(x) w`."""
+        assert solution.weights is not None
+        return solution.weights * np.sqrt(self.rows / self.count)
+
+
+def check_trace(trace: float) -> None:
+    """Refuse kernels that are zero, or not finite, on all rows."""
+    if not np.isfinite(trace):
+        raise ValueError(
+            "The Gram matrix overflows: the network's gradients on `x` are too "
+            "large. Scale the inputs or the weights down."
+        )
+    if not trace > 0.0:
+        raise ValueError(
+            "The kernel is zero on all rows of `x`: the network's outputs do not "
+            "react to its weights there (dead or saturated units)."
+        )
+
+
+def relative(values: np.ndarray, to: np.ndarray) -> np.ndarray:
+    """`|values| / |to|`, column by column; 0 where `to` is zero."""
+    norms = np.linalg.norm(to, axis=0)
+    found = np.linalg.norm(values, axis=0)
+    return np.divide(found, norms, out=np.zeros_like(found), where=norms > 0.0)

@@ -1,0 +1,303 @@
+"""Heads of any size: solvers of a head, streams, warnings, interruptions, files."""
+
+from __future__ import annotations
+
+import keras
+import networks
+import numpy as np
+import psutil
+import pytest
+import tensorflow as tf
+from test_head import Gaussian
+
+import keras_kare as kk
+from keras_kare.layers import ntk_ridge_head
+from keras_kare.models import rows as rows_module
+from keras_kare.solvers import CG, Nystrom, Primal, System, stream
+
+SOLVERS = ["spectral", "cholesky", "primal", "cg", Nystrom(centres=500)]
+
+
+def data(rng, n=120, targets=2):
+    x = rng.normal(size=(n, networks.D)).astype("float32")
+    y = np.sin(x @ rng.normal(size=(networks.D, targets))).astype("float32")
+    return x, y
+
+
+def machine(solver, ridge=0.5, c=1, **kwargs):
+    keras.utils.set_random_seed(3)
+    head = kk.NTKRidgeHead(ridge=ridge, solver=solver, **kwargs)
+    return kk.KAREModel(networks.mlp(c=c), head=head)
+
+
+def batches(x, y, size=17, weights=None):
+    parts = (x, y) if weights is None else (x, y, weights)
+    return tf.data.Dataset.from_tensor_slices(parts).batch(size)
+
+
+class TestEverySolver:
+    @pytest.mark.parametrize("solver", SOLVERS)
+    @pytest.mark.parametrize("form", ["dual", "primal"])
+    def test_predicts_the_same(self, rng, solver, form):
+        x, y = data(rng)
+        weights = rng.integers(1, 4, size=len(x)).astype("float32")
+        test = data(rng, 30)[0]
+        expected = machine("cholesky", form="dual")
+        expected.fit_head(x, y, sample_weight=weights)
+        model = machine(solver, form=form)
+        model.fit_head(x, y, sample_weight=weights)
+        report = model.head.report
+        assert report["form"] == form
+        assert report["converged"]
+        assert report["why"] == "the user"
+        assert report["residual"] <= report["tolerance"]
+        assert report["ridge_value"] == pytest.approx(expected.head.ridge_value, rel=1e-5)
+        np.testing.assert_allclose(model.predict(test), expected.predict(test), atol=1e-4)
+
+    @pytest.mark.parametrize("solver", SOLVERS)
+    def test_is_saved_loaded_and_exported(self, rng, tmp_path, solver):
+        x, y = data(rng)
+        model = machine(solver)
+        model.fit_head(x, y)
+        before = model.predict(x[:9])
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(loaded.predict(x[:9]), before)
+        assert loaded.head.report == model.head.report
+        assert vars(loaded.head.solver) == vars(model.head.solver)
+        loaded.export(tmp_path / "served", verbose=False)
+        served = tf.saved_model.load(str(tmp_path / "served"))
+        np.testing.assert_allclose(served.serve(x[:9]), before, atol=1e-5)
+
+    @pytest.mark.parametrize("solver", SOLVERS)
+    def test_chooses_a_ridge_on_validation_rows(self, rng, solver):
+        (x, y), validation = data(rng), data(rng, 40)
+        model = machine(solver, ridge="auto")
+        model.fit_head(x, y, validation_data=validation)
+        report = model.head.report
+        assert report["chosen_by"] == "validation data"
+        chosen = report["relative_ridge"]
+
+        def error(ridge):
+            other = machine("cholesky", ridge=ridge)
+            other.fit_head(x, y)
+            return np.mean((other.predict(validation[0]) - validation[1]) ** 2)
+
+        assert error(chosen) < min(error(20.0 * chosen), error(chosen / 20.0)) * 1.001
+
+    @pytest.mark.parametrize(
+        ("solver", "by"),
+        [
+            ("spectral", "leave-one-out"),
+            ("primal", "leave-one-out"),
+            ("cg", "hold-out (12 rows)"),
+            ("nystrom", "hold-out (12 rows)"),
+        ],
+    )
+    def test_says_how_it_chose_without_them(self, rng, solver, by):
+        x, y = data(rng)
+        model = machine(solver, ridge="auto")
+        model.fit_head(x, y)
+        assert model.head.report["chosen_by"] == by
+        assert model.head.report["rows"] == len(x)
+
+    @pytest.mark.parametrize("solver", ["cholesky", "cg", "nystrom"])
+    def test_other_kernels(self, rng, solver):
+        x, y = data(rng)
+        results = []
+        for name in ("spectral", solver):
+            head = kk.NTKRidgeHead(ridge=0.5, solver=name)
+            model = kk.KAREModel(Gaussian(), head=head)
+            model.fit_head(x, y)
+            results.append(model.predict(x))
+        np.testing.assert_allclose(results[0], results[1], atol=1e-4)
+
+    def test_residual_machines(self, rng):
+        x, y = data(rng, targets=1)
+        results = []
+        for solver in ("cholesky", "cg", "primal"):
+            model = machine(solver, residual=True)
+            model.fit_head(x, y)
+            results.append(model.predict(x))
+        model = machine("primal", residual=True)
+        model.fit_head(batches(x, y))
+        for other in (*results[1:], model.predict(x)):
+            np.testing.assert_allclose(results[0], other, atol=1e-4)
+
+    def test_the_machine_of_centres_keeps_only_them(self, rng):
+        x, y = data(rng)
+        model = machine(Nystrom(centres=10), form="dual")
+        model.fit_head(x, y)
+        assert model.head.anchors.shape == (10, networks.D)
+        assert model.head.dual.shape == (10, 2)
+        assert model.head.targets is None
+        assert 0.0 < model.head.report["kernel_error"] < 1.0
+        model.predict(x)
+        model.network.trainable_variables[0].assign_add(
+            keras.ops.ones_like(model.network.trainable_variables[0])
+        )
+        with pytest.raises(ValueError, match="stale"):
+            model.predict(x)
+        with pytest.raises(ValueError, match="anchors"):
+            model.variance(x)
+
+
+class TestTrust:
+    def test_predict_warns_where_a_solver_gave_up(self, rng):
+        x, y = data(rng)
+        solver = CG(rank=0, max_iterations=1, tolerance=1e-9)
+        model = machine(solver, ridge=1e-3)
+        model.fit_head(x, y)
+        assert model.head.report["stopped"] == "iterations"
+        assert not model.head.report["converged"]
+        with pytest.warns(RuntimeWarning, match=r"residual of .* \(stopped: iterations\)"):
+            model.predict(x)
+
+    def test_ctrl_c_leaves_a_head_that_predicts(self, rng, monkeypatch):
+        x, y = data(rng)
+        model = machine(CG(rank=0, tolerance=1e-9), ridge=1e-3)
+        real, calls = System.matmul, []
+
+        def interrupted(self, *arguments, **named):
+            calls.append(1)
+            if len(calls) == 5:
+                raise KeyboardInterrupt
+            return real(self, *arguments, **named)
+
+        monkeypatch.setattr(System, "matmul", interrupted)
+        with pytest.raises(KeyboardInterrupt) as stopped:
+            model.fit_head(x, y)
+        assert "last iterate" in stopped.value.__notes__[0]
+        monkeypatch.undo()
+        assert model.head.report["stopped"] == "interrupted"
+        with pytest.warns(RuntimeWarning, match="stopped: interrupted"):
+            predicted = model.predict(x)
+        assert np.mean((predicted - y) ** 2) < np.mean(y**2)
+
+    def test_memory_is_checked_before_the_work(self, rng):
+        x, y = data(rng)
+        model = machine(kk.solvers.Cholesky(memory_limit=1000))
+        with pytest.raises(MemoryError, match=r"takes 576 kB for 120 rows.*cg"):
+            model.fit_head(x, y)
+
+    def test_auto_says_why(self, rng):
+        x, y = data(rng)
+        model = machine("auto")
+        model.fit_head(x, y)
+        assert model.head.report["solver"] == "cholesky"
+        assert "120 rows" in model.head.report["why"]
+
+
+class TestStreams:
+    @pytest.mark.parametrize("solver", [Primal(), Nystrom(centres=500)])
+    @pytest.mark.parametrize("weighted", [False, True])
+    def test_equal_arrays(self, rng, solver, weighted):
+        x, y = data(rng, 150)
+        weights = rng.integers(1, 4, size=150).astype("float32") if weighted else None
+        model, streamed = machine(solver), machine(solver)
+        model.fit_head(x, y, sample_weight=weights)
+        streamed.fit_head(batches(x, y, weights=weights))
+        np.testing.assert_allclose(streamed.predict(x), model.predict(x), atol=1e-5)
+        for name in ("rows", "ridge_value", "effective_dimension"):
+            expected = model.head.report[name]
+            assert streamed.head.report[name] == pytest.approx(expected, rel=1e-5)
+        if isinstance(solver, Primal):
+            kare = model.head.report["kare"]
+            assert streamed.head.report["kare"] == pytest.approx(kare, rel=1e-5)
+
+    @pytest.mark.parametrize("solver", ["primal", "nystrom"])
+    def test_are_saved_loaded_and_exported(self, rng, tmp_path, solver):
+        x, y = data(rng)
+        model = machine(solver)
+        model.fit_head(batches(x, y))
+        before = model.predict(x[:9])
+        model.save(tmp_path / "model.keras")
+        loaded = keras.saving.load_model(tmp_path / "model.keras")
+        np.testing.assert_array_equal(loaded.predict(x[:9]), before)
+        loaded.export(tmp_path / "served", verbose=False)
+        served = tf.saved_model.load(str(tmp_path / "served"))
+        np.testing.assert_allclose(served.serve(x[:9]), before, atol=1e-5)
+
+    @pytest.mark.parametrize("solver", ["primal", "nystrom"])
+    def test_fit_trains_and_solves_on_them(self, rng, solver, monkeypatch):
+        x, y = data(rng, 200)
+        model = machine(solver)
+        model.compile(keras.optimizers.SGD(0.01), "kare")
+        monkeypatch.setattr(
+            rows_module, "_concatenated", lambda *_: pytest.fail("all rows were gathered")
+        )
+        history = model.fit(batches(x, y, 50), epochs=2, validation_data=(x[:40], y[:40]))
+        assert len(history.history["loss"]) == 2
+        assert model.head.report["rows"] == 200
+        assert np.mean((model.predict(x) - y) ** 2) < np.mean(y**2)
+
+    def test_memory_does_not_grow_with_the_rows(self):
+        """A machine of few variables on rows that would take 800 MB."""
+        keras.utils.set_random_seed(0)
+
+        def make(i):
+            x = tf.random.stateless_normal((5000, 100), [0, tf.cast(i, tf.int32)])
+            return x, x[:, :1]
+
+        network = keras.Sequential([keras.Input((100,)), keras.layers.Dense(1)])
+        head = kk.NTKRidgeHead(ridge=1.0, solver="primal")
+        model = kk.KAREModel(network, head=head)
+        model.fit_head(tf.data.Dataset.range(4).map(make))
+        process = psutil.Process()
+        before = process.memory_info().rss
+        model.fit_head(tf.data.Dataset.range(400).map(make))
+        assert model.head.report["rows"] == 2_000_000
+        assert process.memory_info().rss - before < 200e6
+
+    def test_auto_needs_validation_rows(self, rng):
+        x, y = data(rng)
+        model = machine("primal", ridge="auto")
+        with pytest.raises(ValueError, match="needs rows to choose on"):
+            model.fit_head(batches(x, y))
+        model.compile(keras.optimizers.SGD(0.01), "kare")
+        with pytest.raises(ValueError, match="needs rows to choose on"):
+            model.fit(batches(x, y))
+        model.fit_head(batches(x, y), validation_data=data(rng, 40))
+        assert model.head.report["chosen_by"] == "validation data"
+
+    def test_stale_streams_cannot_be_solved_again(self, rng):
+        x, y = data(rng)
+        model = machine("primal")
+        model.fit_head(batches(x, y))
+        model.compile(keras.optimizers.SGD(0.01), "kare")
+        model.train_on_batch(x, y)
+        with pytest.raises(ValueError, match="fit_head"):
+            model.predict(x)
+
+    def test_bad_batches_are_named(self, rng):
+        x, y = data(rng)
+        model = machine("primal")
+        with pytest.raises(ValueError, match="no rows"):
+            model.fit_head(batches(x[:0], y[:0]))
+        y[50] = np.nan
+        with pytest.raises(ValueError, match="`y` holds NaN"):
+            model.fit_head(batches(x, y))
+
+    def test_a_reservoir_draws_each_row_alike(self):
+        rows = np.arange(60.0)[:, None]
+
+        def read():
+            for begin in range(0, 60, 7):
+                part = rows[begin : begin + 7]
+                yield tf.constant(part), part, None
+
+        counts = np.zeros(60)
+        for seed in range(300):
+            drawn = stream.Stream(read).sample(12, seed)[:, 0].astype(int)
+            assert len(set(drawn)) == 12
+            counts[drawn] += 1
+        # Binomial(300, 0.2): mean 60, standard deviation 7.
+        assert np.all(np.abs(counts - 60) < 5 * 7)
+
+
+def test_rows_that_are_held_out_are_few(monkeypatch, rng):
+    monkeypatch.setattr(ntk_ridge_head, "MOST_HELD_OUT", 5)
+    x, y = data(rng)
+    model = machine("cg", ridge="auto")
+    model.fit_head(x, y)
+    assert model.head.report["chosen_by"] == "hold-out (5 rows)"
