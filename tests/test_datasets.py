@@ -22,6 +22,7 @@ from keras_kare.datasets import (
     higgs,
     load_uci,
     mnist,
+    mnist_digits,
     preprocess,
     signed_one_hot,
     simulation,
@@ -98,7 +99,16 @@ def equal(first: Split, second: Split) -> bool:
 
 def test_public_names():
     assert set(datasets.__all__) == {
-        *("Split", "UCIDataset", "simulation", "mnist", "higgs", "load_uci", "uci_names"),
+        *(
+            "Split",
+            "UCIDataset",
+            "simulation",
+            "mnist",
+            "mnist_digits",
+            "higgs",
+            "load_uci",
+            "uci_names",
+        ),
         *("preprocess", "signed_one_hot"),
     }
     assert all(callable(getattr(datasets, name)) for name in datasets.__all__)
@@ -119,7 +129,11 @@ def test_nothing_heavy_is_imported_before_it_is_used():
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_examples_in_docstrings_run(name, request):
-    needed = {"mnist": "mnist_folder", "higgs": "higgs_folder"}
+    needed = {
+        "mnist": "mnist_folder",
+        "mnist_digits": "mnist_folder",
+        "higgs": "higgs_folder",
+    }
     for fixture in {needed.get(name, "uci_folder" if "uci" in name else "data_folder")}:
         request.getfixturevalue(fixture)
     (code,) = EXAMPLES[name]
@@ -232,6 +246,20 @@ def test_mnist_test_rows_are_the_original_files(mnist_folder):
         x -= x.mean(axis=1, keepdims=True)
         mine = data.x_test[data.y_test[:, 0] == sign]
         np.testing.assert_allclose(in_any_order(mine), in_any_order(x), atol=1e-15)
+
+
+def test_all_digits_are_the_original_files(mnist_folder):
+    data = mnist_digits()
+    images, labels = originals(mnist_folder, "t10k")
+    assert data.x.shape == (60_000, 28, 28, 1)
+    assert data.x.dtype == data.y.dtype == "float32"
+    assert set(np.unique(data.y_test)) == {-1.0, 1.0}
+    assert np.array_equal(np.sum(data.y_test == 1.0, axis=1), np.ones(10_000))
+    # tensorflow-datasets has them in another order.
+    ours = sorted(row.tobytes() for row in np.round(data.x_test * 255).astype("uint8"))
+    assert ours == sorted(row.tobytes() for row in np.asarray(images, "uint8"))
+    counts = np.sum(data.y_test == 1.0, axis=0)
+    assert np.array_equal(counts, np.bincount(labels, minlength=10))
 
 
 def test_mnist_rows_and_preparation(mnist_folder):

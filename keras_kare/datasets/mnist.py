@@ -1,4 +1,4 @@
-"""Two digits of MNIST, as the authors prepare them, through tensorflow-datasets."""
+"""MNIST through tensorflow-datasets: two digits as the authors prepare them, or all."""
 
 from __future__ import annotations
 
@@ -91,6 +91,41 @@ def mnist(
     return Split(x, y, x_test, y_test)
 
 
+def mnist_digits(data_dir: str | os.PathLike[str] | None = None) -> Split:
+    """All ten digits of MNIST as they are: 60,000 training and 10,000 test images.
+
+    Args:
+        data_dir: As in `mnist`.
+
+    Returns:
+        A `Split`: `x`, `(60000, 28, 28, 1)` float32 in [0, 1], `y`, `(60000, 10)` float32:
+        1 in the column of the digit and -1 elsewhere; and the same of the test rows.
+
+    Raises:
+        ImportError: If tensorflow-datasets is not installed.
+
+    Example:
+
+    ```python
+    from keras_kare.datasets import mnist_digits
+
+    data = mnist_digits()
+    assert data.x.shape == (60000, 28, 28, 1) and data.y_test.shape == (10000, 10)
+    ```
+
+    References:
+        LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
+    """
+    folder = None if data_dir is None else os.fspath(data_dir)
+    original = _original_files() if folder is None else None
+    train, test = _loaded(folder, original)
+    parts = []
+    for part in (train, test):
+        signs = 2.0 * np.eye(10, dtype="float32")[part["label"]] - 1.0
+        parts += [part["image"].astype("float32") / np.float32(255.0), signs]
+    return Split(*parts)
+
+
 Rows = tuple[np.ndarray, np.ndarray]
 """Cropped images `(n, 24, 24)` as bytes, targets `(n, 1)`."""
 
@@ -115,13 +150,18 @@ def _digits(
     first: int, second: int, data_dir: str | None, original: str | None
 ) -> tuple[Rows, Rows]:
     """All training and all test rows of two digits, in tensorflow-datasets' order."""
+    train, test = _loaded(data_dir, original)
+    return _two_of(train, first, second), _two_of(test, first, second)
+
+
+def _loaded(data_dir: str | None, original: str | None) -> Any:
+    """All training and all test rows, as tensorflow-datasets has them."""
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", "tutorials", "mnist")
     if original is not None:
         data_dir = _built_from(tfds, Path(original))
-    train, test = tfds.as_numpy(
+    return tfds.as_numpy(
         tfds.load("mnist", data_dir=data_dir, split=["train", "test"], batch_size=-1)
     )
-    return _two_of(train, first, second), _two_of(test, first, second)
 
 
 def _two_of(part: Any, first: int, second: int) -> Rows:
