@@ -11,7 +11,7 @@ import tensorflow as tf
 from test_head import Gaussian
 
 import keras_kare as kk
-from keras_kare.layers import ntk_ridge_head
+from keras_kare.layers import solving
 from keras_kare.models import rows as rows_module
 from keras_kare.solvers import CG, Nystrom, Primal, System, stream
 
@@ -296,7 +296,7 @@ class TestStreams:
 
 
 def test_rows_that_are_held_out_are_few(monkeypatch, rng):
-    monkeypatch.setattr(ntk_ridge_head, "MOST_HELD_OUT", 5)
+    monkeypatch.setattr(solving, "MOST_HELD_OUT", 5)
     x, y = data(rng)
     model = machine("cg", ridge="auto")
     model.fit_head(x, y)

@@ -313,7 +313,7 @@ class TestArguments:
         with pytest.raises(ValueError, match=message):
             make()
 
-    @pytest.mark.parametrize("name", ["spectral", "cholesky", "primal", "cg", "nystrom"])
+    @pytest.mark.parametrize("name", [*solvers.auto.SOLVERS])
     def test_memory_is_checked_before_the_work(self, name, rng):
         solver = type(solvers.get(name))(memory_limit=1000)
         operator = test_operator.Linear().operator(rng.normal(size=(50, 4)))

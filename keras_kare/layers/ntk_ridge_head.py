@@ -14,11 +14,9 @@ import tensorflow as tf
 
 from keras_kare import _validation, solvers
 from keras_kare.kernels.kernel import Kernel
-from keras_kare.kernels.memory import available
-from keras_kare.layers import ridge_selection
+from keras_kare.layers import ridge_selection, solving
 from keras_kare.layers.head_state import HeadState, describe, signature
 from keras_kare.layers.machine import (
-    Predictor,
     as_stored,
     machine_targets,
     network_outputs,
@@ -27,15 +25,10 @@ from keras_kare.layers.machine import (
 )
 from keras_kare.layers.posterior import Posterior
 from keras_kare.layers.ridge_selection import Choice
-from keras_kare.solvers import Decision, Prepared, Solution, Solver, System
+from keras_kare.layers.solving import Validation
+from keras_kare.solvers import Prepared, Solution, Solver
 
 FORMS = ("auto", "dual", "primal")
-
-MOST_HELD_OUT = 2048
-"""Rows that choose a ridge where nothing else can, at most; a tenth of all."""
-
-Validation = tuple[Any, np.ndarray, np.ndarray | None]
-"""Rows to choose the ridge on, their targets, and how often each counts."""
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -68,6 +61,7 @@ class NTKRidgeHead(keras.layers.Layer):
             `"spectral"`, `"cholesky"`: the matrix is formed; thousands of rows.
             `"primal"`: exact, as many unknowns as the network has variables; streams.
             `"cg"`: any number of rows and variables, to a tolerance.
+            `"eigenpro"`: the same by steps on batches of rows; for large ridges.
             `"nystrom"`: an approximation on `m` centres, which are then the anchors;
             streams.
             `"auto"`: the exact solver that takes fewest operations and fits in memory;
@@ -234,7 +228,7 @@ class NTKRidgeHead(keras.layers.Layer):
         validation: Validation | None = None,
         choice: Choice | None = None,
         weights: np.ndarray | None = None,
-        solver: Solver | None = None,
+        solver: Solver | str | None = None,
     ) -> None:
         """Solve on the rows `x`, `y`, choosing the ridge if it is `"auto"`.
 
@@ -257,12 +251,16 @@ class NTKRidgeHead(keras.layers.Layer):
         system = system_of(kernel, x, y, self.residual, weights)
         if choice is None and self.ridge != "auto":
             choice = Choice(float(self.ridge), by="the user", relative=self.relative)
-        decision = self._decide(system, 1 if choice else len(ridge_selection.GRID), solver)
+        decision = solving.decide(
+            system,
+            1 if choice else len(ridge_selection.GRID),
+            self.solver if solver is None else solver,
+        )
         prepared = decision.solver.prepare(system)
         if choice is None:
-            choice = self._choose(kernel, prepared, validation)
+            choice = solving.choose(kernel, prepared, validation, self.residual)
         solution = prepared.checked(prepared.solve(choice.absolute(prepared.unit)))
-        form = self._choose_form(kernel, *_shape(solution))
+        form = self._choose_form(kernel, *solving.shape(solution))
         self._state.hold(
             x if solution.centres is None else prepared.anchors_of(solution), y, weights
         )
@@ -272,7 +270,7 @@ class NTKRidgeHead(keras.layers.Layer):
         facts = {"why": decision.why, "seconds": time.perf_counter() - begun}
         self._state.facts["report"].update(facts)
         if solution.stopped == "interrupted":
-            raise _interrupted(solution)
+            raise solving.interrupted(solution)
 
     def solve_stream(
         self,
@@ -306,7 +304,7 @@ class NTKRidgeHead(keras.layers.Layer):
             stream = stream.with_targets(left)
         prepared = self.solver.prepare_stream(kernel, stream)
         if choice is None:
-            choice = self._choose(kernel, prepared, validation)
+            choice = solving.choose(kernel, prepared, validation, self.residual)
         solution = prepared.solve(choice.absolute(prepared.unit))
         like = stream.first if prepared.anchors is None else prepared.anchors
         self._state.hold(like, None, None)
@@ -315,18 +313,11 @@ class NTKRidgeHead(keras.layers.Layer):
         form = (
             "primal"
             if prepared.anchors is None
-            else self._choose_form(kernel, *_shape(solution))
+            else self._choose_form(kernel, *solving.shape(solution))
         )
         self._store(kernel, prepared, solution, choice, form, like)
         facts = {"why": "the user", "seconds": time.perf_counter() - begun}
         self._state.facts["report"].update(facts)
-
-    def _decide(self, system: System, ridges: int, solver: Solver | None) -> Decision:
-        wanted = self.solver if solver is None else solver
-        if isinstance(wanted, Solver):
-            return Decision(wanted, "the user")
-        limit = available() // 2
-        return solvers.decide(system.operator, system.y.shape[1], ridges, limit)
 
     def solve_again(self, kernel: Kernel) -> None:
         """Solve on the rows that were kept, at the relative ridge chosen before.
@@ -367,38 +358,9 @@ class NTKRidgeHead(keras.layers.Layer):
     ) -> Choice:
         """The ridge with the least squared error on validation rows, solving on `x`."""
         system = system_of(kernel, x, y, self.residual, weights)
-        decision = self._decide(system, len(ridge_selection.GRID), None)
-        return self._choose(kernel, decision.solver.prepare(system), validation, by)
-
-    def _choose(
-        self,
-        kernel: Kernel,
-        prepared: Prepared,
-        validation: Validation | None,
-        by: str = "validation data",
-    ) -> Choice:
-        if validation is None and prepared.exact_leave_one_out:
-            return ridge_selection.by_leave_one_out(prepared)
-        if validation is None:
-            return self._choose_on_held_out(kernel, prepared)
-        xv, yv, weights = validation
-        left = machine_targets(kernel, xv, yv, self.residual)
-        predict = Predictor(kernel, prepared, xv)
-        return ridge_selection.by_rows(prepared, predict, left, weights, by)
-
-    def _choose_on_held_out(self, kernel: Kernel, prepared: Prepared) -> Choice:
-        """On a tenth of the rows, by machines that were solved on the others."""
-        system = prepared.system
-        order = np.random.default_rng(0).permutation(system.rows)
-        held = order[: min(MOST_HELD_OUT, max(1, system.rows // 10))]
-        rest = np.sort(order[len(held) :])
-        operator = system.unscaled
-        kept = System(kernel.operator(operator.rows_of(rest)), *system.rows_given(rest))
-        yv, weights = system.rows_given(held)
-        others = prepared.solver.prepare(kept)
-        predict = Predictor(kernel, others, operator.rows_of(held))
-        by = f"hold-out ({len(held)} rows)"
-        return ridge_selection.by_rows(others, predict, yv, weights, by)
+        decision = solving.decide(system, len(ridge_selection.GRID), self.solver)
+        prepared = decision.solver.prepare(system)
+        return solving.choose(kernel, prepared, validation, self.residual, by)
 
     def _store(
         self,
@@ -434,7 +396,7 @@ class NTKRidgeHead(keras.layers.Layer):
                 "ridge_value": solution.ridge,
                 "relative_ridge": relative_ridge,
                 "chosen_by": choice.by,
-                **_report(solution),
+                **solving.report(solution),
                 "form": form,
             },
         }
@@ -507,37 +469,3 @@ class NTKRidgeHead(keras.layers.Layer):
             if isinstance(self.solver, str)
             else keras.saving.serialize_keras_object(self.solver),
         }
-
-
-def _report(solution: Solution) -> dict[str, Any]:
-    """What a solution tells of itself, as JSON."""
-    names = (
-        "rows",
-        "leave_one_out_mse",
-        "kare",
-        "effective_dimension",
-        "jitter",
-        "solver",
-        "residual",
-        "tolerance",
-        "converged",
-        "iterations",
-        "stopped",
-        "kernel_error",
-    )
-    return {name: getattr(solution, name) for name in names}
-
-
-def _shape(solution: Solution) -> tuple[int, int]:
-    """Number of anchors that a solution needs, and of targets."""
-    anchors = solution.rows if solution.dual is None else len(solution.dual)
-    return anchors, solution.columns
-
-
-def _interrupted(solution: Solution) -> KeyboardInterrupt:
-    stopped = KeyboardInterrupt()
-    stopped.add_note(
-        "The head holds the last iterate, whose relative residual is "
-        f"{solution.residual:.2g}: `predict` works."
-    )
-    return stopped

@@ -3,6 +3,7 @@
 from keras_kare.solvers.auto import Decision, decide, get
 from keras_kare.solvers.cg import CG
 from keras_kare.solvers.cholesky import Cholesky
+from keras_kare.solvers.eigenpro import EigenPro
 from keras_kare.solvers.nystrom import Nystrom
 from keras_kare.solvers.primal import Primal
 from keras_kare.solvers.result import Solution
@@ -14,6 +15,7 @@ __all__ = [
     "CG",
     "Cholesky",
     "Decision",
+    "EigenPro",
     "Nystrom",
     "Prepared",
     "Primal",

@@ -11,6 +11,7 @@ from keras_kare.kernels.memory import in_words
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.cg import CG
 from keras_kare.solvers.cholesky import Cholesky
+from keras_kare.solvers.eigenpro import EigenPro
 from keras_kare.solvers.normal import ALL_RIDGES
 from keras_kare.solvers.nystrom import Nystrom
 from keras_kare.solvers.primal import Primal
@@ -100,7 +101,7 @@ def _fits(solver: Solver, operator: KernelOperator, columns: int, limit: int) ->
 
 
 SOLVERS: dict[str, type[Solver]] = {
-    solver.name: solver for solver in (Spectral, Cholesky, Primal, CG, Nystrom)
+    solver.name: solver for solver in (Spectral, Cholesky, Primal, CG, Nystrom, EigenPro)
 }
 """Solvers by name, for `solver="..."`."""
 

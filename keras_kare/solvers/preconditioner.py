@@ -44,6 +44,7 @@ class NystromPreconditioner:
         self._diagonal = np.maximum(operator.diagonal, 0.0).copy()
         self._trace = float(np.sum(self._diagonal))
         self._blocks: list[np.ndarray] = []  # never copied: they are most of the memory
+        self._inner = np.empty((0, 0))  # FᵀF
         self._drawn = np.zeros(operator.rows, bool)
         self.rank = 0
         self._basis = (np.empty(0), np.empty((0, 0)))
@@ -65,8 +66,7 @@ class NystromPreconditioner:
                 break
         if not self._blocks:
             return
-        inner = np.block([[a.T @ b for b in self._blocks] for a in self._blocks])
-        values, vectors = np.linalg.eigh(inner)
+        values, vectors = np.linalg.eigh(self._inner)
         self._basis = np.maximum(values, 0.0), vectors
 
     def apply(self, r: np.ndarray, ridge: float) -> np.ndarray:
@@ -113,5 +113,10 @@ class NystromPreconditioner:
         added = columns @ (vectors[:, kept] / np.sqrt(values[kept]))
         self._blocks.append(added)
         self.rank += found
+        across = np.concatenate([block.T @ added for block in self._blocks])
+        inner = np.empty((self.rank, self.rank))
+        inner[:-found, :-found] = self._inner
+        inner[:, -found:], inner[-found:] = across, across.T
+        self._inner = inner
         self._diagonal = np.maximum(self._diagonal - np.sum(added**2, axis=1), 0.0)
         return True

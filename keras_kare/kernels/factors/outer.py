@@ -102,11 +102,13 @@ class OuterFactor(Factor):
             (flat,) = self.formed().vjp(v)
             return self._in_order(flat)
         a, b = tf.cast(self.a, v.dtype), tf.cast(self.b, v.dtype)
-        kernel = tf.einsum("igtp,igtkq,ij->jkgpq", a, b, v, optimize="optimal")
+        if self._one_position():
+            kernel, bias = _pulled(a[:, 0, 0], b[:, 0, 0], v)
+        else:
+            kernel = tf.einsum("igtp,igtkq,ij->jkgpq", a, b, v, optimize="optimal")
+            bias = tf.einsum("igtkq,ij->jkgq", b, v) if self.bias else None
         kernel = kernel if self.layout is None else self.layout.to_variable(kernel)
-        if not self.bias:
-            return [kernel]
-        return [kernel, tf.einsum("igtkq,ij->jkgq", b, v)]
+        return [kernel, bias] if self.bias else [kernel]
 
     def written(self, dtype: tf.DType) -> list[tf.Tensor]:
         if self._forms():
@@ -141,6 +143,8 @@ class OuterFactor(Factor):
                 flat = tf.concat([flat, shift], axis=3)
             return self.formed().jvp([flat])
         a, b = (tf.cast(t, kernel.dtype) for t in (self.a, self.b))
+        if self._one_position():
+            return _pushed(a[:, 0, 0], b[:, 0, 0], kernel, w[1] if self.bias else None)
         h = tf.einsum("igtp,jkgpq->jkigtq", a, kernel)
         if self.bias:
             bias = tf.reshape(w[1], tf.concat([lead, (1, groups, 1, q)], axis=0))
@@ -305,6 +309,30 @@ def positions(x: tf.Tensor, lead: int = 1, groups: int = 1) -> tf.Tensor:
         return tf.reshape(x, (rows, 1, count, 1, features))
     x = tf.reshape(x, (rows, outputs, count, groups, features))
     return tf.transpose(x, (0, 3, 2, 1, 4))
+
+
+def _pulled(a: tf.Tensor, b: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`sum_i v_ij a_i ⊗ b_ik`, `(m, C, 1, p, q)`, and without `a`: one matrix product."""
+    n, m = tf.shape(a)[0], tf.shape(v)[1]
+    p, (count, q) = a.shape[1], b.shape[1:]
+    weighted = tf.reshape(v[:, :, None, None] * b[:, None], (n, -1))
+    kernel = tf.reshape(tf.matmul(a, weighted, transpose_a=True), (p, m, count, 1, q))
+    bias = tf.reshape(tf.reduce_sum(weighted, axis=0), (m, count, 1, q))
+    return tf.transpose(kernel, (1, 2, 3, 0, 4)), bias
+
+
+def _pushed(
+    a: tf.Tensor, b: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None
+) -> tf.Tensor:
+    """`a_iᵀ W_jk b_ik` summed over `k`, `(n, m)`, for `W` of shape `(m, C, 1, p, q)`."""
+    n, m = tf.shape(a)[0], tf.shape(kernel)[0]
+    p, (count, q) = a.shape[1], b.shape[1:]
+    moved = tf.reshape(tf.transpose(kernel[:, :, 0], (2, 0, 1, 3)), (p, -1))
+    h = tf.matmul(a, moved)
+    if bias is not None:
+        h += tf.reshape(bias, (1, -1))
+    h = tf.reshape(h, (n, m, count * q))
+    return tf.reduce_sum(h * tf.reshape(b, (n, 1, count * q)), axis=2)
 
 
 def _hadamard_gram(a: tf.Tensor, b: tf.Tensor, bias: bool) -> tf.Tensor:

@@ -1,0 +1,154 @@
+"""Steps of `EigenPro` by a feature map: no row but those of the batch is needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare.kernels.kernel import Kernel
+from keras_kare.solvers.eigenpro_steps import Batch, Iterate, Passes, Subspace
+
+
+class FeatureIterate(Iterate):
+    """By the feature map: `w = Jᵀα/n` is kept up to date, and no other row is needed.
+
+    Args:
+        kernel: A kernel with a feature map.
+        subspace: With its images.
+        rows, columns, ridge, scale: As in `Iterate`.
+        held: What `kernel.held` gives of all rows, where that is kept.
+        dtype: Type of the products.
+    """
+
+    def __init__(
+        self,
+        kernel: Kernel,
+        subspace: Subspace,
+        rows: int,
+        columns: int,
+        ridge: float,
+        scale: np.ndarray | None = None,
+        held: Any = None,
+        dtype: str = "float64",
+    ):
+        super().__init__(subspace, rows, columns, ridge, scale)
+        self.kernel, self._held = kernel, held
+        self._w = [tf.zeros((columns, *e.shape[1:]), dtype) for e in subspace.images]
+        self.set_dtype(dtype)
+
+    def set_dtype(self, dtype: str) -> None:
+        super().set_dtype(dtype)
+        self._images = [tf.cast(_flat(e), dtype) for e in self.subspace.images]
+        self._w = [tf.cast(w, dtype) for w in self._w]
+
+    def batch(self, numbers: np.ndarray, x_rows: Any) -> Batch:
+        held = self._held_of(numbers, x_rows)
+        scale = None if self.scale is None else self.scale[numbers, None]
+        found, vectors = self.subspace.inside(numbers)
+        if not self._w:  # without a subspace, nothing has told their shapes
+            zero = tf.zeros((len(numbers), self.dual.shape[1]), self.dtype)
+            self._w = self.kernel.pull(held, zero)
+
+        def pushed(w: list[tf.Tensor]) -> np.ndarray:
+            values = np.asarray(self.kernel.push(held, w).numpy(), "float64")
+            return values if scale is None else scale * values
+
+        def product(p: np.ndarray) -> tuple[np.ndarray, list[Any]]:
+            v = p if scale is None else scale * p
+            w = self.kernel.pull(held, tf.constant(v, self.dtype))
+            coupling = self._on_images(w) + self.ridge * (p[found].T @ vectors)
+            z = self._inverse * coupling
+            w = [t / self.rows for t in self._less_images(w, z)]
+            ap = pushed(w) + self.ridge * p
+            ap[found] -= self.ridge * (vectors @ z.T)
+            return ap, [z, *w]
+
+        return Batch(pushed(self._w), product)
+
+    def move(self, parts: list[Any]) -> None:
+        super().move(parts)
+        self._w = [a + b for a, b in zip(self._w, parts[1:], strict=True)]
+
+    def correct(self, residual: np.ndarray) -> None:
+        before = self.dual[self.subspace.rows]
+        super().correct(residual)
+        z = self.subspace.vectors.T @ (self.dual[self.subspace.rows] - before)
+        if self._w:
+            self._w = self._less_images(self._w, -z.T / self.rows)
+
+    def values(self, passes: Passes) -> np.ndarray:
+        if not np.any(self.dual):
+            self._w = [tf.zeros_like(t) for t in self._w]
+            return np.zeros_like(self.dual)
+        w: list[tf.Tensor] = []
+        for rows, x_rows in passes():
+            v = self.dual[rows] / self.rows
+            v = v if self.scale is None else v * self.scale[rows, None]
+            part = self.kernel.pull(self._held_of(rows, x_rows), tf.constant(v))
+            w = [a + b for a, b in zip(w, part, strict=True)] if w else part
+        values = np.empty_like(self.dual)
+        for rows, x_rows in passes():
+            values[rows] = self.kernel.push(self._held_of(rows, x_rows), w).numpy()
+        self._w = [tf.cast(t, self.dtype) for t in w]
+        return values if self.scale is None else values * self.scale[:, None]
+
+    def _held_of(self, numbers: np.ndarray | slice, x_rows: Any) -> Any:
+        if self._held is None:
+            return self.kernel.held(x_rows)
+        if isinstance(numbers, slice):
+            return keras.tree.map_structure(lambda t: t[numbers], self._held)
+        return keras.tree.map_structure(lambda t: tf.gather(t, numbers), self._held)
+
+    def _on_images(self, w: list[tf.Tensor]) -> np.ndarray:
+        """`wᵀE/n`, `(c, q)`."""
+        if not self._images:
+            return np.zeros((self.dual.shape[1], 0))
+        pairs = zip(w, self._images, strict=True)
+        total = tf.add_n([tf.matmul(_flat(t), e, transpose_b=True) for t, e in pairs])
+        return np.asarray(total.numpy(), "float64") / self.rows
+
+    def _less_images(self, w: list[tf.Tensor], z: np.ndarray) -> list[tf.Tensor]:
+        """`w − E z` for `z` of shape `(c, q)`."""
+        if not self._images:
+            return w
+        c = tf.constant(z, self.dtype)
+        pairs = zip(w, self._images, strict=True)
+        return [t - tf.reshape(tf.matmul(c, e), tf.shape(t)) for t, e in pairs]
+
+
+def add_images(
+    subspace: Subspace, kernel: Kernel, x: Any, scale: np.ndarray | None = None
+) -> None:
+    """Form `E`, and turn `V` so that `EᵀE` is diagonal in the arithmetic of `E`.
+
+    Args:
+        subspace: `V`.
+        kernel: A kernel with a feature map.
+        x: The inputs of the rows `S`.
+        scale: By which each of these rows is multiplied, `(m,)`.
+    """
+    q = len(subspace.values)
+    if not q:
+        return
+    v = subspace.vectors if scale is None else subspace.vectors * scale[:, None]
+    step, _ = kernel.chunk(x, q)
+    total: list[tf.Tensor] | None = None
+    for begin in range(0, len(v), step):
+        part = slice(begin, begin + step)
+        inputs = keras.tree.map_structure(lambda t, part=part: t[part], x)
+        pulled = kernel.pull(kernel.held(inputs), tf.constant(v[part]))
+        total = pulled if total is None else list(map(tf.add, total, pulled))
+    assert total is not None
+    flat = [_flat(t) for t in total]
+    inner = tf.add_n([tf.matmul(e, e, transpose_b=True) for e in flat]).numpy()
+    values, turn = np.linalg.eigh(inner)
+    subspace.values, subspace.vectors = np.maximum(values, 0.0), subspace.vectors @ turn
+    subspace.images = [tf.tensordot(turn.T, t, 1) for t in total]
+
+
+def _flat(t: tf.Tensor) -> tf.Tensor:
+    """All axes but the first as one."""
+    return tf.reshape(t, (t.shape[0], -1))
