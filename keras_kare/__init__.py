@@ -17,6 +17,7 @@ from keras_kare import (  # noqa: E402
     models,
     risk,
     solvers,
+    stochastic,
 )
 from keras_kare._version import __version__  # noqa: E402
 from keras_kare.layers import NTKRidgeHead  # noqa: E402
@@ -35,6 +36,7 @@ __all__ = [
     "models",
     "risk",
     "solvers",
+    "stochastic",
 ]
 
 

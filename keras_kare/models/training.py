@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_kare import losses
 from keras_kare import metrics as metrics_module
 from keras_kare.kernels import Kernel
+from keras_kare.kernels.recompute import attach
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import rehearsal
@@ -29,7 +30,10 @@ class KARETrainer(keras.Model):
     head: NTKRidgeHead
     validation_anchors: int
     _training_rows: Rows | None
+    _streams: Any
+    _solve_stream: Any
     history: Any
+    run_eagerly: bool
     stop_training: bool
 
     def compile(
@@ -48,7 +52,8 @@ class KARETrainer(keras.Model):
                 targets; the paper uses plain `SGD`. Where the network is of the policy
                 `"mixed_float16"` its loss is scaled (`auto_scale_loss=False`: not).
             loss: `"kare"`, `kk.losses.KARE(...)`, or another `kk.losses.GramLoss`.
-                Defaults to `"kare"`: `KARE(ridge=0.1)`.
+                Defaults to `"kare"`: `KARE(ridge=0.1)`. With `kk.losses.FullKARE`,
+                training steps run outside of graphs.
             metrics: As in Keras; `"accuracy"` means sign or argmax accuracy
                 (`kk.metrics.SignedAccuracy`). During training they are computed on
                 the batch's leave-one-out predictions: right for a fixed kernel,
@@ -99,9 +104,7 @@ class KARETrainer(keras.Model):
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         given = () if weights is None else (weights,)
         with tf.GradientTape() as tape:
-            gram = self.kernel.gram(x)
-            y = _columns(y, gram)
-            loss, predictions = self.loss.evaluate(y, gram, *given)
+            y, loss, predictions = self._evaluate(tape, x, y, given)
             if extras := self._network_losses():
                 loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in extras])
             scaled = self.optimizer.scale_loss(loss)
@@ -115,6 +118,36 @@ class KARETrainer(keras.Model):
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self._loss_tracker.update_state(loss, sample_weight=_count(y, weights))
         return self.compute_metrics(x, y, predictions, weights)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """As in Keras; a loss that supplies its gradients trains outside of graphs."""
+        eagerly = self.run_eagerly
+        self.run_eagerly = eagerly or getattr(self.loss, "supplies_gradients", False)
+        try:
+            return super().make_train_function(force)
+        finally:
+            self.run_eagerly = eagerly
+
+    def _evaluate(
+        self, tape: tf.GradientTape, x: Any, y: Any, weights: tuple[Any, ...]
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Targets `(n, c)`, the loss of the batch, and predictions of its rows."""
+        if not self.loss.supplies_gradients:
+            gram = self.kernel.gram(x)
+            y = _columns(y, gram)
+            return y, *self.loss.evaluate(y, gram, *weights)
+        variables, step = self.kernel.trainable_variables, int(self.optimizer.iterations)
+        y = _columns(y, variables[0])
+        with tape.stop_recording():
+            value, gradients, predictions = self.loss.value_and_gradients(
+                self.kernel, x, y, step, *weights
+            )
+        loss = attach(
+            tf.constant(value, y.dtype),
+            variables,
+            lambda upstream: [tf.cast(upstream, g.dtype) * g for g in gradients],
+        )
+        return y, loss, tf.constant(predictions, y.dtype)
 
     def _network_losses(self) -> list[tf.Tensor]:
         """Regularisers and activity regularisers of the network."""
@@ -177,7 +210,8 @@ class KARETrainer(keras.Model):
             y: Targets `(n,)` or `(n, c)`, floats; classes are encoded as -1 and 1.
             batch_size: Rows of a Gram matrix. Defaults to all of them up to 4,096
                 rows, and to batches of about 1,024, evenly split, above. (Keras's 32
-                would make a poor Gram matrix.)
+                would make a poor Gram matrix.) With `kk.losses.FullKARE`, all of
+                them, however many.
             validation_data: Rows that never train. `val_loss` is the kernel machine's
                 mean squared error on them, which KARE, the training `loss`, estimates;
                 their gap is the overfitting of KARE itself. During training the
@@ -202,6 +236,11 @@ class KARETrainer(keras.Model):
         A model that a callback saves during training holds the machine of the last
         validation, at the ridge of the loss; without validation it is solved when it
         first predicts.
+
+        With a head whose `solver` is `"primal"` or `"nystrom"`, a dataset is streamed: it
+        trains and is solved on batch by batch, and its rows are never in memory
+        together. Validation during training then takes the first `validation_anchors`
+        rows as anchors.
 
         KARE can be fooled by training. A warning tells when, in the last epoch,
         `val_loss` was more than three times `loss`; stop earlier, with
@@ -231,9 +270,12 @@ class KARETrainer(keras.Model):
         """
         if not self.compiled:
             raise ValueError("Call `compile` before `fit`.")
-        rows = rows_module.gather(
-            x, y, steps_per_epoch, sample_weight=sample_weight, class_weight=class_weight
-        )
+        streams = self._streams(x)
+        if streams:
+            rows = rows_module.begin(x, steps_per_epoch, self.validation_anchors)
+        else:
+            weights = {"sample_weight": sample_weight, "class_weight": class_weight}
+            rows = rows_module.gather(x, y, steps_per_epoch, **weights)
         if validation_split and validation_data is None:
             if rows_module.is_dataset(x):
                 raise ValueError(
@@ -245,13 +287,19 @@ class KARETrainer(keras.Model):
         validation = rows_module.gather_validation(validation_data, validation_steps)
         arrays = not rows_module.is_dataset(x)
         if arrays and batch_size is None:
-            batch_size = rows_module.default_batch_size(len(rows))
+            full = self.loss.supplies_gradients
+            batch_size = len(rows) if full else rows_module.default_batch_size(len(rows))
         self._check_rows(rows, validation, batch_size or rows.batch_size)
         if arrays:
             x, y = rows.x, rows.y
             rows_module.check_batch_size(batch_size, len(rows))
             if validation is not None and not rows_module.is_dataset(validation_data):
                 validation_data = validation.parts()
+        if streams and self.head.ridge == "auto" and validation is None:
+            raise ValueError(
+                '`ridge="auto"` needs rows to choose on, and a stream is not split. Pass '
+                "`validation_data`, or a number as `ridge` of the head."
+            )
         self.head.hold(rows.x, rows.y, rows.weights)
         self.head.trained = self.head.trained or epochs > initial_epoch
         if not self.optimizer.built:  # else the step would be traced twice
@@ -292,7 +340,10 @@ class KARETrainer(keras.Model):
                 batch_size or rows.batch_size,
                 shuffle,
             )
-        self._solve_head(rows, validation, choice)
+        if streams:
+            self._solve_stream(x, steps_per_epoch, validation)
+        else:
+            self._solve_head(rows, validation, choice)
         _warn_if_parted(history)
         return history
 
@@ -375,10 +426,17 @@ class KARETrainer(keras.Model):
             self.head.solve_again(self.kernel)
 
     def _solve_for_validation(self, rows: Rows) -> None:
-        """A Cholesky head at the ridge of the loss, on not too many rows."""
+        """An exact head at the ridge of the loss, on not too many rows."""
         rows = rows.spread(self.validation_anchors)
         choice = Choice(self.loss.ridge, by="the loss", relative=self.loss.relative)
-        self.head.solve(self.kernel, rows.x, rows.y, choice=choice, weights=rows.weights)
+        self.head.solve(
+            self.kernel,
+            rows.x,
+            rows.y,
+            choice=choice,
+            weights=rows.weights,
+            solver="auto",
+        )
 
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
