@@ -6,6 +6,7 @@
 # make test-oldest  tests with the oldest dependencies that are supported
 # make experiments  the paper's experiments and ours: hours; goes on where it was stopped
 # make benchmark    prints ratios measured in one run
+# make benchmark-solvers  solvers from a thousand rows to a million: most of an hour
 # make benchmark-ntk  the same against torch.func and neural-tangents, in venvs of their own
 
 PYTHON ?= python3
@@ -17,7 +18,7 @@ WORKERS ?= 2
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export KERAS_BACKEND = tensorflow
 
-.PHONY: quickstart test test-slow coverage lint test-oldest experiments benchmark benchmark-ntk clean
+.PHONY: quickstart test test-slow coverage lint test-oldest experiments benchmark benchmark-solvers benchmark-ntk clean
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -58,6 +59,9 @@ benchmark: $(VENV)/.installed
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/serving.py
+
+benchmark-solvers: $(VENV)/.installed
+	for table in ladder wide stream mnist; do $(BIN)/python benchmarks/solvers.py $$table; done
 
 .venv-torch/.installed: benchmarks/peers/torch.txt
 .venv-neural-tangents/.installed: benchmarks/peers/neural_tangents.txt

@@ -7,6 +7,8 @@ Each measurement is a process of its own, so that its peak memory is its own. Ru
     python benchmarks/solvers.py wide        # 130,000 x 50 synthetic rows, 23,169 variables
     python benchmarks/solvers.py stream      # 1,000,000 x 28 rows that are never in memory
 
+EigenPro is run by the interpreter that `EIGENPRO_PYTHON` names, of an environment with
+`benchmarks/peers/eigenpro.txt`. FALKON is not run: pip found no release of it.
 MNIST comes through `keras_kare.datasets.mnist_digits`: tensorflow-datasets downloads it.
 Results are kept in `--out` as CSV files, row by row; what is there is not run again.
 """
@@ -20,6 +22,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -50,7 +53,7 @@ def dense(*widths: int, activation: str = "relu") -> keras.Model:
 
 
 def small_cnn() -> keras.Model:
-    """A convolutional network of 4,825 variables."""
+    """A convolutional network of 4,881 variables."""
     return keras.Sequential(
         [
             keras.Input((28, 28, 1)),
@@ -95,7 +98,7 @@ def wide(ridge: float) -> dict:
     keras.utils.set_random_seed(0)
     x, y = synthetic(131_000, 50)
     network = dense(50, 128, 128, 1, activation="gelu")
-    solver = kk.solvers.CG(tolerance=1e-4)
+    solver = kk.solvers.CG(tolerance=1e-4, memory_limit=4_500_000_000)
     model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=ridge, solver=solver))
     begun = time.perf_counter()
     model.fit_head(x[:130_000], y[:130_000])
@@ -137,7 +140,6 @@ def trained(shape: str, how: str, x: np.ndarray, y: np.ndarray) -> kk.KAREModel:
         classifier.fit(x, y, epochs=2, batch_size=128, verbose=0)
         return model
     model.compile(keras.optimizers.Adam(1e-3), kk.losses.KARE(ridge=1.0, relative=True))
-    model.head = kk.NTKRidgeHead(ridge=1.0, solver=kk.solvers.Nystrom(centres=100))
     order = np.random.default_rng(0).permutation(len(x))[:20_000]
     for begin in range(0, len(order), 1000):
         part = order[begin : begin + 1000]
@@ -155,9 +157,9 @@ def classify(shape: str, how: str, ridge: float) -> dict:
     model = trained(shape, how, x, y)
     training = time.perf_counter() - begun
     name = "primal" if shape == "cnn" else "cg"
-    tolerance = kk.solvers.CG(tolerance=5e-4) if name == "cg" else kk.solvers.Primal()
-    model.head = kk.NTKRidgeHead(ridge=ridge, solver=tolerance)
-    model = kk.KAREModel(model.kernel, head=model.head)
+    solver = kk.solvers.CG(tolerance=5e-4) if name == "cg" else kk.solvers.Primal()
+    head = kk.NTKRidgeHead(ridge=ridge, solver=solver)
+    model = kk.KAREModel(model.kernel, head=head)
     before = peak()
     begun = time.perf_counter()
     model.fit_head(x, y)
@@ -172,11 +174,26 @@ def classify(shape: str, how: str, ridge: float) -> dict:
     )
 
 
+def eigenpro(
+    python: str, x: np.ndarray, y: np.ndarray, xt: np.ndarray, yt: np.ndarray
+) -> dict:
+    """EigenPro of scikit-learn-extra, by an interpreter that has it."""
+    script = Path(__file__).parent / "peers" / "eigenpro_contender.py"
+    with tempfile.TemporaryDirectory() as folder:
+        rows = Path(folder) / "rows.npz"
+        np.savez(rows, x=x, y=np.argmax(y, axis=1), xt=xt, yt=yt)
+        command = [python, str(script), str(rows)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def baseline(name: str) -> dict:
-    """Kernel machines of scikit-learn on MNIST's pixels."""
+    """Kernel machines of others on MNIST's pixels."""
     data = kk.datasets.mnist_digits()
     x, xt = data.x.reshape(-1, 784), data.x_test.reshape(-1, 784)
     y, yt = data.y, np.argmax(data.y_test, axis=1)
+    if name.startswith("EigenPro"):
+        return {"solver": name, **eigenpro(os.environ["EIGENPRO_PYTHON"], x, y, xt, yt)}
     if name == "KernelRidge, 10,000 rows":
         from sklearn.kernel_ridge import KernelRidge
 
@@ -211,7 +228,9 @@ def jobs(table: str) -> list[dict]:
         for how in ("mse", "kare")
         for ridge in RIDGES
     ]
-    names = ("KernelRidge, 10,000 rows", "Nystroem 1,000", "Nystroem 4,000")
+    names = ["KernelRidge, 10,000 rows", "Nystroem 1,000", "Nystroem 4,000"]
+    if "EIGENPRO_PYTHON" in os.environ:
+        names.append("EigenPro (scikit-learn-extra), 5 epochs")
     return heads + [{"baseline": name} for name in names]
 
 

@@ -25,7 +25,7 @@ FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 MODULES = (
     *(kk, kk.kernels, kk.risk, kk.losses, kk.metrics, kk.layers, kk.solvers),
-    kk.callbacks,
+    *(kk.callbacks, kk.stochastic),
 )
 
 
@@ -75,13 +75,17 @@ def test_every_public_object_has_a_docstring(name):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_in_docstrings_run(name, rng):
     x = rng.normal(size=(20, 4)).astype("float32")
+    network, y = networks.mlp(), np.sin(x[:, :1])
     names = {
         "kk": kk,
         "keras": keras,
         "np": np,
-        "network": networks.mlp(),
+        "network": network,
+        "kernel": kk.kernels.NTK(network),
+        "dataset": tf.data.Dataset.from_tensor_slices((x, y)).batch(7),
         "x": x,
-        "y": np.sin(x[:, :1]),
+        "y": y,
+        "v": y,
     }
     exec(compile(EXAMPLES[name], name, "exec"), names)
     kk.kernels.structured.registry._RULES.pop(names.get("Scale"), None)
@@ -96,7 +100,7 @@ def test_the_main_classes_have_examples():
 def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     fences = FENCE.findall((ROOT / "README.md").read_text())
-    model, kernel, estimators, weights = fences
+    model, kernel, scale, estimators, weights = fences
     names: dict[str, object] = {}
     exec(compile(model, "README.md", "exec"), names)
     mse = float(capsys.readouterr().out.strip().splitlines()[-1])
@@ -106,6 +110,7 @@ def test_readme_example_runs(tmp_path, monkeypatch, capsys):
     exec(compile(weights, "README.md", "exec"), names)
     assert np.all(names["std"] > 0.0)
     exec(compile(kernel, "README.md", "exec"), names)
+    exec(compile("import tensorflow as tf\n" + scale, "README.md", "exec"), names)
     assert "products" in capsys.readouterr().out
     assert np.load(tmp_path / "gram.npy").shape == (442, 442)
     exec(compile(estimators, "README.md", "exec"), names)
@@ -144,6 +149,18 @@ def test_benchmarks_run(file, says):
     )
     assert done.returncode == 0, done.stderr
     assert says in done.stdout
+
+
+def test_the_ladder_of_solvers_runs(tmp_path):
+    command = [sys.executable, str(ROOT / "benchmarks" / "solvers.py"), "ladder"]
+    options = ["--most", "1000", "--out", str(tmp_path)]
+    done = subprocess.run(
+        command + options, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "'solver': 'cholesky'" in done.stdout
+    assert (tmp_path / "ladder.csv").exists()
+    assert (tmp_path / "ladder.png").exists()
 
 
 def test_the_private_name_that_training_needs():
