@@ -244,7 +244,7 @@ class NTKRidgeHead(keras.layers.Layer):
         Raises:
             ValueError: If the kernel is zero on `x`, or `residual=True` does not fit.
             MemoryError: Before the work, if it does not fit in memory.
-            KeyboardInterrupt: After Ctrl-C; the head holds the last iterate, if a
+            KeyboardInterrupt: After Ctrl-C; the head holds the best iterate, if a
                 solver was iterating.
         """
         begun = time.perf_counter()

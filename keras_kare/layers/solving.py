@@ -91,7 +91,7 @@ def interrupted(solution: Solution) -> KeyboardInterrupt:
     """What tells, after Ctrl-C, that something is there."""
     stopped = KeyboardInterrupt()
     stopped.add_note(
-        "The head holds the last iterate, whose relative residual is "
+        "The head holds the best iterate, whose relative residual is "
         f"{solution.residual:.2g}: `predict` works."
     )
     return stopped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 
@@ -47,7 +48,7 @@ class CG(Solver):
             two thirds of it.
         seed: Of the draws of columns. Defaults to `0`.
 
-    Ctrl-C ends the iterations; the head then holds the last iterate.
+    Ctrl-C ends the iterations; the head then holds the best iterate.
 
     Example:
 
@@ -186,10 +187,17 @@ class _Run:
             self._iterate(progress)
         except KeyboardInterrupt:
             self.stopped = "interrupted"
-            if not np.isfinite(self.residual):
-                self.residual = float(np.max(self._relative(self.system.y)))
+            self._look_once_more()
         finally:
             progress.close()
+
+    def _look_once_more(self) -> None:
+        """The iterate is better than the last one looked at; a second Ctrl-C skips this."""
+        with contextlib.suppress(KeyboardInterrupt):
+            self._true()
+        if not np.isfinite(self.residual):
+            self.best = np.zeros_like(self.x)
+            self.residual = float(np.max(self._relative(self.system.y)))
 
     def _relative(self, r: np.ndarray) -> np.ndarray:
         norms = np.linalg.norm(r, axis=0)
@@ -200,6 +208,8 @@ class _Run:
         nothing = not np.any(self.x)
         r = self.system.y - (0.0 if nothing else self.system.matmul(self.x, self.ridge))
         found = float(np.max(self._relative(r)))
+        # It may rise on the way, and predictions with it: the last iterate need not be
+        # the best.
         if found < self.residual:
             self.best, self.residual = self.x.copy(), found
         return r
