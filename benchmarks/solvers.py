@@ -6,6 +6,7 @@ Each measurement is a process of its own, so that its peak memory is its own. Ru
     python benchmarks/solvers.py mnist       # 60,000 rows, ten classes
     python benchmarks/solvers.py wide        # 130,000 x 50 synthetic rows, 23,169 variables
     python benchmarks/solvers.py stream      # 1,000,000 x 28 rows that are never in memory
+    python benchmarks/solvers.py tables      # prints what was measured, as Markdown
 
 EigenPro is run by the interpreter that `EIGENPRO_PYTHON` names, of an environment with
 `benchmarks/peers/eigenpro.txt`. FALKON is not run: pip found no release of it.
@@ -36,6 +37,7 @@ import keras_kare as kk
 DENSE = [784, 256, 256, 1]
 RIDGES = (1.0, 1e-2)
 LADDER = (1_000, 3_000, 10_000, 30_000, 100_000, 300_000, 1_000_000)
+TABLES = ("ladder", "mnist", "wide", "stream")
 STREAM = (125_000, 250_000, 500_000, 1_000_000)
 
 
@@ -258,6 +260,29 @@ def write(path: Path, lines: list[dict]) -> None:
         table.writerows(lines)
 
 
+def tables(folder: Path) -> None:
+    """Print what was measured, as Markdown."""
+    for table in TABLES:
+        path = folder / f"{table}.json"
+        if not path.exists():
+            continue
+        lines = json.loads(path.read_text())
+        names = list(
+            dict.fromkeys(name for line in lines for name in line if name != "job")
+        )
+        names = [n for n in names if any(line.get(n) not in (None, 0.0) for line in lines)]
+        print(f"\n### {table}\n\n| {' | '.join(names)} |\n|{'---|' * len(names)}")
+        for line in lines:
+            cells = (line.get(name) for name in names)
+            print(f"| {' | '.join(_cell(cell) for cell in cells)} |")
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else f"{value}"
+
+
 def draw(lines: list[dict], path: Path, title: str) -> None:
     """Seconds and peak memory over the number of rows."""
     import matplotlib.pyplot as plt
@@ -287,11 +312,14 @@ def draw(lines: list[dict], path: Path, title: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("table", choices=("ladder", "mnist", "wide", "stream"))
+    parser.add_argument("table", choices=(*TABLES, "tables"))
     parser.add_argument("--out", default="results/solvers", type=Path)
     parser.add_argument("--most", type=int, help="rows of the largest measurement")
     parser.add_argument("--job", help="one measurement, as JSON; prints a line")
     arguments = parser.parse_args()
+    if arguments.table == "tables":
+        tables(arguments.out)
+        return
     if arguments.job:
         keras.utils.disable_interactive_logging()
         line = measure(arguments.table, json.loads(arguments.job))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_kare.experiments.names import METHODS
 from keras_kare.experiments.tables import (
     CURVE,
     LIKE_FOR_LIKE,
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Method: name in the legend, colour, marker. The colours differ in lightness and the
-# markers in shape, so that the curves can be told apart without colour.
-_STYLES: dict[str, tuple[str, str, str]] = {
-    "ntk_kare": ("NTK-KARE", "#0b2e6f", "o"),
-    "after_ntk": ("After-NTK", "#c8701a", "s"),
-    "ntk": ("NTK at initialisation", "#86d0bd", "^"),
-    "network": ("Network", "#7a3b8f", ""),
+# Method: colour, marker. The colours differ in lightness and the markers in shape, so that
+# the curves can be told apart without colour.
+_STYLES: dict[str, tuple[str, str]] = {
+    "ntk_kare": ("#0b2e6f", "o"),
+    "after_ntk": ("#c8701a", "s"),
+    "ntk": ("#86d0bd", "^"),
+    "network": ("#7a3b8f", ""),
 }
 _SPARE_MARKERS = "Dv<>Pph*"
 
@@ -162,7 +163,7 @@ def save(figure: Figure, path: str | Path) -> None:
 
 def _style(method: str, position: int) -> tuple[str, str, str]:
     spare = _SPARE_MARKERS[position % len(_SPARE_MARKERS)]
-    return _STYLES.get(method, (method, "#6b6b6b", spare))
+    return METHODS.get(method, method), *_STYLES.get(method, ("#6b6b6b", spare))
 
 
 def _panels(
@@ -225,7 +226,7 @@ def _legend(figure: Figure, axes: Any, note: str) -> None:
 
 
 def _legend_place(label: str) -> int:
-    names = [name for name, _, _ in _STYLES.values()]
+    names = list(METHODS.values())
     return next((i for i, name in enumerate(names) if label.startswith(name + ",")), 99)
 
 

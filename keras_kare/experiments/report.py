@@ -11,6 +11,7 @@ from keras_kare.datasets import uci_names
 from keras_kare.experiments import figures, images, ranking, settings, tables
 from keras_kare.experiments.contenders import not_run
 from keras_kare.experiments.families import PARTS
+from keras_kare.experiments.names import in_text
 from keras_kare.experiments.store import write_whole
 from keras_kare.experiments.uci import screened
 
@@ -26,34 +27,6 @@ BEST_PUBLISHED = 10
 
 COVERAGE = 0.8
 """Share of the data sets that a method must have run on to be in a table."""
-
-NAMES = {
-    "recipe": "**NTK-KARE, our recipe**",
-    "recipe_kernel": "the recipe without the Laplace kernel",
-    "recipe_untrained": "the recipe without training, NTK alone",
-    "recipe_best": "the recipe with one machine",
-    "recipe_trajectory": "the recipe with one machine, of the mean kernel over training",
-    "kare_classifier": "**`KAREClassifier()`**",
-    "ntk_kare": "NTK-KARE",
-    "after_ntk": "after-NTK",
-    "network": "network",
-    "residual": "residual machine",
-    "ntk": "NTK at its start",
-    "recipe_start": "the recipe without training, Laplace kernel allowed",
-    "laplace": "Laplace kernel ridge",
-    "laplace_one_hot": "Laplace kernel ridge, the recipe's inputs",
-    "gaussian_one_hot": "Gaussian kernel ridge, the recipe's inputs",
-    "svc_one_hot": "Gaussian SVM, the recipe's inputs",
-    "xrfm_one_hot": "xRFM, the recipe's inputs",
-    "gaussian": "Gaussian kernel ridge",
-    "svc": "Gaussian SVM",
-    "random_forest": "random forest",
-    "hist_gradient_boosting": "HistGradientBoosting",
-    "lightgbm": "LightGBM",
-    "catboost": "CatBoost",
-    "xrfm": "xRFM",
-}
-"""What tables call the methods."""
 
 ABLATIONS = tuple(f"recipe_{part}" for part in PARTS)
 """Parts of the recipe, in a table of their own."""
@@ -161,7 +134,7 @@ def _uci(results: Path, reference: Path | None) -> Iterator[str]:
             )
             joined = ranking.against_published(main, reference / "uci_179_classifiers.csv")
             joined = joined[joined.ours | (joined.place <= BEST_PUBLISHED)]
-            joined.index = [NAMES.get(name, name) for name in joined.index]
+            joined.index = [in_text(name) for name in joined.index]
             yield tables.markdown_table(joined.reset_index(names="method"))
     missing = not_run()
     if missing:
@@ -206,7 +179,7 @@ def _picture(path: Path, drawing: Figure, caption: str) -> str:
 
 def _ranking(accuracy: pd.DataFrame) -> str:
     table = ranking.table(accuracy)
-    table.index = [NAMES.get(name, name) for name in table.index]
+    table.index = [in_text(name) for name in table.index]
     return tables.markdown_table(table.reset_index(names="method"))
 
 

@@ -10,16 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from keras_kare.experiments.names import METHODS
+
 if TYPE_CHECKING:
     import pandas as pd
-
-METHODS = {
-    "ntk_kare": "NTK-KARE",
-    "after_ntk": "After-NTK",
-    "ntk": "NTK at initialisation",
-    "network": "Network",
-}
-"""Names of methods in figures, in the order of tables."""
 
 # What defines a setting: never averaged over.
 _SETTINGS = ("dataset", "gamma", "sigma", "depth", "width", "initialization")

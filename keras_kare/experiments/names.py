@@ -1,0 +1,40 @@
+"""What figures and tables call the methods."""
+
+from __future__ import annotations
+
+METHODS = {
+    "ntk_kare": "NTK-KARE",
+    "after_ntk": "After-NTK",
+    "ntk": "NTK at initialisation",
+    "network": "Network",
+    "residual": "Residual machine",
+    "recipe": "NTK-KARE, our recipe",
+    "kare_classifier": "KAREClassifier()",
+    "recipe_kernel": "Recipe without the Laplace kernel",
+    "recipe_untrained": "Recipe without training, NTK alone",
+    "recipe_start": "Recipe without training, Laplace kernel allowed",
+    "recipe_best": "Recipe with one machine",
+    "recipe_trajectory": "Recipe with one machine, of the mean kernel over training",
+    "laplace": "Laplace kernel ridge",
+    "laplace_one_hot": "Laplace kernel ridge, recipe's inputs",
+    "gaussian": "Gaussian kernel ridge",
+    "gaussian_one_hot": "Gaussian kernel ridge, recipe's inputs",
+    "svc": "Gaussian SVM",
+    "svc_one_hot": "Gaussian SVM, recipe's inputs",
+    "xrfm": "xRFM",
+    "xrfm_one_hot": "xRFM, recipe's inputs",
+    "random_forest": "Random forest",
+    "hist_gradient_boosting": "HistGradientBoosting",
+    "lightgbm": "LightGBM",
+    "catboost": "CatBoost",
+}
+"""By the names in results; in the order of tables that are in no other."""
+
+OURS = ("recipe", "kare_classifier")
+"""In bold."""
+
+
+def in_text(method: str) -> str:
+    """For Markdown."""
+    name = METHODS.get(method, method)
+    return f"**{name}**" if method in OURS else name
