@@ -20,7 +20,7 @@ from keras_kare.solvers.system import System
 FIRST_RANK = 512
 """Columns of the preconditioner to begin with, where the user names none."""
 
-LOOK_AFTER = 8
+LOOK_AFTER = 5
 """Iterations between two looks at whether more columns would pay."""
 
 REPLACE = 1e-2
@@ -147,10 +147,13 @@ class CGPrepared(Prepared):
         if wanted <= rank:
             return False
         added, rows = wanted - rank, system.rows
-        build = rows * added * (system.operator.pair_flops + 2.0 * (wanted + rank))
-        build += 2.0 * rows * wanted**2 + 20.0 * wanted**3
+        # In float64: columns, less what is known of them, their products, and a factor.
+        build = rows * added * (system.operator.pair_flops + 4.0 * wanted)
+        build += float(wanted) ** 3
         columns = system.y.shape[1]
-        each = system.operator.product_flops(columns) + 8.0 * rows * rank * columns
+        each = 8.0 * rows * rank * columns
+        work = system.operator.product_flops(columns)
+        each += 0.5 * work if system.operator.narrow else work
         # Twice the columns save about half of the iterations.
         if 0.5 * iterations * each < build:
             return False

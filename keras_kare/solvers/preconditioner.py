@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+import tensorflow as tf
+
+from keras_kare._linalg import inverse_cholesky
 from keras_kare.kernels.operator import KernelOperator
 
 BLOCK = 256
@@ -19,9 +23,9 @@ class NystromPreconditioner:
     Columns of `K` are drawn in blocks, with probabilities in proportion to the diagonal
     of what is not yet approximated (randomly pivoted Cholesky), so that duplicated rows
     are drawn once, and a kernel of low rank is found exactly. More columns can be added
-    later. By Woodbury, with `FᵀF = V S Vᵀ`,
+    later. By Woodbury,
 
-        M⁻¹ r = (r − F V (S + nλI)⁻¹ Vᵀ Fᵀ r)/λ.
+        M⁻¹ r = (r − F (FᵀF + nλI)⁻¹ Fᵀ r)/λ.
 
     Args:
         operator: `K`.
@@ -47,7 +51,7 @@ class NystromPreconditioner:
         self._inner = np.empty((0, 0))  # FᵀF
         self._drawn = np.zeros(operator.rows, bool)
         self.rank = 0
-        self._basis = (np.empty(0), np.empty((0, 0)))
+        self._factor: tuple[Any, np.ndarray] = (None, np.empty((0, 0)))
 
     @property
     def left(self) -> float:
@@ -64,21 +68,27 @@ class NystromPreconditioner:
         while self.rank < rank and not self.complete:
             if not self._add(min(BLOCK, rank - self.rank)):
                 break
-        if not self._blocks:
-            return
-        values, vectors = np.linalg.eigh(self._inner)
-        self._basis = np.maximum(values, 0.0), vectors
 
     def apply(self, r: np.ndarray, ridge: float) -> np.ndarray:
         """`M⁻¹ r` for `r` of shape `(n, c)`."""
         if not self.rank:
             return r / ridge
-        values, vectors = self._basis
-        inner = vectors.T @ np.concatenate([block.T @ r for block in self._blocks])
-        inner /= (values + len(r) * ridge)[:, None]
-        left = r - self._times(vectors @ inner)
+        lower = self._inverse_factor(ridge)
+        inner = lower @ np.concatenate([block.T @ r for block in self._blocks])
+        inner = lower.T @ inner
+        left = r - self._times(inner)
         left /= ridge
         return left
+
+    def _inverse_factor(self, ridge: float) -> np.ndarray:
+        """`L⁻¹` of `FᵀF + nλI = L Lᵀ`, `(k, k)`; made anew for each ridge and rank."""
+        key = (ridge, self.rank)
+        if self._factor[0] != key:
+            matrix = self._inner.copy()
+            matrix[np.diag_indices(self.rank)] += ridge * self._operator.rows
+            lower, _ = inverse_cholesky(tf.constant(matrix))
+            self._factor = key, lower.numpy()
+        return self._factor[1]
 
     def _times(self, v: np.ndarray) -> np.ndarray:
         """`F v`."""
