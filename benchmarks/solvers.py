@@ -337,16 +337,19 @@ def main() -> None:
         lines.append(line)
         kept.write_text(json.dumps(lines, indent=1))
         print({k: v for k, v in line.items() if k != "job"}, flush=True)
-    write(
-        arguments.out / f"{arguments.table}.csv",
-        [{k: v for k, v in line.items() if k != "job"} for line in lines],
-    )
-    if arguments.table in ("ladder", "stream"):
+        publish(arguments.table, lines, arguments.out)
+
+
+def publish(table: str, lines: list[dict], folder: Path) -> None:
+    """The CSV file, and the picture where there is one, of what was measured so far."""
+    plain = [{k: v for k, v in line.items() if k != "job"} for line in lines]
+    write(folder / f"{table}.csv", plain)
+    if table in ("ladder", "stream"):
         title = {
             "ladder": 'solver="auto", 28-64-1 network, synthetic rows',
             "stream": "primal head of a stream, 28-64-1 network, synthetic rows",
-        }[arguments.table]
-        draw(lines, arguments.out / f"{arguments.table}.png", title)
+        }[table]
+        draw(plain, folder / f"{table}.png", title)
 
 
 if __name__ == "__main__":
