@@ -159,7 +159,8 @@ def classify(shape: str, how: str, ridge: float) -> dict:
     model = trained(shape, how, x, y)
     training = time.perf_counter() - begun
     name = "primal" if shape == "cnn" else "cg"
-    solver = kk.solvers.CG(tolerance=9e-4) if name == "cg" else kk.solvers.Primal()
+    solver = kk.solvers.CG(tolerance=9e-4, memory_limit=4 * 10**9)
+    solver = solver if name == "cg" else kk.solvers.Primal()
     head = kk.NTKRidgeHead(ridge=ridge, solver=solver)
     model = kk.KAREModel(model.kernel, head=head)
     before = peak()

@@ -166,8 +166,10 @@ class CGPrepared(Prepared):
         return budget is not None and time.monotonic() - self._begun > budget
 
     def _most_columns(self) -> int:
-        share = 2.0 * self.solver.limit() / 3.0
-        return max(0, int(share / (8.0 * self.system.rows)))
+        """Whose blocks, and half a dozen matrices of their products, fit."""
+        share, rows = 2.0 * self.solver.limit() / 3.0, float(self.system.rows)
+        # 8 n k + 6 · 8 k² = share
+        return max(0, int((np.sqrt(rows**2 + 3.0 * share) - rows) / 12.0))
 
 
 class _Run:
