@@ -296,16 +296,17 @@ def draw(lines: list[dict], path: Path, title: str) -> None:
         for axes, key in ((left, "seconds"), (right, "peak_gb")):
             values = [float(line[key]) for line in found]
             if found:
-                axes.loglog(rows, values, marker, color="black", label=name, mfc="none")
+                axes.plot(rows, values, marker, color="black", label=name, mfc="none")
     counts = np.array(sorted({int(line["rows"]) for line in lines}))
     last = [float(x["seconds"]) for x in lines if int(x["rows"]) == counts[-1]]
     left.loglog(
         counts, last[0] * counts / counts[-1], ":", color="0.6", label="linear in n"
     )
-    left.set_ylabel("seconds")
+    left.set(yscale="log", ylabel="seconds")
+    right.set_ylim(bottom=0.0)
     right.set_ylabel("peak memory of the process (GB)")
     for axes in (left, right):
-        axes.set_xlabel("rows n")
+        axes.set(xscale="log", xlabel="rows n")
         axes.legend()
     figure.suptitle(title)
     figure.savefig(path, dpi=150)

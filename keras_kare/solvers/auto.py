@@ -21,6 +21,9 @@ from keras_kare.solvers.spectral import Spectral
 FEW_ROWS = 2048
 """Rows below which the matrix is always formed: that takes about a second."""
 
+DIRECT_ROWS = 4096
+"""Rows up to which a direct solver is taken, which knows leave-one-out and the like."""
+
 MANY_ROWS = 8192
 """Rows above which it never is: its eigenvalues would take minutes, and gigabytes."""
 
@@ -63,6 +66,8 @@ def decide(operator: KernelOperator, columns: int, ridges: int, limit: int) -> D
         costs["primal"] = Primal(), passes * sums
     iterations = 100.0 * min(ridges, 6)
     costs["cg"] = CG(), iterations * operator.product_flops(columns) + n * 2000.0**2
+    if n <= DIRECT_ROWS and len(costs) > 1 and _fits(dense, operator, columns, limit):
+        del costs["cg"]
     if n <= FEW_ROWS and _fits(dense, operator, columns, limit):
         return Decision(dense, f"{operator.rows} rows, so that the matrix is small")
     return _cheapest(costs, operator, columns, limit)
@@ -75,7 +80,7 @@ def _cheapest(
     limit: int,
 ) -> Decision:
     fitting = {k: v for k, v in costs.items() if _fits(v[0], operator, columns, limit)}
-    known = fitting or {"cg": costs["cg"]}
+    known = fitting or {"cg": costs["cg"]}  # it takes least
     name = min(known, key=lambda k: known[k][1])
     others = ", ".join(
         f"{k} {_what(v, k in fitting, operator, columns)}"
