@@ -61,7 +61,8 @@ class NTKRidgeHead(keras.layers.Layer):
             `"spectral"`, `"cholesky"`: the matrix is formed; thousands of rows.
             `"primal"`: exact, as many unknowns as the network has variables; streams.
             `"cg"`: any number of rows and variables, to a tolerance.
-            `"eigenpro"`: the same by steps on batches of rows; for large ridges.
+            `"eigenpro"`: the same by steps on batches of rows; for large ridges;
+            streams.
             `"nystrom"`: an approximation on `m` centres, which are then the anchors;
             streams.
             `"auto"`: the exact solver that takes fewest operations and fits in memory;
@@ -318,6 +319,8 @@ class NTKRidgeHead(keras.layers.Layer):
         self._store(kernel, prepared, solution, choice, form, like)
         facts = {"why": "the user", "seconds": time.perf_counter() - begun}
         self._state.facts["report"].update(facts)
+        if solution.stopped == "interrupted":
+            raise solving.interrupted(solution)
 
     def solve_again(self, kernel: Kernel) -> None:
         """Solve on the rows that were kept, at the relative ridge chosen before.

@@ -19,6 +19,7 @@ from keras_kare.models.export import check_format, export_saved_model
 from keras_kare.models.rows import Rows
 from keras_kare.models.training import KARETrainer
 from keras_kare.models.watch import Watch, watched
+from keras_kare.solvers import Solver
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -152,8 +153,8 @@ class KAREModel(KARETrainer, keras.Model):
 
         Args:
             x: Inputs `(n, ...)` or a dataset of `(x, y)` batches. With a head whose
-                `solver` is `"primal"` or `"nystrom"`, a dataset is streamed: its rows
-                are never in memory together.
+                `solver` is `"primal"`, `"nystrom"` or `"eigenpro"`, a dataset is
+                streamed: its rows are never in memory together.
             y: Targets `(n,)` or `(n, c)`.
             validation_data: Rows to choose `ridge="auto"` on, as in `fit`. Without
                 them, leave-one-out chooses, if the network has not been trained; for
@@ -381,7 +382,9 @@ class KAREModel(KARETrainer, keras.Model):
 
     def _streams(self, x: Any) -> bool:
         """Whether these are batches, for a solver that takes them one by one."""
-        return rows_module.is_dataset(x) and getattr(self.head.solver, "streams", False)
+        solver = self.head.solver
+        known = isinstance(solver, Solver) and solver.streams(self.kernel)
+        return known and rows_module.is_dataset(x)
 
     def _solve_stream(self, x: Any, steps: int | None, validation: Rows | None) -> None:
         self.head.solve_stream(

@@ -237,10 +237,10 @@ class KARETrainer(keras.Model):
         validation, at the ridge of the loss; without validation it is solved when it
         first predicts.
 
-        With a head whose `solver` is `"primal"` or `"nystrom"`, a dataset is streamed: it
-        trains and is solved on batch by batch, and its rows are never in memory
-        together. Validation during training then takes the first `validation_anchors`
-        rows as anchors.
+        With a head whose `solver` is `"primal"`, `"nystrom"` or `"eigenpro"`, a dataset is
+        streamed: it trains and is solved on batch by batch, and its rows are never in
+        memory together. Validation during training then takes the first
+        `validation_anchors` rows as anchors.
 
         KARE can be fooled by training. A warning tells when, in the last epoch,
         `val_loss` was more than three times `loss`; stop earlier, with
@@ -272,6 +272,8 @@ class KARETrainer(keras.Model):
             raise ValueError("Call `compile` before `fit`.")
         streams = self._streams(x)
         if streams:
+            if getattr(self.head.solver, "ordered", False):
+                rows_module.stream(x, steps_per_epoch).check_order()
             rows = rows_module.begin(x, steps_per_epoch, self.validation_anchors)
         else:
             weights = {"sample_weight": sample_weight, "class_weight": class_weight}

@@ -12,7 +12,7 @@ from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.system import relative
 
 if TYPE_CHECKING:
-    from keras_kare.solvers.eigenpro import EigenProPrepared
+    from keras_kare.solvers.eigenpro_prepared import EigenProPrepared
 
 LOOK_AFTER = 10
 """Most epochs between two looks at the true residual."""
@@ -35,10 +35,10 @@ class Run:
 
     def __init__(self, prepared: EigenProPrepared, ridge: float, start: np.ndarray | None):
         self.prepared, self.ridge = prepared, ridge
-        self.system, self.solver = prepared.system, prepared.solver
+        self.y, self.solver = prepared.y, prepared.solver
         self.iterate = prepared.iterate(ridge)
-        self.best = np.zeros_like(self.system.y)
-        self.residual = _worst(self.system.y, self.system.y)
+        self.best = np.zeros_like(self.y)
+        self.residual = _worst(self.y, self.y)
         if start is not None and start.shape == self.best.shape:
             self.iterate.dual[:] = start
         self.epochs, self.stopped = 0, "iterations"
@@ -90,7 +90,7 @@ class Run:
 
     def _epoch(self, size: int, rng: np.random.Generator) -> float | None:
         """One epoch; the residual that its batches met, or `None` when time is over."""
-        y, squared = self.system.y, np.zeros(self.system.y.shape[1])
+        y, squared = self.y, np.zeros(self.y.shape[1])
         for numbers, x_rows in self.prepared.batches(size, rng):
             if self.prepared.out_of_time():
                 return None
@@ -99,7 +99,7 @@ class Run:
 
     def _look(self) -> float:
         """The true residual, in float64; the best iterate is kept."""
-        iterate, y = self.iterate, self.system.y
+        iterate, y = self.iterate, self.y
         if np.any(iterate.dual):
             r = y - iterate.values(self.prepared.passes) - self.ridge * iterate.dual
         else:

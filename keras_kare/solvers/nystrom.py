@@ -58,7 +58,6 @@ class Nystrom(Solver):
     """
 
     name = "nystrom"
-    streams = True
 
     def __init__(
         self,
@@ -80,12 +79,15 @@ class Nystrom(Solver):
         self.check_memory(system, "Name fewer `centres`.")
         return NystromPrepared(system, self)
 
+    def streams(self, kernel: Kernel) -> bool:
+        return True
+
     def prepare_stream(self, kernel: Kernel, stream: Stream) -> StreamPrepared:
         step = chunk_rows(self.centres)
         chunk = 24.0 * self.centres * step
         needed = NormalEquations.memory(self.centres, stream.columns) + chunk
         self.check_bytes(needed, self.centres)
-        anchors = stream.sample(self.centres, self.seed)
+        _, anchors = stream.sample(self.centres, self.seed)
         operator = KernelOperator(kernel, anchors)
         span = CentreFeatures(operator.block(slice(None), np.arange(operator.rows)))
         normal = NormalEquations(span.transform.shape[1], stream.columns)

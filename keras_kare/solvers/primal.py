@@ -47,7 +47,6 @@ class Primal(Solver):
     """
 
     name = "primal"
-    streams = True
 
     def __init__(self, tolerance: float = 1e-6, memory_limit: int | None = None):
         self.tolerance, self.memory_limit = tolerance, memory_limit
@@ -65,6 +64,9 @@ class Primal(Solver):
     def prepare(self, system: System) -> PrimalPrepared:
         self.check_memory(system, 'Use `solver="cg"`, which forms no matrix.')
         return PrimalPrepared(system, self)
+
+    def streams(self, kernel: Kernel) -> bool:
+        return True
 
     def prepare_stream(self, kernel: Kernel, stream: Stream) -> StreamPrepared:
         features = FeatureOperator(kernel, stream.first).features

@@ -29,8 +29,8 @@ class Solver(abc.ABC):
     """
 
     name: ClassVar[str]
-    streams: ClassVar[bool] = False
-    """Whether rows may come in batches that are never in memory together."""
+    ordered: ClassVar[bool] = False
+    """Whether a stream must yield the same rows in the same order in every pass."""
     tolerance: float
     memory_limit: int | None = None
 
@@ -42,15 +42,19 @@ class Solver(abc.ABC):
             MemoryError: Before the work, if it does not fit.
         """
 
+    def streams(self, kernel: Any) -> bool:
+        """Whether rows may come in batches that are never in memory together."""
+        return False
+
     def prepare_stream(self, kernel: Any, stream: Any) -> Any:
-        """As `prepare`, for a `Stream`; a `StreamPrepared`.
+        """As `prepare`, for a `Stream`.
 
         Raises:
             ValueError: If the solver needs all rows in memory.
         """
         raise ValueError(
-            f'`solver="{self.name}"` needs all rows in memory. For a stream, use "primal" '
-            'or "nystrom".'
+            f'`solver="{self.name}"` needs all rows in memory. For a stream, use '
+            '"primal", "nystrom" or "eigenpro".'
         )
 
     @abc.abstractmethod

@@ -23,6 +23,12 @@ Batch = tuple[Any, np.ndarray, np.ndarray | None]
 TOGETHER = 1024
 """Rows that are worked on together, of smaller batches."""
 
+OTHER_ROWS = (
+    "The dataset yields other rows in this pass than in the first, or the same in another "
+    'order (beginning near row {at}). `solver="eigenpro"` keeps a number for each row: use '
+    "`shuffle(..., reshuffle_each_iteration=False)`, or none."
+)
+
 
 class Stream:
     """Batches that can be read again and again, in the same order or another.
@@ -38,7 +44,7 @@ class Stream:
     def __init__(self, batches: Callable[[], Iterator[Batch]]):
         self.batches = batches
         x, y, _ = next(self.batches())
-        self.first, self.columns = x, y.shape[1]
+        self.first, self.columns, self._y = x, y.shape[1], y
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches of at least `TOGETHER` rows, but for the last."""
@@ -51,6 +57,13 @@ class Stream:
         if waiting:
             yield _joined(waiting)
 
+    def check_order(self) -> None:
+        """Refuse, before long work, rows that do not even begin the same when read anew."""
+        x, y, _ = next(self.batches())
+        now, then = keras.tree.flatten((x, y)), keras.tree.flatten((self.first, self._y))
+        if not all(map(np.array_equal, now, then)):
+            raise ValueError(OTHER_ROWS.format(at=0))
+
     def with_targets(self, targets: Callable[[Any, np.ndarray], np.ndarray]) -> Stream:
         """The same rows with other targets, made of inputs and targets."""
 
@@ -60,12 +73,16 @@ class Stream:
 
         return Stream(batches)
 
-    def sample(self, count: int, seed: int) -> Any:
-        """Inputs of so many rows, each row as likely as any other (a reservoir)."""
-        rng, kept, seen = np.random.default_rng(seed), None, 0
+    def sample(self, count: int, seed: int) -> tuple[np.ndarray, Any]:
+        """Numbers and inputs of so many rows, in order.
+
+        Each row that counts is as likely as any other (a reservoir).
+        """
+        rng, kept, seen, begin = np.random.default_rng(seed), None, 0, 0
         for x, y, weights in self:
             usable = np.arange(len(y)) if weights is None else np.flatnonzero(weights)
             flat = [np.asarray(part)[usable] for part in keras.tree.flatten(x)]
+            flat.append(begin + usable)
             if kept is None:
                 kept = [np.empty((0, *part.shape[1:]), part.dtype) for part in flat]
             room = min(count - len(kept[0]), len(usable))
@@ -75,8 +92,28 @@ class Stream:
                 if place < count:
                     for k, f in zip(kept, flat, strict=True):
                         k[place] = f[i]
-            seen += len(usable)
-        return keras.tree.pack_sequence_as(self.first, kept)
+            seen, begin = seen + len(usable), begin + len(y)
+        assert kept is not None
+        order = np.argsort(kept[-1])
+        inputs = keras.tree.pack_sequence_as(self.first, [k[order] for k in kept[:-1]])
+        return kept[-1][order], inputs
+
+    def targets(self, kernel: Kernel) -> tuple[np.ndarray, np.ndarray | None, float]:
+        """All targets `(n, c)`, all weights `(n,)`, and `tr(W½ K W½)`."""
+        ys, given, trace = [], [], 0.0
+        progress, rows = Progress(None, "row"), 0
+        try:
+            for x, y, weights in self:
+                trace += _trace(kernel, x, weights)
+                ys.append(y)
+                given.append(weights)
+                rows += len(y)
+                progress.step(rows)
+        finally:
+            progress.close()
+        check_trace(trace)
+        known = [w for w in given if w is not None]
+        return np.concatenate(ys), np.concatenate(known) if known else None, trace
 
 
 class StreamPrepared(Prepared):
@@ -174,14 +211,18 @@ def sum_over(
     try:
         for x, y, weights in stream:
             normal.add(features(x), y, weights)
-            diagonal = kernel.diag(x, dtype="float64").numpy()
-            trace += float(np.sum(diagonal if weights is None else diagonal * weights))
+            trace += _trace(kernel, x, weights)
             progress.step(normal.rows)
     finally:
         progress.close()
     normal.finish()
     check_trace(trace)
     return trace / normal.count
+
+
+def _trace(kernel: Kernel, x: Any, weights: np.ndarray | None) -> float:
+    diagonal = kernel.diag(x, dtype="float64").numpy()
+    return float(np.sum(diagonal if weights is None else diagonal * weights))
 
 
 def _joined(batches: list[Batch]) -> Batch:

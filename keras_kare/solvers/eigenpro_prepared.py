@@ -1,0 +1,290 @@
+"""Systems that `EigenPro` has prepared: rows in memory, or in a stream."""
+
+from __future__ import annotations
+
+import abc
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.operator import KernelOperator
+from keras_kare.solvers.eigenpro_features import FeatureIterate, add_images
+from keras_kare.solvers.eigenpro_run import Run
+from keras_kare.solvers.eigenpro_steps import Iterate, MatrixIterate, Subspace
+from keras_kare.solvers.result import Solution
+from keras_kare.solvers.solver import Prepared
+from keras_kare.solvers.stream import OTHER_ROWS, Stream, slices
+from keras_kare.solvers.system import System
+
+if TYPE_CHECKING:
+    from keras_kare.solvers.eigenpro import EigenPro
+
+LEAST_ROWS = 16
+"""Smaller batches take more time for calls than for numbers."""
+
+SPAN = 8.0
+"""How far apart the eigenvalues of a batch may lie that a few directions flatten."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How rows are read.
+
+    Attributes:
+        by_features: Whether by the feature map, not by kernel values with all rows.
+        components: Eigenvectors of the subspace, where the kernel has so many.
+        batch_rows: Rows of a batch, or most of them where the spectrum decides.
+        row_bytes: Bytes a row of a batch.
+    """
+
+    by_features: bool
+    components: int
+    batch_rows: int
+    row_bytes: float
+
+
+class EigenProPrepared(Prepared):
+    """The subspace, which serves every ridge, and rows in batches.
+
+    Attributes:
+        plan: How rows are read.
+        y: What stands in for `y`, `(n, c)`; see `System`.
+        subspace: The subspace.
+    """
+
+    exact_leave_one_out = False
+    direct = False
+    solver: EigenPro
+    plan: Plan
+    y: np.ndarray
+    subspace: Subspace
+    _begun: float
+
+    def rough(self, tolerance: float) -> EigenProPrepared:
+        config = {**self.solver.get_config(), "tolerance": tolerance}
+        other = copy.copy(self)
+        other.solver = type(self.solver)(**config)
+        return other
+
+    def batch_rows(self, ridge: float) -> int:
+        """Rows of a batch: more would make its eigenvalues lie too far apart."""
+        if self.solver.batch_size != "auto":
+            return self.plan.batch_rows
+        flat = self.subspace.left + len(self.y) * ridge
+        ratio = SPAN * flat / max(self.subspace.next, 1e-300)
+        return int(min(self.plan.batch_rows, max(LEAST_ROWS, 1.0 + ratio)))
+
+    def out_of_time(self) -> bool:
+        """Whether the user's time is over."""
+        budget = self.solver.time_budget
+        return budget is not None and time.monotonic() - self._begun > budget
+
+    @abc.abstractmethod
+    def iterate(self, ridge: float) -> Iterate:
+        """`α = 0`, to be improved batch by batch."""
+
+    @abc.abstractmethod
+    def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
+        """All rows once: numbers and inputs, a batch at a time."""
+
+    @abc.abstractmethod
+    def passes(self) -> Iterator[tuple[slice, Any]]:
+        """All rows once, in order."""
+
+    def _begin(
+        self, operator: KernelOperator, numbers: np.ndarray, sample: np.ndarray
+    ) -> None:
+        """The plan and the subspace.
+
+        Args:
+            operator: `K`, of all rows or of the subsample alone.
+            numbers: The subsample's numbers among all rows.
+            sample: Its numbers among those of `operator`.
+        """
+        columns = self.y.shape[1]
+        gram = operator.block(sample, sample)
+        self.subspace = Subspace(numbers, gram, self.plan.components)
+        if self.plan.by_features:
+            scale = None if operator.scale is None else operator.scale[sample]
+            add_images(self.subspace, operator.kernel, operator.rows_of(sample), scale)
+            self._step, self._holds = operator.kernel.chunk(operator.x, columns)
+
+
+class ArrayPrepared(EigenProPrepared):
+    """Rows in memory, which come in random order."""
+
+    def __init__(self, system: System, solver: EigenPro):
+        super().__init__(system, solver)
+        self._begun = time.monotonic()
+        operator = system.operator
+        _ = system.unit  # refuses kernels that are zero or not finite
+        self.y, self._held, self._step = system.y, None, operator.rows
+        self.usable = np.flatnonzero(system.root)
+        rng = np.random.default_rng(solver.seed)
+        count = min(solver.subsample, len(self.usable))
+        rows = np.sort(rng.choice(self.usable, count, replace=False))
+        self.plan = solver.plan(operator, self.y.shape[1])
+        self._begin(operator, rows, rows)
+        if self.plan.by_features and self._holds:
+            self._held = operator.kernel.held(operator.x)
+
+    def solve(self, ridge: float, start: Solution | None = None) -> Solution:
+        begun = time.perf_counter()
+        run = Run(self, float(ridge), None if start is None else start.dual)
+        run.go()
+        return Solution(
+            ridge=float(ridge),
+            dual=run.best,
+            residual=run.residual,
+            iterations=run.epochs,
+            stopped=run.stopped,
+            **self._facts(begun),
+        )
+
+    def iterate(self, ridge: float) -> Iterate:
+        operator, columns = self.system.operator, self.y.shape[1]
+        if not self.plan.by_features:
+            return MatrixIterate(operator, self.subspace, columns, ridge)
+        return FeatureIterate(
+            operator.kernel,
+            self.subspace,
+            operator.rows,
+            columns,
+            ridge,
+            operator.scale,
+            self._held,
+            "float32" if operator.narrow else "float64",
+        )
+
+    def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
+        count = math.ceil(len(self.usable) / size)
+        for numbers in np.array_split(rng.permutation(self.usable), count):
+            numbers = np.sort(numbers)
+            yield numbers, self._inputs(numbers)
+
+    def passes(self) -> Iterator[tuple[slice, Any]]:
+        for rows in self.system.operator.chunks(self._step):
+            yield rows, self._inputs(rows)
+
+    def _inputs(self, numbers: Any) -> Any:
+        needed = self.plan.by_features and self._held is None
+        return self.system.operator.rows_of(numbers) if needed else None
+
+
+class StreamPrepared(EigenProPrepared):
+    """Rows of a stream, in its order; of each, only `α` and targets are kept.
+
+    Args:
+        kernel: A kernel with a feature map.
+        stream: The rows, the same in every pass.
+        solver: The solver.
+
+    Raises:
+        MemoryError: If what is kept does not fit.
+        ValueError: If rows come in another order than before.
+    """
+
+    anchors = None
+
+    def __init__(self, kernel: Kernel, stream: Stream, solver: EigenPro):
+        self._begun = time.monotonic()
+        self.solver, self.kernel, self.stream = solver, kernel, stream
+        numbers, x = stream.sample(solver.subsample, solver.seed)
+        operator = kernel.operator(x)
+        fixed = solver.check_stream(operator, stream.columns)
+        y, weights, trace = stream.targets(kernel)
+        self._given, self.rows, self.scale = y, len(y), None
+        needed = fixed + solver.row_bytes(self.rows, stream.columns)
+        solver.check_bytes(needed, self.rows, "rows")
+        self.y, self.count, root = y, float(self.rows), np.ones(self.rows)
+        if weights is not None:
+            self.count, root = float(np.sum(weights)), np.sqrt(weights)
+            self.y = root[:, None] * y
+            self.scale = root * math.sqrt(self.rows / self.count)
+            operator = operator.scaled(self.scale[numbers])
+        self._trace, self._root = trace / self.count, root
+        self.plan = solver.plan(operator, stream.columns, streamed=True)
+        self._begin(operator, numbers, np.arange(operator.rows))
+        self._narrow = operator.narrow
+        self._last: np.ndarray | None = None
+
+    @property
+    def unit(self) -> float:
+        return self._trace / self.count
+
+    def solve(self, ridge: float, start: Solution | None = None) -> Solution:
+        begun = time.perf_counter()
+        run = Run(self, float(ridge), None if start is None else self._last)
+        run.go()
+        self._last = run.best
+        return Solution(
+            ridge=float(ridge),
+            solver=self.solver.name,
+            rows=self.rows,
+            columns=self.y.shape[1],
+            count=self.count,
+            weights=self._weights(run.best),
+            squared=float(np.sum(run.best**2)),
+            residual=run.residual,
+            tolerance=self.solver.tolerance,
+            iterations=run.epochs,
+            stopped=run.stopped,
+            seconds=time.perf_counter() - begun,
+        )
+
+    def iterate(self, ridge: float) -> Iterate:
+        return FeatureIterate(
+            self.kernel,
+            self.subspace,
+            self.rows,
+            self.y.shape[1],
+            ridge,
+            self.scale,
+            dtype="float32" if self._narrow else "float64",
+        )
+
+    def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
+        for rows, x in self._read(size):
+            yield np.arange(rows.start, rows.stop), x
+
+    def passes(self) -> Iterator[tuple[slice, Any]]:
+        yield from self._read(self._step)
+
+    def predictor_weights(self, solution: Solution) -> np.ndarray:
+        assert solution.weights is not None
+        return solution.weights
+
+    def checked(self, solution: Solution) -> Solution:
+        return solution
+
+    def _weights(self, dual: np.ndarray) -> np.ndarray:
+        """`w = Jᵀ W½ α/N`, `(F, c)`, in the order of `kernel.feature_rows`."""
+        v = dual * (self._root / self.count)[:, None]
+        total: list[tf.Tensor] | None = None
+        for rows, x in self.passes():
+            part = self.kernel.vjp(x, v[rows], dtype="float64")
+            total = part if total is None else list(map(tf.add, total, part))
+        assert total is not None
+        return np.concatenate([np.reshape(t, (v.shape[1], -1)) for t in total], axis=1).T
+
+    def _read(self, most: int) -> Iterator[tuple[slice, Any]]:
+        """All rows, at most so many at a time; refuses other rows than before."""
+        at = 0
+        for x, y, _ in self.stream:
+            known = self._given[at : at + len(y)]
+            if known.shape != y.shape or not np.allclose(known, y, rtol=1e-4, atol=1e-5):
+                raise ValueError(OTHER_ROWS.format(at=at))
+            size = math.ceil(len(y) / math.ceil(len(y) / most))
+            end = at + len(y)
+            for part in slices(x, size):
+                begin, at = at, min(at + size, end)
+                yield slice(begin, at), part
+        if at != self.rows:
+            raise ValueError(OTHER_ROWS.format(at=at))
