@@ -151,8 +151,14 @@ def check_finite_weight(variable: keras.Variable) -> None:
         )
 
 
-def check_weights(name: str, weights: Any, rows: int) -> np.ndarray:
+def check_weights(name: str, weights: Any, rows: int, positive: int = 2) -> np.ndarray:
     """How often each row counts, as floats `(n,)`: finite, not negative, some positive.
+
+    Args:
+        name: Of the argument.
+        weights: What was given.
+        rows: `n`.
+        positive: How many must be positive.
 
     Raises:
         ValueError: Otherwise.
@@ -165,7 +171,7 @@ def check_weights(name: str, weights: Any, rows: int) -> np.ndarray:
         )
     weights = weights.reshape(rows).astype(keras.config.floatx())
     check_finite(name, weights)
-    if weights.min() < 0.0 or np.count_nonzero(weights) < 2:
+    if weights.min() < 0.0 or np.count_nonzero(weights) < positive:
         raise ValueError(
             f"`{name}` must not be negative, and be positive for at least two rows. "
             f"Received: {np.sum(weights < 0.0)} negative and {np.sum(weights > 0.0)} "

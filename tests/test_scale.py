@@ -355,6 +355,81 @@ class TestStreams:
         with pytest.warns(RuntimeWarning, match="residual"):
             assert np.mean((model.predict(x) - y) ** 2) < np.mean(y**2)
 
+    def test_nothing_is_given_beside_them(self, rng):
+        x, y = data(rng)
+        model, weights = machine("primal"), np.ones(len(x))
+        model.compile(keras.optimizers.SGD(0.01), "kare")
+        with pytest.raises(ValueError, match="`sample_weight` and `class_weight` need"):
+            model.fit_head(batches(x, y), sample_weight=weights)
+        with pytest.raises(ValueError, match="`y` must not be given"):
+            model.fit_head(batches(x, y), y)
+        with pytest.raises(ValueError, match="`sample_weight` and `class_weight` need"):
+            model.fit(batches(x, y), sample_weight=weights)
+        with pytest.raises(ValueError, match="`sample_weight` and `class_weight` need"):
+            model.fit(batches(x, np.sign(y[:, :1])), class_weight={0: 1.0, 1: 2.0})
+
+    @pytest.mark.parametrize("solver", ["primal", Nystrom(centres=500), EXACT_EIGENPRO])
+    def test_batches_of_no_weight_or_of_one_row_count(self, rng, solver):
+        x, y = data(rng, 103)
+        weights = rng.integers(1, 4, size=103).astype("float32")
+        weights[:17] = 0.0
+        model, expected = machine(solver), machine("cholesky")
+        expected.fit_head(x, y, sample_weight=weights)
+        model.fit_head(batches(x, y, weights=weights))
+        np.testing.assert_allclose(model.predict(x), expected.predict(x), atol=1e-4)
+        with pytest.raises(ValueError, match="positive for some rows"):
+            model.fit_head(batches(x, y, weights=0.0 * weights))
+
+    def test_a_batch_of_one_row_trains_nothing(self, rng):
+        x, y = data(rng, 103)
+        model = machine("primal")
+        model.compile(keras.optimizers.SGD(0.01), "kare")
+        with pytest.raises(tf.errors.InvalidArgumentError, match="batch of one row"):
+            model.fit(batches(x, y), epochs=1)
+        assert int(model.optimizer.iterations) == 6
+
+    def test_batches_that_do_not_fit_together(self, rng):
+        x, y = data(rng)
+        model = machine("primal")
+        wider = batches(x, np.hstack([y, y]))
+        wider = wider.map(lambda x, y: (x, tf.ensure_shape(y, (None, None))))
+        rows = batches(x, y).map(lambda x, y: (x, tf.ensure_shape(y, (None, None))))
+
+        def unlike():
+            yield from rows
+            yield from wider
+
+        spec = (tf.TensorSpec((None, networks.D)), tf.TensorSpec((None, None)))
+        with pytest.raises(ValueError, match="batch 8 with 4 targets"):
+            model.fit_head(tf.data.Dataset.from_generator(unlike, output_signature=spec))
+
+        class Batches(keras.utils.PyDataset):
+            num_batches = 3
+
+            def __getitem__(self, i):
+                part = slice(40 * i, 40 * i + 40)
+                given = (x[part], y[part])
+                return given if i else (*given, np.ones(40))
+
+        with pytest.raises(ValueError, match="batch 1 with 2 targets and no weights"):
+            model.fit_head(Batches())
+        with pytest.raises(ValueError, match="single rows"):
+            model.fit_head(tf.data.Dataset.from_tensor_slices((x, y)))
+        with pytest.raises(ValueError, match="take"):
+            model.fit_head(batches(x, y).repeat())
+
+    def test_keep_no_rows(self, rng):
+        x, y = data(rng)
+        model = machine("primal", form="dual")
+        model.compile(keras.optimizers.SGD(0.01), "kare")
+        with pytest.raises(ValueError, match="needs anchors"):
+            model.fit(batches(x, y))
+        assert int(model.optimizer.iterations) == 0
+        model = machine("nystrom", form="dual")
+        model.fit_head(batches(x, y))
+        with pytest.raises(ValueError, match="with all its rows"):
+            model.variance(x)
+
     def test_a_reservoir_draws_each_row_alike(self):
         rows = np.arange(60.0)[:, None]
 

@@ -330,3 +330,27 @@ class TestArguments:
         system = System(DenseOperator(np.zeros((3, 3))), np.ones((3, 1)))
         with pytest.raises(ValueError, match="kernel is zero"):
             _ = system.unit
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [
+        solvers.Spectral,
+        solvers.Cholesky,
+        solvers.Primal,
+        solvers.CG,
+        solvers.Nystrom,
+        solvers.EigenPro,
+    ],
+)
+def test_bad_settings_are_named(solver):
+    for value in (0.0, -1.0, float("nan"), "a", True):
+        with pytest.raises(ValueError, match="`tolerance`"):
+            solver(tolerance=value)
+    for value in (0, -1, "2GB", 1.5):
+        with pytest.raises(ValueError, match="`memory_limit`"):
+            solver(memory_limit=value)
+    if "seed" in solver().get_config():
+        for value in (-1, 1.5, "a"):
+            with pytest.raises(ValueError, match="`seed`"):
+                solver(seed=value)

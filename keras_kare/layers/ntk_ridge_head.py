@@ -27,6 +27,7 @@ from keras_kare.layers.posterior import Posterior
 from keras_kare.layers.ridge_selection import Choice
 from keras_kare.layers.solving import Validation
 from keras_kare.solvers import Prepared, Solution, Solver
+from keras_kare.solvers.stream import Stream
 
 FORMS = ("auto", "dual", "primal")
 
@@ -55,7 +56,8 @@ class NTKRidgeHead(keras.layers.Layer):
         residual: Whether the machine corrects the network instead of replacing it:
             `ŷ(x) = f(x) + (1/n) K(x, X) (K/n + λI)⁻¹ (y − f(X))`. Defaults to `False`.
         keep_anchors: Whether training rows are kept, which lets a stale head be
-            solved again. `False` needs the primal form. Defaults to `True`.
+            solved again. `False` needs the primal form. Rows of a stream never are, and
+            of `"nystrom"` the centres only. Defaults to `True`.
         solver: How the system is solved: the name of a solver of `keras_kare.solvers`, or
             one with its settings, such as `kk.solvers.CG(tolerance=1e-4)`.
             `"spectral"`, `"cholesky"`: the matrix is formed; thousands of rows.
@@ -155,8 +157,9 @@ class NTKRidgeHead(keras.layers.Layer):
         state = self._state
         if not state.solved or state.anchors is None or state.targets is None:
             raise ValueError(
-                "The variance needs a solved head with its anchors. Call `fit` or "
-                "`fit_head(x, y)` first, with `keep_anchors=True`."
+                "The variance needs a solved head with all its rows. Call `fit` or "
+                "`fit_head(x, y)` first, on arrays, with `keep_anchors=True` and a solver "
+                'other than "nystrom".'
             )
         system = system_of(
             kernel, self.anchors, state.targets, self.residual, state.row_weights
@@ -273,32 +276,48 @@ class NTKRidgeHead(keras.layers.Layer):
         if solution.stopped == "interrupted":
             raise solving.interrupted(solution)
 
+    def check_stream(self, stream: Stream, validated: bool) -> None:
+        """Refuse, before long work, what cannot be solved from a stream.
+
+        Args:
+            stream: The rows.
+            validated: Whether there are rows to choose `ridge="auto"` on.
+        """
+        assert isinstance(self.solver, Solver)
+        if self.ridge == "auto" and not validated:
+            raise ValueError(
+                '`ridge="auto"` needs rows to choose on, and a stream is not split. Pass '
+                "`validation_data`, or a number as `ridge` of the head."
+            )
+        if self.form == "dual" and not self.solver.centred:
+            raise ValueError(
+                '`form="dual"` needs anchors, and a stream leaves none. Use `form="auto"`, '
+                f'or `solver="nystrom"`. Received: solver={self.solver.name!r}'
+            )
+        if self.solver.ordered:
+            stream.check_order()
+
     def solve_stream(
         self,
         kernel: Kernel,
-        stream: Any,
+        stream: Stream,
         validation: Validation | None = None,
-        choice: Choice | None = None,
     ) -> None:
         """Solve on rows that come in batches, without ever holding them all.
 
         Args:
             kernel: The kernel.
-            stream: A `solvers.Stream`.
+            stream: The rows.
             validation: Rows to choose `ridge="auto"` on.
-            choice: As in `solve`.
 
         Raises:
             ValueError: If the ridge is `"auto"` and there are no rows to choose it on.
         """
         begun = time.perf_counter()
-        if choice is None and self.ridge != "auto":
+        choice = None
+        if self.ridge != "auto":
             choice = Choice(float(self.ridge), by="the user", relative=self.relative)
-        if choice is None and validation is None:
-            raise ValueError(
-                '`ridge="auto"` needs rows to choose on, and a stream is not split. Pass '
-                "`validation_data`, or a number as `ridge`."
-            )
+        self.check_stream(stream, validation is not None)
         assert isinstance(self.solver, Solver)
         if self.residual:
             left = functools.partial(machine_targets, kernel, residual=True)
@@ -332,8 +351,8 @@ class NTKRidgeHead(keras.layers.Layer):
         if state.anchors is None or state.targets is None:
             raise ValueError(
                 "The head is stale: the network's weights have changed since it was "
-                "solved, and it kept no rows to be solved again. Call "
-                "`fit_head(x, y)`, or make it with `keep_anchors=True`."
+                "solved, and it kept no rows to be solved again (as always on a stream, by "
+                '`solver="nystrom"`, and with `keep_anchors=False`). Call `fit_head` again.'
                 if state.solved
                 else "The head has not been solved. Call `fit` or `fit_head(x, y)` first."
             )
@@ -427,7 +446,8 @@ class NTKRidgeHead(keras.layers.Layer):
         state = self._state
         if state.anchors is None or state.dual is None:
             raise ValueError(
-                "The head kept no anchors, so only its primal form is left. Received: "
+                "The head kept no anchors (as on a stream, and with `keep_anchors=False`), "
+                "so only its primal form is left. Received: "
                 f"form={form!r}"
             )
         self._check_form(form, kernel)

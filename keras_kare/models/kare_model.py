@@ -20,6 +20,7 @@ from keras_kare.models.rows import Rows
 from keras_kare.models.training import KARETrainer
 from keras_kare.models.watch import Watch, watched
 from keras_kare.solvers import Solver
+from keras_kare.solvers.result import ADVICE
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -154,7 +155,8 @@ class KAREModel(KARETrainer, keras.Model):
         Args:
             x: Inputs `(n, ...)` or a dataset of `(x, y)` batches. With a head whose
                 `solver` is `"primal"`, `"nystrom"` or `"eigenpro"`, a dataset is
-                streamed: its rows are never in memory together.
+                streamed: its rows are never in memory together, and none are kept but
+                the centres of `"nystrom"`.
             y: Targets `(n,)` or `(n, c)`.
             validation_data: Rows to choose `ridge="auto"` on, as in `fit`. Without
                 them, leave-one-out chooses, if the network has not been trained; for
@@ -168,6 +170,7 @@ class KAREModel(KARETrainer, keras.Model):
         """
         validation = rows_module.gather_validation(validation_data, None)
         if self._streams(x):
+            rows_module.check_alone(y, sample_weight)
             self._check_rows(rows_module.begin(x, None, 2), validation)
             self._solve_stream(x, None, validation)
             return
@@ -338,7 +341,7 @@ class KAREModel(KARETrainer, keras.Model):
                 f"The head was solved to a relative residual of {report['residual']:.2g}, "
                 f"not {report['tolerance']:.2g} (stopped: {report['stopped']}): "
                 "predictions of training rows may be off by that share of the targets. "
-                "Take a larger ridge, another solver, or more iterations.",
+                f"{ADVICE[report['stopped']]}",
                 RuntimeWarning,
                 stacklevel=4,
             )

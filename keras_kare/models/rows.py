@@ -75,6 +75,26 @@ def is_dataset(x: Any) -> bool:
     return isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
 
 
+def check_alone(
+    y: Any, sample_weight: Any = None, class_weight: Any = None, name: str = ""
+) -> None:
+    """Refuse what cannot be given beside a dataset.
+
+    Raises:
+        ValueError: If any is not `None`.
+    """
+    if y is not None:
+        raise ValueError(
+            f"`{name}y` must not be given with a dataset, whose batches are (x, y). "
+            f"Received: {name}y of type {type(y).__name__}"
+        )
+    if sample_weight is not None or class_weight is not None:
+        raise ValueError(
+            f"`{name}sample_weight` and `class_weight` need arrays: let the dataset "
+            "yield (x, y, sample_weight) instead."
+        )
+
+
 def gather(
     x: Any,
     y: Any,
@@ -99,16 +119,7 @@ def gather(
     """
     batch_size = 0
     if is_dataset(x):
-        if y is not None:
-            raise ValueError(
-                f"`{name}y` must not be given with a dataset, whose batches are (x, y). "
-                f"Received: {name}y of type {type(y).__name__}"
-            )
-        if sample_weight is not None or class_weight is not None:
-            raise ValueError(
-                f"`{name}sample_weight` and `class_weight` need arrays: let the dataset "
-                "yield (x, y, sample_weight) instead."
-            )
+        check_alone(y, sample_weight, class_weight, name)
         x, y, sample_weight, batch_size = _concatenated(x, steps, name)
     elif hasattr(x, "__next__") or (hasattr(x, "__iter__") and not hasattr(x, "__len__")):
         raise ValueError(
@@ -147,16 +158,31 @@ def stream(dataset: Any, steps: int | None) -> Stream:
     """
 
     def batches() -> Iterator[Any]:
-        for x, y, weights in _batches(dataset, steps, ""):
+        first: tuple[int, bool] | None = None
+        for i, (x, y, weights) in enumerate(_batches(dataset, steps, "")):
             x = _validation.check_rows("x", x)
             rows = int(keras.tree.flatten(x)[0].shape[0])
             y = np.asarray(_validation.check_targets("y", y, rows), "float64")
-            yield x, y, _row_weights("sample_weight", weights, None, y)
+            now = y.shape[1], weights is not None
+            first = first or now
+            if now != first:
+                raise ValueError(
+                    "`x` must yield the same number of targets with every batch, and a "
+                    "`sample_weight` with every batch or with none. Received: batch 0 "
+                    f"with {_in_words(*first)}, batch {i} with {_in_words(*now)}"
+                )
+            if weights is not None:  # a batch alone may have no row that counts
+                weights = _validation.check_weights("sample_weight", weights, rows, 0)
+            yield x, y, weights
 
     try:
         return Stream(batches)
     except StopIteration:
         raise ValueError("`x` has no rows. Received: an empty dataset") from None
+
+
+def _in_words(targets: int, weighted: bool) -> str:
+    return f"{targets} targets and {'weights' if weighted else 'no weights'}"
 
 
 def begin(dataset: Any, steps: int | None, most: int) -> Rows:
@@ -280,7 +306,7 @@ def _batches(dataset: Any, steps: int | None, name: str) -> Any:
         if endless and steps is None:
             raise ValueError(
                 f"`{name}x` is an endless dataset: say how many batches are one epoch "
-                "with `steps_per_epoch` (or `validation_steps`)."
+                "with `steps_per_epoch` (or `validation_steps`), or by `dataset.take(...)`."
             )
         taken = dataset.take(steps) if endless else dataset
         batches = taken.as_numpy_iterator()
@@ -291,12 +317,15 @@ def _batches(dataset: Any, steps: int | None, name: str) -> Any:
                 f"`{name}x` must yield (x, y) batches: kernels are trained and solved on "
                 "targets. Received: batches without y"
             )
-        if np.ndim(y) == 0:
+        x = keras.tree.map_structure(np.asarray, x)
+        inputs = keras.tree.flatten(x)[0]
+        if np.ndim(y) == 0 or (np.ndim(inputs) == 1 and len(inputs) != len(y)):
             raise ValueError(
                 f"`{name}x` yields single rows: use `dataset.batch(...)`, so that KARE "
-                "sees many rows at once."
+                f"sees many rows at once. Received: x of shape {inputs.shape}, y of shape "
+                f"{np.shape(y)}"
             )
-        yield keras.tree.map_structure(np.asarray, x), y, weights
+        yield x, y, weights
 
 
 def without_pandas(x: Any) -> Any:

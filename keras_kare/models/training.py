@@ -19,6 +19,12 @@ from keras_kare.models import rows as rows_module
 from keras_kare.models.rows import Rows
 from keras_kare.models.watch import Watch, watched
 
+ONE_ROW = (
+    "`x` yields a batch of one row, which has no KARE. Use `drop_remainder=True`, or "
+    "another batch size. (The model has been trained on the batches before it; `fit_head` "
+    "takes batches of any size.)"
+)
+
 PARTED = 3.0
 """How many times KARE the error on validation rows may be, without a warning."""
 
@@ -134,6 +140,10 @@ class KARETrainer(keras.Model):
         """Targets `(n, c)`, the loss of the batch, and predictions of its rows."""
         if not self.loss.supplies_gradients:
             gram = self.kernel.gram(x)
+            if gram.shape[0] is None:  # streams show their last batch only when it comes
+                several = tf.debugging.assert_greater(tf.shape(gram)[0], 1, ONE_ROW)
+                with tf.control_dependencies([several] if several is not None else []):
+                    gram = tf.identity(gram)
             y = _columns(y, gram)
             return y, *self.loss.evaluate(y, gram, *weights)
         variables, step = self.kernel.trainable_variables, int(self.optimizer.iterations)
@@ -272,8 +282,7 @@ class KARETrainer(keras.Model):
             raise ValueError("Call `compile` before `fit`.")
         streams = self._streams(x)
         if streams:
-            if getattr(self.head.solver, "ordered", False):
-                rows_module.stream(x, steps_per_epoch).check_order()
+            rows_module.check_alone(y, sample_weight, class_weight)
             rows = rows_module.begin(x, steps_per_epoch, self.validation_anchors)
         else:
             weights = {"sample_weight": sample_weight, "class_weight": class_weight}
@@ -297,11 +306,9 @@ class KARETrainer(keras.Model):
             rows_module.check_batch_size(batch_size, len(rows))
             if validation is not None and not rows_module.is_dataset(validation_data):
                 validation_data = validation.parts()
-        if streams and self.head.ridge == "auto" and validation is None:
-            raise ValueError(
-                '`ridge="auto"` needs rows to choose on, and a stream is not split. Pass '
-                "`validation_data`, or a number as `ridge` of the head."
-            )
+        if streams:
+            stream = rows_module.stream(x, steps_per_epoch)
+            self.head.check_stream(stream, validation is not None)
         self.head.hold(rows.x, rows.y, rows.weights)
         self.head.trained = self.head.trained or epochs > initial_epoch
         if not self.optimizer.built:  # else the step would be traced twice

@@ -78,16 +78,15 @@ class CG(Solver):
         memory_limit: int | None = None,
         seed: int = 0,
     ):
-        _validation.check_ridge("tolerance", tolerance)
         _validation.check_whole("max_iterations", max_iterations, 1)
+        _validation.check_whole("seed", seed, 0)
         if rank != "auto":
             _validation.check_whole("rank", rank, 0)
         if time_budget is not None:
             _validation.check_ridge("time_budget", time_budget)
-        _validation.check_memory_limit(memory_limit)
-        self.tolerance, self.max_iterations = tolerance, max_iterations
+        self._keep(tolerance, memory_limit)
+        self.max_iterations, self.seed = max_iterations, seed
         self.rank, self.time_budget = rank, time_budget
-        self.memory_limit, self.seed = memory_limit, seed
 
     def memory(self, operator: KernelOperator, columns: int) -> float:
         rank = FIRST_RANK if self.rank == "auto" else int(self.rank)

@@ -38,7 +38,7 @@ class Cholesky(Solver):
     name = "cholesky"
 
     def __init__(self, tolerance: float = 1e-6, memory_limit: int | None = None):
-        self.tolerance, self.memory_limit = tolerance, memory_limit
+        self._keep(tolerance, memory_limit)
 
     def memory(self, operator: KernelOperator, columns: int) -> float:
         return 5.0 * 8.0 * operator.rows**2

@@ -101,7 +101,6 @@ class EigenPro(Solver):
         memory_limit: int | None = None,
         seed: int = 0,
     ):
-        _validation.check_ridge("tolerance", tolerance)
         _validation.check_whole("max_epochs", max_epochs, 1)
         _validation.check_whole("subsample", subsample, 2)
         _validation.check_whole("seed", seed, 0)
@@ -116,11 +115,10 @@ class EigenPro(Solver):
                 )
         if time_budget is not None:
             _validation.check_ridge("time_budget", time_budget)
-        _validation.check_memory_limit(memory_limit)
-        self.tolerance, self.max_epochs = tolerance, max_epochs
+        self._keep(tolerance, memory_limit)
+        self.max_epochs, self.seed = max_epochs, seed
         self.batch_size, self.components = batch_size, components
         self.subsample, self.time_budget = subsample, time_budget
-        self.memory_limit, self.seed = memory_limit, seed
 
     def memory(self, operator: KernelOperator, columns: int) -> float:
         rows = self.row_bytes(operator.rows, columns)
@@ -173,7 +171,6 @@ class EigenPro(Solver):
         return kernel.has_features  # others take kernel values with all rows
 
     def prepare_stream(self, kernel: Kernel, stream: Stream) -> EigenProPrepared:
-        stream.check_order()
         return StreamPrepared(kernel, stream, self)
 
     def check_stream(self, operator: KernelOperator, columns: int) -> float:

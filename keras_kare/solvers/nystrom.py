@@ -58,6 +58,7 @@ class Nystrom(Solver):
     """
 
     name = "nystrom"
+    centred = True
 
     def __init__(
         self,
@@ -67,9 +68,9 @@ class Nystrom(Solver):
         memory_limit: int | None = None,
     ):
         _validation.check_whole("centres", centres, 1)
-        _validation.check_memory_limit(memory_limit)
+        _validation.check_whole("seed", seed, 0)
         self.centres, self.seed = centres, seed
-        self.tolerance, self.memory_limit = tolerance, memory_limit
+        self._keep(tolerance, memory_limit)
 
     def memory(self, operator: KernelOperator, columns: int) -> float:
         m = min(self.centres, operator.rows)

@@ -49,7 +49,7 @@ class Primal(Solver):
     name = "primal"
 
     def __init__(self, tolerance: float = 1e-6, memory_limit: int | None = None):
-        self.tolerance, self.memory_limit = tolerance, memory_limit
+        self._keep(tolerance, memory_limit)
 
     def memory(self, operator: KernelOperator, columns: int) -> float:
         if operator.features is None:

@@ -7,6 +7,15 @@ from typing import Any
 
 import numpy as np
 
+ADVICE = {
+    "direct": "Take a larger ridge or another solver.",
+    "iterations": "Take a larger ridge, more iterations, or another solver.",
+    "time": "Take a larger `time_budget`, a larger ridge, or another solver.",
+    "stalled": "Rounding errors allow no more: take a larger ridge, or another solver.",
+    "interrupted": "Call `fit_head` again, and let it end.",
+}
+"""What to do about a solution that has not converged, by why it was `stopped`."""
+
 
 @dataclass(frozen=True)
 class Solution:

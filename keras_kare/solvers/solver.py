@@ -29,6 +29,8 @@ class Solver(abc.ABC):
     """
 
     name: ClassVar[str]
+    centred: ClassVar[bool] = False
+    """Whether solutions belong to a few of the rows, which are then the anchors."""
     ordered: ClassVar[bool] = False
     """Whether a stream must yield the same rows in the same order in every pass."""
     tolerance: float
@@ -71,6 +73,11 @@ class Solver(abc.ABC):
         """
         _validation.check_ridge("ridge", ridge)
         return self.prepare(System(operator, y)).solve(float(ridge))
+
+    def _keep(self, tolerance: float, memory_limit: int | None) -> None:
+        _validation.check_ridge("tolerance", tolerance)
+        _validation.check_memory_limit(memory_limit)
+        self.tolerance, self.memory_limit = tolerance, memory_limit
 
     def limit(self) -> int:
         """Bytes that may be held."""

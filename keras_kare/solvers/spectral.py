@@ -41,7 +41,7 @@ class Spectral(Solver):
     name = "spectral"
 
     def __init__(self, tolerance: float = 1e-6, memory_limit: int | None = None):
-        self.tolerance, self.memory_limit = tolerance, memory_limit
+        self._keep(tolerance, memory_limit)
 
     def memory(self, operator: KernelOperator, columns: int) -> float:
         return 4.0 * 8.0 * operator.rows**2

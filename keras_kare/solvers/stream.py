@@ -93,6 +93,7 @@ class Stream:
                     for k, f in zip(kept, flat, strict=True):
                         k[place] = f[i]
             seen, begin = seen + len(usable), begin + len(y)
+        _check_count(seen)
         assert kept is not None
         order = np.argsort(kept[-1])
         inputs = keras.tree.pack_sequence_as(self.first, [k[order] for k in kept[:-1]])
@@ -111,9 +112,11 @@ class Stream:
                 progress.step(rows)
         finally:
             progress.close()
-        check_trace(trace)
         known = [w for w in given if w is not None]
-        return np.concatenate(ys), np.concatenate(known) if known else None, trace
+        weights = np.concatenate(known) if known else None
+        _check_count(rows if weights is None else float(np.sum(weights)))
+        check_trace(trace)
+        return np.concatenate(ys), weights, trace
 
 
 class StreamPrepared(Prepared):
@@ -215,9 +218,18 @@ def sum_over(
             progress.step(normal.rows)
     finally:
         progress.close()
+    _check_count(normal.count)
     normal.finish()
     check_trace(trace)
     return trace / normal.count
+
+
+def _check_count(count: float) -> None:
+    if not count > 0.0:
+        raise ValueError(
+            "`sample_weight` must be positive for some rows. Received: zeros throughout "
+            "the dataset"
+        )
 
 
 def _trace(kernel: Kernel, x: Any, weights: np.ndarray | None) -> float:
