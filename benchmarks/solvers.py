@@ -233,7 +233,7 @@ def jobs(table: str) -> list[dict]:
     ]
     names = ["KernelRidge, 10,000 rows", "Nystroem 1,000", "Nystroem 4,000"]
     if "EIGENPRO_PYTHON" in os.environ:
-        names.append("EigenPro (scikit-learn-extra), 5 epochs")
+        names.append("EigenPro (scikit-learn-extra), 2 epochs")
     return heads + [{"baseline": name} for name in names]
 
 

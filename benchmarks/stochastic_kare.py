@@ -1,11 +1,13 @@
 """KARE of all rows by random probes: its error, the bias of mini-batches, and training.
 
     python benchmarks/stochastic_kare.py
+    python benchmarks/stochastic_kare.py --part training --warm 60 --rates 3e-4 1e-3
     python benchmarks/stochastic_kare.py --rows 300 --train-rows 600 --seconds 2 --seeds 5
 
 First, on rows whose Gram matrix still fits: exact KARE and its gradient, their stochastic
 estimates over seeds of the probes, and mini-batches, before and after some training.
-Then training on many rows for the same time: mini-batch KARE against `FullKARE`.
+Then training on many rows for the same time: mini-batch KARE against `FullKARE`, from the
+start or after some training by mini-batches.
 """
 
 from __future__ import annotations
@@ -215,9 +217,14 @@ def training(options) -> None:
         f"FullKARE, {options.probes} probes": (tight, n),
         "FullKARE, 4 probes, rough": (cheap, n),
     }
+    start = make_kernel(data.train[0])
+    if options.warm:
+        train(start, data, kk.losses.KARE(z), BATCHES[1], options.warm_rate, options.warm)
+    weights = start.network.get_weights()
+    before = f", after {options.warm:g} s of mini-batch KARE" if options.warm else ""
     print(
         f"Training on {n} rows ({options.data}), ridge {z:g}, Adam, "
-        f"{options.seconds:g} s each\n"
+        f"{options.seconds:g} s each{before}\n"
         "  loss                          rate   steps      KARE   val MSE  test MSE"
         "   at the ridge that validation rows choose"
     )
@@ -225,6 +232,7 @@ def training(options) -> None:
     for name, (loss, batch) in contenders.items():
         for rate in options.rates:
             kernel = make_kernel(data.train[0])
+            kernel.network.set_weights(weights)
             try:
                 steps = train(kernel, data, loss, batch, rate, options.seconds)
                 row = judge(kernel, data, z)
@@ -263,6 +271,8 @@ def main() -> None:
     parser.add_argument("--ridge", type=float, default=1e-3, help="of training")
     parser.add_argument("--train-rows", type=int, default=20000)
     parser.add_argument("--seconds", type=float, default=120.0, help="of one training")
+    parser.add_argument("--warm", type=float, default=0.0, help="seconds before that")
+    parser.add_argument("--warm-rate", type=float, default=3e-3)
     parser.add_argument("--rates", type=float, nargs="+", default=RATES)
     parser.add_argument("--part", choices=("both", "error", "training"), default="both")
     options = parser.parse_args()

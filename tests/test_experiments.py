@@ -781,3 +781,13 @@ def test_a_killed_run_goes_on_to_the_same_table(tmp_path, data_folder):
     assert len(lines_of(tmp_path / "killed" / "uci" / "uci.csv")) == 2 * 4
     for name, written in first.items():  # not done again
         assert (jobs / name).stat().st_mtime_ns == written
+
+
+def test_variants_of_the_recipe_have_names():
+    from keras_kare.experiments.names import in_text
+    from keras_kare.experiments.recipe import VARIANTS
+
+    assert in_text("relu_best") == "Recipe with one machine; ReLU"
+    assert in_text("z_10") == "Recipe; relative z of 10"
+    assert in_text("unknown_best") == "unknown_best"
+    assert all("_" not in in_text(name) for name in VARIANTS)

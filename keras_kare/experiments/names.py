@@ -30,11 +30,38 @@ METHODS = {
 }
 """By the names in results; in the order of tables that are in no other."""
 
+VARIANTS = {
+    "depth_1": "one hidden layer",
+    "paper_training": "one hidden layer, gradient descent at z = 0.1 as in the paper",
+    "relu": "ReLU",
+    "z_0.1": "relative z of 0.1",
+    "z_10": "relative z of 10",
+    "paper_inputs": "the paper's inputs",
+    "standard_inputs": "standardised inputs",
+    "he_start": "the initialisation of the paper's text",
+    "one_seed": "one network",
+}
+"""How variants of the recipe differ from it."""
+
+PARTS = ("kernel", "untrained", "start", "best", "trajectory")
+"""Of the recipe and of its variants, named as `recipe_...` above."""
+
 OURS = ("recipe", "kare_classifier")
 """In bold."""
 
 
 def in_text(method: str) -> str:
     """For Markdown."""
-    name = METHODS.get(method, method)
+    name = METHODS.get(method) or _variant(method)
     return f"**{name}**" if method in OURS else name
+
+
+def _variant(method: str) -> str:
+    """Of `relu_best`: "Recipe with one machine; ReLU". Unknown names stay as they are."""
+    variant, _, part = method.rpartition("_")
+    if part not in PARTS or variant not in VARIANTS:
+        variant, part = method, ""
+    if variant not in VARIANTS:
+        return method
+    name = METHODS[f"recipe_{part}"] if part else "Recipe"
+    return f"{name}; {VARIANTS[variant]}"
