@@ -329,17 +329,23 @@ def main() -> None:
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
     kept = arguments.out / f"{arguments.table}.json"
+    wanted = jobs(arguments.table)
     lines = json.loads(kept.read_text()) if kept.exists() else []
-    for job in jobs(arguments.table):
+    for job in wanted:
         if arguments.most and job.get("rows", 0) > arguments.most:
             continue
         if any(line["job"] == job for line in lines):
             continue
         line = {"job": job, **apart(arguments.table, job)}
         lines.append(line)
+        lines.sort(key=lambda line: _place(line["job"], wanted))
         kept.write_text(json.dumps(lines, indent=1))
         print({k: v for k, v in line.items() if k != "job"}, flush=True)
         publish(arguments.table, lines, arguments.out)
+
+
+def _place(job: dict, wanted: list[dict]) -> int:
+    return wanted.index(job) if job in wanted else len(wanted)
 
 
 def publish(table: str, lines: list[dict], folder: Path) -> None:
