@@ -158,9 +158,8 @@ def classify(shape: str, how: str, ridge: float) -> dict:
     begun = time.perf_counter()
     model = trained(shape, how, x, y)
     training = time.perf_counter() - begun
-    name = "primal" if shape == "cnn" else "cg"
-    solver = kk.solvers.CG(tolerance=9e-4, memory_limit=4 * 10**9)
-    solver = solver if name == "cg" else kk.solvers.Primal()
+    cg = kk.solvers.CG(tolerance=9e-4, memory_limit=4 * 10**9)
+    solver = kk.solvers.Primal() if shape == "cnn" else cg
     head = kk.NTKRidgeHead(ridge=ridge, solver=solver)
     model = kk.KAREModel(model.kernel, head=head)
     before = peak()
@@ -304,13 +303,23 @@ def draw(lines: list[dict], path: Path, title: str) -> None:
         counts, last[0] * counts / counts[-1], ":", color="0.6", label="linear in n"
     )
     left.set(yscale="log", ylabel="seconds")
-    right.set_ylim(bottom=0.0)
+    right.set_ylim(0.0, 1.25 * max(float(line["peak_gb"]) for line in lines))
     right.set_ylabel("peak memory of the process (GB)")
     for axes in (left, right):
         axes.set(xscale="log", xlabel="rows n")
-        axes.legend()
+        axes.set_xticks(counts, [_short(count) for count in counts])
+        axes.minorticks_off()
+        axes.legend(loc="lower right")
+    low, high = left.get_ylim()
+    ticks = [t for power in range(-1, 5) for t in (10.0**power, 3.0 * 10.0**power)]
+    left.set_yticks([t for t in ticks if low <= t <= high])
+    left.yaxis.set_major_formatter("{x:g}")
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
+
+
+def _short(rows: int) -> str:
+    return f"{rows / 1e6:g}M" if rows >= 1e6 else f"{rows / 1e3:g}k"
 
 
 def main() -> None:
@@ -355,7 +364,7 @@ def publish(table: str, lines: list[dict], folder: Path) -> None:
     write(folder / f"{table}.csv", plain)
     if table in ("ladder", "stream"):
         title = {
-            "ladder": 'solver="auto", 28-64-1 network, synthetic rows',
+            "ladder": 'solver="auto", ridges 1 and 0.01, 28-64-1 network, synthetic rows',
             "stream": "primal head of a stream, 28-64-1 network, synthetic rows",
         }[table]
         draw(plain, folder / f"{table}.png", title)
