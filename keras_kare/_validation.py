@@ -158,7 +158,7 @@ def check_weights(name: str, weights: Any, rows: int, positive: int = 2) -> np.n
         name: Of the argument.
         weights: What was given.
         rows: `n`.
-        positive: How many must be positive.
+        positive: How many must be positive: 2, or 0 for a part of the rows.
 
     Raises:
         ValueError: Otherwise.
@@ -172,8 +172,9 @@ def check_weights(name: str, weights: Any, rows: int, positive: int = 2) -> np.n
     weights = weights.reshape(rows).astype(keras.config.floatx())
     check_finite(name, weights)
     if weights.min() < 0.0 or np.count_nonzero(weights) < positive:
+        enough = ", and be positive for at least two rows" if positive else ""
         raise ValueError(
-            f"`{name}` must not be negative, and be positive for at least two rows. "
+            f"`{name}` must not be negative{enough}. "
             f"Received: {np.sum(weights < 0.0)} negative and {np.sum(weights > 0.0)} "
             "positive weights"
         )

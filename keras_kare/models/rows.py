@@ -158,19 +158,10 @@ def stream(dataset: Any, steps: int | None) -> Stream:
     """
 
     def batches() -> Iterator[Any]:
-        first: tuple[int, bool] | None = None
-        for i, (x, y, weights) in enumerate(_batches(dataset, steps, "")):
+        for x, y, weights in _batches(dataset, steps, ""):
             x = _validation.check_rows("x", x)
             rows = int(keras.tree.flatten(x)[0].shape[0])
             y = np.asarray(_validation.check_targets("y", y, rows), "float64")
-            now = y.shape[1], weights is not None
-            first = first or now
-            if now != first:
-                raise ValueError(
-                    "`x` must yield the same number of targets with every batch, and a "
-                    "`sample_weight` with every batch or with none. Received: batch 0 "
-                    f"with {_in_words(*first)}, batch {i} with {_in_words(*now)}"
-                )
             if weights is not None:  # a batch alone may have no row that counts
                 weights = _validation.check_weights("sample_weight", weights, rows, 0)
             yield x, y, weights
@@ -179,10 +170,6 @@ def stream(dataset: Any, steps: int | None) -> Stream:
         return Stream(batches)
     except StopIteration:
         raise ValueError("`x` has no rows. Received: an empty dataset") from None
-
-
-def _in_words(targets: int, weighted: bool) -> str:
-    return f"{targets} targets and {'weights' if weighted else 'no weights'}"
 
 
 def begin(dataset: Any, steps: int | None, most: int) -> Rows:
@@ -279,11 +266,6 @@ def _concatenated(
     x = keras.tree.map_structure(_join, *[x for x, _, _ in batches])
     y = _join(*[np.asarray(y) for _, y, _ in batches])
     weights = [w for _, _, w in batches if w is not None]
-    if weights and len(weights) < len(batches):
-        raise ValueError(
-            f"`{name}x` must yield a `sample_weight` with every batch or with none. "
-            f"Received: weights with {len(weights)} of {len(batches)} batches"
-        )
     joined = _join(*[np.ravel(w) for w in weights]) if weights else None
     return x, y, joined, len(batches[0][1])
 
@@ -292,7 +274,12 @@ def _join(*parts: np.ndarray) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def _in_words(targets: int, weighted: bool) -> str:
+    return f"{targets} targets and {'weights' if weighted else 'no weights'}"
+
+
 def _batches(dataset: Any, steps: int | None, name: str) -> Any:
+    """Batches of a dataset, that fit together: inputs, targets, weights or `None`."""
     if isinstance(dataset, keras.utils.PyDataset):
         count = steps if dataset.num_batches is None else dataset.num_batches
         if count is None:
@@ -310,7 +297,8 @@ def _batches(dataset: Any, steps: int | None, name: str) -> Any:
             )
         taken = dataset.take(steps) if endless else dataset
         batches = taken.as_numpy_iterator()
-    for batch in batches:
+    first: tuple[int, bool] | None = None
+    for i, batch in enumerate(batches):
         x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
         if y is None:
             raise ValueError(
@@ -324,6 +312,14 @@ def _batches(dataset: Any, steps: int | None, name: str) -> Any:
                 f"`{name}x` yields single rows: use `dataset.batch(...)`, so that KARE "
                 f"sees many rows at once. Received: x of shape {inputs.shape}, y of shape "
                 f"{np.shape(y)}"
+            )
+        now = int(np.prod(np.shape(y)[1:])), weights is not None
+        first = first or now
+        if now != first:
+            raise ValueError(
+                f"`{name}x` must yield the same number of targets with every batch, and a "
+                "`sample_weight` with every batch or with none. Received: batch 0 with "
+                f"{_in_words(*first)}, batch {i} with {_in_words(*now)}"
             )
         yield x, y, weights
 
