@@ -253,8 +253,7 @@ class NTKRidgeHead(keras.layers.Layer):
         """
         begun = time.perf_counter()
         system = system_of(kernel, x, y, self.residual, weights)
-        if choice is None and self.ridge != "auto":
-            choice = Choice(float(self.ridge), by="the user", relative=self.relative)
+        choice = self._users_choice() if choice is None else choice
         decision = solving.decide(
             system,
             1 if choice else len(ridge_selection.GRID),
@@ -314,9 +313,7 @@ class NTKRidgeHead(keras.layers.Layer):
             ValueError: If the ridge is `"auto"` and there are no rows to choose it on.
         """
         begun = time.perf_counter()
-        choice = None
-        if self.ridge != "auto":
-            choice = Choice(float(self.ridge), by="the user", relative=self.relative)
+        choice = self._users_choice()
         self.check_stream(stream, validation is not None)
         assert isinstance(self.solver, Solver)
         if self.residual:
@@ -383,6 +380,11 @@ class NTKRidgeHead(keras.layers.Layer):
         decision = solving.decide(system, len(ridge_selection.GRID), self.solver)
         prepared = decision.solver.prepare(system)
         return solving.choose(kernel, prepared, validation, self.residual, by)
+
+    def _users_choice(self) -> Choice | None:
+        if self.ridge == "auto":
+            return None
+        return Choice(float(self.ridge), by="the user", relative=self.relative)
 
     def _store(
         self,

@@ -341,7 +341,7 @@ class KAREModel(KARETrainer, keras.Model):
                 f"The head was solved to a relative residual of {report['residual']:.2g}, "
                 f"not {report['tolerance']:.2g} (stopped: {report['stopped']}): "
                 "predictions of training rows may be off by that share of the targets. "
-                f"{ADVICE[report['stopped']]}",
+                + ADVICE[report["stopped"]],
                 RuntimeWarning,
                 stacklevel=4,
             )

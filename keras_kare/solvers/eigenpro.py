@@ -8,10 +8,10 @@ from keras_kare import _validation
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.eigenpro_prepared import (
-    ArrayPrepared,
+    EigenProArrays,
     EigenProPrepared,
+    EigenProStream,
     Plan,
-    StreamPrepared,
 )
 from keras_kare.solvers.eigenpro_steps import STEPS
 from keras_kare.solvers.solver import Solver
@@ -122,13 +122,14 @@ class EigenPro(Solver):
 
     def memory(self, operator: KernelOperator, columns: int) -> float:
         rows = self.row_bytes(operator.rows, columns)
-        return rows + self._fixed_bytes(operator, columns, self.plan(operator, columns))
+        return rows + self.fixed_bytes(operator, columns, self.plan(operator, columns))
 
     def row_bytes(self, rows: int, columns: int) -> float:
         """Bytes that are kept of so many rows, beside the rows."""
         return 56.0 * rows * columns
 
-    def _fixed_bytes(self, operator: KernelOperator, columns: int, plan: Plan) -> float:
+    def fixed_bytes(self, operator: KernelOperator, columns: int, plan: Plan) -> float:
+        """Bytes that are held however many rows there are."""
         m = float(min(self.subsample, operator.rows))
         features = (operator.features or 0) if plan.by_features else 0
         images = features * (20.0 * plan.components + 40.0 * columns)
@@ -165,27 +166,13 @@ class EigenPro(Solver):
         self.check_memory(
             system, "Name a smaller `subsample`, `batch_size`, or number of `components`."
         )
-        return ArrayPrepared(system, self)
+        return EigenProArrays(system, self)
 
     def streams(self, kernel: Kernel) -> bool:
         return kernel.has_features  # others take kernel values with all rows
 
     def prepare_stream(self, kernel: Kernel, stream: Stream) -> EigenProPrepared:
-        return StreamPrepared(kernel, stream, self)
-
-    def check_stream(self, operator: KernelOperator, columns: int) -> float:
-        """Refuse what does not fit, however few rows a stream has; its bytes otherwise.
-
-        Args:
-            operator: `K` of the subsample.
-            columns: Number of targets `c`.
-        """
-        plan = self.plan(operator, columns, streamed=True)
-        needed = self._fixed_bytes(operator, columns, plan)
-        self.check_bytes(
-            needed, operator.features or 0, "features", "Name fewer `components`."
-        )
-        return needed
+        return EigenProStream(kernel, stream, self)
 
 
 def _feature_flops(features: int, columns: int) -> float:

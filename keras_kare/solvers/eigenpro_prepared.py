@@ -117,7 +117,7 @@ class EigenProPrepared(Prepared):
             self._step, self._holds = operator.kernel.chunk(operator.x, columns)
 
 
-class ArrayPrepared(EigenProPrepared):
+class EigenProArrays(EigenProPrepared):
     """Rows in memory, which come in random order."""
 
     def __init__(self, system: System, solver: EigenPro):
@@ -178,7 +178,7 @@ class ArrayPrepared(EigenProPrepared):
         return self.system.operator.rows_of(numbers) if needed else None
 
 
-class StreamPrepared(EigenProPrepared):
+class EigenProStream(EigenProPrepared):
     """Rows of a stream, in its order; of each, only `α` and targets are kept.
 
     Args:
@@ -198,10 +198,13 @@ class StreamPrepared(EigenProPrepared):
         self.solver, self.kernel, self.stream = solver, kernel, stream
         numbers, x = stream.sample(solver.subsample, solver.seed)
         operator = kernel.operator(x)
-        fixed = solver.check_stream(operator, stream.columns)
+        self.plan = solver.plan(operator, stream.columns, streamed=True)
+        needed = solver.fixed_bytes(operator, stream.columns, self.plan)
+        advice = "Name fewer `components`."
+        solver.check_bytes(needed, operator.features or 0, "features", advice)
         y, weights, trace = stream.targets(kernel)
         self._given, self.rows, self.scale = y, len(y), None
-        needed = fixed + solver.row_bytes(self.rows, stream.columns)
+        needed += solver.row_bytes(self.rows, stream.columns)
         solver.check_bytes(needed, self.rows, "rows")
         self.y, self.count, root = y, float(self.rows), np.ones(self.rows)
         if weights is not None:
@@ -210,7 +213,6 @@ class StreamPrepared(EigenProPrepared):
             self.scale = root * math.sqrt(self.rows / self.count)
             operator = operator.scaled(self.scale[numbers])
         self._trace, self._root = trace / self.count, root
-        self.plan = solver.plan(operator, stream.columns, streamed=True)
         self._begin(operator, numbers, np.arange(operator.rows))
         self._narrow = operator.narrow
         self._last: np.ndarray | None = None
@@ -260,9 +262,6 @@ class StreamPrepared(EigenProPrepared):
     def predictor_weights(self, solution: Solution) -> np.ndarray:
         assert solution.weights is not None
         return solution.weights
-
-    def checked(self, solution: Solution) -> Solution:
-        return solution
 
     def _weights(self, dual: np.ndarray) -> np.ndarray:
         """`w = Jᵀ W½ α/N`, `(F, c)`, in the order of `kernel.feature_rows`."""

@@ -159,9 +159,6 @@ class StreamPrepared(Prepared):
     def anchors_of(self, solution: Solution) -> Any:
         return self.anchors
 
-    def checked(self, solution: Solution) -> Solution:
-        return solution
-
     def solve(self, ridge: float, start: Solution | None = None) -> Solution:
         begun, normal = time.perf_counter(), self.normal
         w, jitter = normal.solve(ridge)
