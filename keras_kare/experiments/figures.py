@@ -91,7 +91,8 @@ def figure_2(ours: pd.DataFrame, published: pd.DataFrame | None = None) -> Figur
         check_columns("published", published, *setting, *PUBLISHED_CURVE)
     dataset = only_value("ours", ours, "dataset")
     start = only_value("ours", ours, "initialization")
-    title = "" if dataset is None else f"{dataset}, {start} initialisation"
+    name = str(dataset).replace("_", " ")
+    title = "" if dataset is None else f"{name}, {start} initialisation"
     paper = as_ours(published)
     note = ""
     if paper is not None:

@@ -43,9 +43,6 @@ VARIANTS = {
 }
 """How variants of the recipe differ from it."""
 
-PARTS = ("kernel", "untrained", "start", "best", "trajectory")
-"""Of the recipe and of its variants, named as `recipe_...` above."""
-
 OURS = ("recipe", "kare_classifier")
 """In bold."""
 
@@ -58,10 +55,8 @@ def in_text(method: str) -> str:
 
 def _variant(method: str) -> str:
     """Of `relu_best`: "Recipe with one machine; ReLU". Unknown names stay as they are."""
+    if method in VARIANTS:
+        return f"Recipe; {VARIANTS[method]}"
     variant, _, part = method.rpartition("_")
-    if part not in PARTS or variant not in VARIANTS:
-        variant, part = method, ""
-    if variant not in VARIANTS:
-        return method
-    name = METHODS[f"recipe_{part}"] if part else "Recipe"
-    return f"{name}; {VARIANTS[variant]}"
+    name = METHODS.get(f"recipe_{part}")
+    return f"{name}; {VARIANTS[variant]}" if name and variant in VARIANTS else method
