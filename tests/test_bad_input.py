@@ -10,6 +10,7 @@ import networks
 import numpy as np
 import pytest
 import tensorflow as tf
+from gaussian import Gaussian
 from keras import layers
 
 import keras_kare as kk
@@ -356,11 +357,28 @@ class TestOrderOfCalls:
             kk.KAREModel(networks.mlp()).fit(X, Y)
 
     def test_a_full_kernel_has_no_head(self):
-        full = kk.KAREModel(kk.kernels.NTK(networks.mlp(c=2), "full"))
+        full = kk.kernels.NTK(networks.mlp(c=2), "full")
+        with pytest.raises(ValueError, match=r'`kernel` must .*outputs="full"'):
+            kk.KAREModel(full)
         with pytest.raises(ValueError, match='outputs="full"'):
-            full.fit_head(X, Y)
+            kk.NTKRidgeHead().solve(full, X, Y)
         with pytest.raises(ValueError, match='outputs="full"'):
-            full.kernel.vjp(X, Y)
+            full.vjp(X, Y)
+
+    def test_nothing_to_train(self):
+        fixed = kk.KAREModel(Gaussian())
+        fixed.compile("adam", kk.losses.KARE(0.1))
+        with pytest.raises(ValueError, match="`fit_head`"):
+            fixed.fit(X, Y)
+        fixed.fit_head(X, Y)
+        assert fixed.predict(X, verbose=0).shape == (len(X), Y.shape[1])
+
+    @pytest.mark.parametrize("streamed", [False, True])
+    def test_primal_without_features(self, streamed):
+        fixed = kk.KAREModel(Gaussian(), kk.NTKRidgeHead(1.0, solver="primal"))
+        rows = tf.data.Dataset.from_tensor_slices((X, Y)).batch(5)
+        with pytest.raises(ValueError, match="finite feature map"):
+            fixed.fit_head(rows) if streamed else fixed.fit_head(X, Y)
 
     def test_a_zero_kernel_has_no_head(self):
         with pytest.raises(ValueError, match="kernel is zero"):

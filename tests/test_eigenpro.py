@@ -9,9 +9,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from gaussian import Gaussian
 
 from keras_kare.kernels import NTK
-from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import DenseOperator
 from keras_kare.solvers import Spectral, System
 from keras_kare.solvers.eigenpro import EigenPro
@@ -53,20 +53,6 @@ def relative_residual(gram: Any, y: np.ndarray, dual: np.ndarray, ridge: float) 
     """The plain definition."""
     r = y - gram @ dual / len(gram) - ridge * dual
     return float(np.max(np.linalg.norm(r, axis=0) / np.linalg.norm(y, axis=0)))
-
-
-class Gaussian(Kernel):
-    """A kernel of values only: no variables, no feature map."""
-
-    def gram(self, x: Any, dtype: str | None = None) -> tf.Tensor:
-        return self.cross(x, x, dtype)
-
-    def cross(self, x1: Any, x2: Any, dtype: str | None = None) -> tf.Tensor:
-        a, b = (tf.cast(x, dtype or "float64") for x in (x1, x2))
-        return tf.exp(-tf.reduce_sum((a[:, None] - b[None]) ** 2, axis=2))
-
-    def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
-        return tf.ones(tf.shape(x)[0], dtype or "float64")
 
 
 class Slow(DenseOperator):

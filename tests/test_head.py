@@ -8,6 +8,7 @@ import keras
 import networks
 import numpy as np
 import pytest
+from gaussian import Gaussian
 
 import keras_kare as kk
 from keras_kare.layers import ridge_selection
@@ -300,20 +301,6 @@ class TestResidual:
         model = kk.KAREModel(Gaussian(), head=kk.NTKRidgeHead(ridge=0.1, residual=True))
         with pytest.raises(ValueError, match="corrects a network"):
             model.fit_head(x, y)
-
-
-class Gaussian(kk.kernels.Kernel):
-    """A kernel without a network and without a finite feature map."""
-
-    def gram(self, x, dtype=None):
-        return self.cross(x, x, dtype)
-
-    def cross(self, x1, x2, dtype=None):
-        x1, x2 = (keras.ops.cast(x, dtype or keras.config.floatx()) for x in (x1, x2))
-        return keras.ops.exp(-keras.ops.sum((x1[:, None] - x2[None]) ** 2, axis=-1))
-
-    def diag(self, x, dtype=None):
-        return keras.ops.ones(len(x), dtype)
 
 
 class TestOtherKernels:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from gaussian import Gaussian
 
 import keras_kare as kk
 from keras_kare.kernels import DenseOperator
@@ -263,21 +264,6 @@ def test_frozen_layers_have_no_gradient(rng, float64):
     assert len(gradients) == 2
     np.testing.assert_allclose(found.value, value, rtol=1e-9)
     np.testing.assert_allclose(flat(gradients), gradient, atol=1e-9)
-
-
-class Gaussian(kk.kernels.Kernel):
-    """A kernel without features."""
-
-    def cross(self, x1, x2, dtype=None):
-        x1, x2 = tf.cast(x1, dtype or "float32"), tf.cast(x2, dtype or "float32")
-        distance = tf.reduce_sum(tf.square(x1[:, None] - x2[None]), axis=2)
-        return tf.exp(-distance)
-
-    def gram(self, x, dtype=None):
-        return self.cross(x, x, dtype)
-
-    def diag(self, x, dtype=None):
-        return tf.ones(len(x), dtype or "float32")
 
 
 def test_kernels_without_features(rng):

@@ -48,6 +48,7 @@ class KAREModel(KARETrainer, keras.Model):
 
     Raises:
         TypeError: If `kernel` is neither a model nor a kernel, or `head` no head.
+        ValueError: If the kernel is an NTK of `outputs="full"`.
 
     Example:
 
@@ -94,6 +95,12 @@ class KAREModel(KARETrainer, keras.Model):
             raise TypeError(
                 "`kernel` must be a `keras.Model` or a kernel of `keras_kare.kernels`. "
                 f"Received: kernel={kernel!r} of type {type(kernel).__name__}"
+            )
+        if isinstance(kernel, NTK) and kernel.outputs == "full":
+            raise ValueError(
+                "`kernel` must have one value a pair of rows, for KARE and the head. Use "
+                '`outputs="sum"` or `outputs="trace"`. Received: a kernel with '
+                '`outputs="full"`'
             )
         head = NTKRidgeHead() if head is None else head
         if not isinstance(head, NTKRidgeHead):

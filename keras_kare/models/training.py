@@ -301,6 +301,11 @@ class KARETrainer(keras.Model):
             full = self.loss.supplies_gradients
             batch_size = len(rows) if full else rows_module.default_batch_size(len(rows))
         self._check_rows(rows, validation, batch_size or rows.batch_size)
+        if not self.trainable_variables:
+            raise ValueError(
+                "`fit` needs a kernel with trainable variables. Solve the head of another "
+                f"kernel with `fit_head`. Received: {type(self.kernel).__name__}, with none"
+            )
         if arrays:
             x, y = rows.x, rows.y
             rows_module.check_batch_size(batch_size, len(rows))

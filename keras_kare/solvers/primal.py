@@ -66,7 +66,7 @@ class Primal(Solver):
         return PrimalPrepared(system, self)
 
     def streams(self, kernel: Kernel) -> bool:
-        return True
+        return kernel.has_features
 
     def prepare_stream(self, kernel: Kernel, stream: Stream) -> StreamPrepared:
         features = FeatureOperator(kernel, stream.first).features
