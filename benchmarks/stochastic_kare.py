@@ -13,6 +13,7 @@ start or after some training by mini-batches.
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Iterator
 
@@ -173,32 +174,38 @@ def machine_errors(kernel, data: Data, ridges: list[float]) -> np.ndarray:
 
 
 class Deadline(keras.callbacks.Callback):
-    """Stops training when its time is over, which begins after the first step."""
+    """Stops training before the step for which there is probably no time any more."""
 
     def __init__(self, seconds: float):
         super().__init__()
         self.seconds, self.steps, self.begun = seconds, 0, 0.0
 
+    def on_train_begin(self, logs=None):
+        self.steps, self.begun = 0, time.monotonic()
+
     def on_train_batch_end(self, batch, logs=None):
         self.steps += 1
-        if self.steps == 1:
-            self.begun = time.monotonic()
-        if time.monotonic() - self.begun > self.seconds:
+        past = time.monotonic() - self.begun
+        if past + past / self.steps > self.seconds:
             self.model.stop_training = True
 
 
 def train(kernel, data: Data, loss, batch: int, rate: float, seconds: float) -> int:
-    """Train for so long; the first step, which is traced, is free. The steps taken."""
+    """Train for so long, without the time of tracing. The steps taken, at least one."""
     x, y = data.train
     model = kk.KAREModel(kernel, head=kk.NTKRidgeHead(ridge=1.0))
     model.compile(keras.optimizers.Adam(rate), loss)
     kernel.check(x, batch)
     model.optimizer.build(model.trainable_variables)
-    deadline = Deadline(seconds)
+    states = [*model.weights, *model.optimizer.variables]
+    before = [keras.ops.convert_to_numpy(state) for state in states]
     # not `KAREModel.fit`, which would solve a head
-    keras.Model.fit(
-        model, x, y, batch, epochs=10**9, verbose=0, callbacks=[deadline], shuffle=True
-    )
+    fit = functools.partial(keras.Model.fit, model, x, y, batch, verbose=0)
+    fit(steps_per_epoch=1)  # traces, and is undone
+    for state, value in zip(states, before, strict=True):
+        state.assign(value)
+    deadline = Deadline(seconds)
+    fit(epochs=10**9, callbacks=[deadline])
     return deadline.steps
 
 
