@@ -32,6 +32,7 @@ from keras_kare.experiments import (
 )
 from keras_kare.experiments import store as store_module
 from keras_kare.experiments.comparison import compare
+from keras_kare.experiments.families import families
 from keras_kare.experiments.networks import initial_weights, make_network
 from keras_kare.experiments.protocols import Family
 from keras_kare.experiments.scaling import FEW, one_hot, standardize
@@ -137,6 +138,22 @@ class TestStore:
             store.write(stale, [{"accuracy": 1.0}], 0.0)
         store.write(job, [{"accuracy": 2.0}], 0.0)
         assert [row["accuracy"] for row in store.collect("uci", uci.current)] == [2.0]
+
+    def test_large_data_sets_get_less_of_the_papers_grid(self, data_folder, monkeypatch):
+        monkeypatch.setenv("KERAS_KARE_DATA", str(data_folder))
+        found = {
+            name: uci.jobs("paper", [name], ["kare", "mse"]) for name in ("iris", "abalone")
+        }
+        for small, large in zip(found["iris"], found["abalone"], strict=True):
+            assert small["family"] == large["family"]
+            assert small["grid"] != large["grid"]
+            assert uci.current(small)
+            assert uci.current(large)
+            assert not uci.current({**small, "dataset": "abalone"})
+        for large, depths in ((False, {1, 2, 3, 4, 5}), (True, {1, 2, 3})):
+            for family in ("kare", "mse"):
+                grid = families("paper", large)[family].configurations
+                assert {configuration["depth"] for configuration in grid} == depths
 
     def test_other_versions_are_told(self, store, monkeypatch):
         store.write(JOB, [], 1.0)

@@ -19,9 +19,11 @@ from keras_kare.experiments.settings import Architecture, Training
 from keras_kare.experiments.training import lab, values
 from keras_kare.sklearn.recipe import kernels
 
-DEPTHS = (1, 2, 3)
+DEPTHS = settings.UCI_DEPTHS
+LARGE_DEPTHS = (1, 2, 3)
 WIDTH = 64
-"""The part of the paper's grid that is run: 1 of 5 widths, 3 of 5 depths, all rates."""
+"""The part of the paper's grid that is run: one of its five widths, all its learning rates,
+and all its depths, or three of them on large data sets."""
 
 HONEST_DEPTH = 1
 HONEST_KARE_RATE = 10.0
@@ -30,15 +32,19 @@ HONEST_EPOCHS = (30, 100)
 """What the honest protocol, which fits all of it five times a fold, has of that."""
 
 
-def families(protocol: str) -> dict[str, Family]:
+def families(protocol: str, large: bool = False) -> dict[str, Family]:
     """Those of a protocol, by name; of `"screen"`, variants of the recipe.
 
     The honest one has less of the paper's grid; it may stop training early.
+
+    Args:
+        protocol: As in `uci.jobs`.
+        large: Whether for a large data set, where less of the paper's grid is run.
     """
     if protocol == "screen":
         return {name: recipe_family(variant, name) for name, variant in VARIANTS.items()}
     honest = protocol == "honest"
-    depths = (HONEST_DEPTH,) if honest else DEPTHS
+    depths = (HONEST_DEPTH,) if honest else LARGE_DEPTHS if large else DEPTHS
     epochs = HONEST_EPOCHS if honest else (settings.UCI_KARE_EPOCHS,)
     kare = tuple(
         {"depth": depth, "rate": rate, "epochs": epochs}

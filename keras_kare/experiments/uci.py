@@ -52,10 +52,15 @@ def jobs(
             "grid": grid.digest(),  # results of another grid are not taken for these
         }
         for name in chosen
-        for family, grid in families(protocol).items()
+        for family, grid in families(protocol, is_large(name)).items()
         if methods is None or family in methods
-        if rows_of(name) <= MOST_ROWS or family in PAPER_FAMILIES
+        if not is_large(name) or family in PAPER_FAMILIES
     ]
+
+
+def is_large(name: str) -> bool:
+    """Whether a data set is among those that only the paper's methods run on."""
+    return rows_of(name) > MOST_ROWS
 
 
 def most_rows(protocol: str) -> int:
@@ -73,16 +78,18 @@ def screened(names: Sequence[str]) -> list[str]:
 
 def current(job: Job) -> bool:
     """Whether a job's grid is that of today: results of others are no longer shown."""
-    family = families(job["protocol"]).get(job["family"])
+    known = families(job["protocol"], is_large(job["dataset"]))
+    family = known.get(job["family"])
     return family is not None and job.get("grid") == family.digest()
 
 
 def work(job: Job) -> list[Row]:
     """Accuracies of a family's methods on one data set."""
-    family = families(job["protocol"])[job["family"]]
+    large = is_large(job["dataset"])
+    family = families(job["protocol"], large)[job["family"]]
     data = load_uci(job["dataset"])
     if job["protocol"] == "screen":
         return protocols.honest(family, data, SCREEN_FOLDS, "screen")
     if job["protocol"] == "honest":
         return protocols.honest(family, data)
-    return protocols.published(family, data, customary=len(data.x) <= MOST_ROWS)
+    return protocols.published(family, data, customary=not large)
