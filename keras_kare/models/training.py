@@ -17,7 +17,7 @@ from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import rehearsal
 from keras_kare.models import rows as rows_module
 from keras_kare.models.rows import Rows
-from keras_kare.models.watch import Watch, watched
+from keras_kare.models.watch import Watch, keeps_best, watched
 
 ONE_ROW = (
     "`x` yields a batch of one row, which has no KARE. Use `drop_remainder=True`, or "
@@ -269,7 +269,9 @@ class KARETrainer(keras.Model):
         Keras does not back up what `EarlyStopping` has counted.
 
         Training that diverges ends in an error that says so, with or without
-        `TerminateOnNaN`.
+        `TerminateOnNaN`. A warning tells where, at its end, the error on validation rows
+        is more than three times KARE, which training then has fooled, unless
+        `EarlyStopping` restores the weights that were best on them.
 
         Returns:
             A `History`: `loss` is KARE, and what regularisers of the network add;
@@ -358,7 +360,8 @@ class KARETrainer(keras.Model):
             self._solve_stream(x, steps_per_epoch, validation)
         else:
             self._solve_head(rows, validation, choice)
-        _warn_if_parted(history)
+        if not keeps_best(callbacks):
+            _warn_if_parted(history)
         return history
 
     def evaluate(

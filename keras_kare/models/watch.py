@@ -66,6 +66,18 @@ def watched(callbacks: Any, watch: Watch) -> Any:
     return [*keras.tree.flatten(callbacks or []), watch]
 
 
+def keeps_best(callbacks: Any) -> bool:
+    """Whether `EarlyStopping` ends with the weights that validation rows find best."""
+    if isinstance(callbacks, keras.callbacks.CallbackList):
+        callbacks = callbacks.callbacks
+    return any(
+        isinstance(callback, keras.callbacks.EarlyStopping)
+        and callback.restore_best_weights
+        and callback.monitor.startswith("val_")
+        for callback in keras.tree.flatten(callbacks or [])
+    )
+
+
 def steps_taken(model: Any) -> int:
     """Updates that the optimizer of a model has made."""
     optimizer = getattr(model, "optimizer", None)
