@@ -27,6 +27,8 @@ import keras_kare as kk
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
+tf.get_logger().setLevel("ERROR")  # nine models: that each is traced is no mistake
+
 TRAIN, VALIDATE = 140, 40
 RIDGES = np.logspace(-6, 3, 19)
 NAMES = ("network", "after-NTK", "NTK-KARE")
