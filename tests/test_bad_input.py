@@ -370,6 +370,8 @@ class TestOrderOfCalls:
         fixed.compile("adam", kk.losses.KARE(0.1))
         with pytest.raises(ValueError, match="`fit_head`"):
             fixed.fit(X, Y)
+        with pytest.raises(ValueError, match="`fit_head`"):
+            fixed.train_on_batch(X, Y)
         fixed.fit_head(X, Y)
         assert fixed.predict(X, verbose=0).shape == (len(X), Y.shape[1])
 

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 CHUNK = 4096
 """Most rows at a time."""
 
+ONE_VALUE = (
+    "Systems and heads need a kernel with one value a pair of rows, and "
+    '`outputs="full"` has a block. Use `outputs="sum"` or `outputs="trace"`.'
+)
+
 
 class KernelOperator:
     """`K`, `(n, n)`, of some rows, by its products; any kernel, in tiles.
@@ -124,10 +129,7 @@ class KernelOperator:
         ]
         values = np.concatenate(parts)
         if values.ndim != 1:
-            raise ValueError(
-                'Systems need a kernel with one value a pair of rows, and `outputs="full"` '
-                'has a block. Use `outputs="sum"` or `outputs="trace"`.'
-            )
+            raise ValueError(ONE_VALUE)
         return values if self.scale is None else values * self.scale**2
 
     @property
@@ -139,10 +141,7 @@ class KernelOperator:
         """`K` itself, `(n, n)` float64."""
         gram = self.kernel.gram(self.x, dtype="float64").numpy()
         if gram.ndim != 2:
-            raise ValueError(
-                'A head needs a kernel with one value a pair of rows, and `outputs="full"` '
-                'has a block. Use `outputs="sum"` or `outputs="trace"`.'
-            )
+            raise ValueError(ONE_VALUE)
         if self.scale is not None:
             gram = gram * self.scale * self.scale[:, None]
         return gram

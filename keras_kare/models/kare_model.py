@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_kare import _validation
 from keras_kare.kernels import NTK, Kernel
+from keras_kare.kernels.operator import ONE_VALUE
 from keras_kare.layers import NTKRidgeHead, ridge_selection
 from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import rows as rows_module
@@ -97,11 +98,7 @@ class KAREModel(KARETrainer, keras.Model):
                 f"Received: kernel={kernel!r} of type {type(kernel).__name__}"
             )
         if isinstance(kernel, NTK) and kernel.outputs == "full":
-            raise ValueError(
-                "`kernel` must have one value a pair of rows, for KARE and the head. Use "
-                '`outputs="sum"` or `outputs="trace"`. Received: a kernel with '
-                '`outputs="full"`'
-            )
+            raise ValueError(f"`kernel` must suit KARE and the head. {ONE_VALUE}")
         head = NTKRidgeHead() if head is None else head
         if not isinstance(head, NTKRidgeHead):
             raise TypeError(
