@@ -287,6 +287,7 @@ def _cell(value: object) -> str:
 def draw(lines: list[dict], path: Path, title: str) -> None:
     """Seconds and peak memory over the number of rows."""
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     styles = {"spectral": "s", "cholesky": "^", "primal": "o", "cg": "D"}
@@ -310,9 +311,7 @@ def draw(lines: list[dict], path: Path, title: str) -> None:
         axes.set_xticks(counts, [_short(count) for count in counts])
         axes.minorticks_off()
         axes.legend(loc="lower right")
-    low, high = left.get_ylim()
-    ticks = [t for power in range(-1, 5) for t in (10.0**power, 3.0 * 10.0**power)]
-    left.set_yticks([t for t in ticks if low <= t <= high])
+    left.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     left.yaxis.set_major_formatter("{x:g}")
     figure.suptitle(title)
     figure.savefig(path, dpi=150)

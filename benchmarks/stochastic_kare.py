@@ -181,7 +181,7 @@ class Deadline(keras.callbacks.Callback):
         self.seconds, self.steps, self.begun = seconds, 0, 0.0
 
     def on_train_begin(self, logs=None):
-        self.steps, self.begun = 0, time.monotonic()
+        self.begun = time.monotonic()
 
     def on_train_batch_end(self, batch, logs=None):
         self.steps += 1
