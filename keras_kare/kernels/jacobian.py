@@ -35,19 +35,24 @@ def outputs_of(network: keras.Model, x: Any) -> tf.Tensor:
 
 
 def jacobians(
-    tape: tf.GradientTape, targets: tf.Tensor, sources: list[Any], vectorize: bool
-) -> list[tf.Tensor]:
-    """`∂targets/∂source` for each source, zero where there is no connection.
+    tape: tf.GradientTape,
+    targets: tf.Tensor,
+    sources: list[Any],
+    vectorize: bool,
+    none: bool = False,
+) -> list[Any]:
+    """`∂targets/∂source` for each source; zero, or `None`, where there is no connection.
 
     All targets at once (`pfor`) if `vectorize`, and where TensorFlow can: it cannot for
     a bias on an inner axis of `EinsumDense`, for one. Else one after another.
     """
+    unconnected = tf.UnconnectedGradients.NONE if none else tf.UnconnectedGradients.ZERO
 
-    def take(at_once: bool) -> list[tf.Tensor]:
+    def take(at_once: bool) -> list[Any]:
         return tape.jacobian(
             targets,
             sources,
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            unconnected_gradients=unconnected,
             experimental_use_pfor=at_once,
         )
 

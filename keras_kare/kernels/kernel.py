@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare.kernels.identity import Identity
 from keras_kare.kernels.operator import CHUNK, FeatureOperator, KernelOperator
 
 
@@ -28,6 +29,7 @@ class Kernel(keras.layers.Layer, abc.ABC):
     """
 
     has_features: bool = False
+    _identity: Identity | None = None
 
     @abc.abstractmethod
     def gram(self, x: Any, dtype: str | None = None) -> tf.Tensor:
@@ -149,13 +151,23 @@ class Kernel(keras.layers.Layer, abc.ABC):
         """
         return []
 
-    def fingerprint(self) -> str:
-        """A hash of all that the kernel's values depend on: weights, and which train."""
+    def architecture(self) -> str:
+        """A hash of what the kernel is, whatever its variables hold; see `Identity`."""
+        if self._identity is None:
+            self._identity = Identity(self)
+        return self._identity.digest
+
+    def weights_fingerprint(self) -> str:
+        """A hash of the values of all variables, and of which of them train."""
         digest = hashlib.blake2b(digest_size=16)
         for variable in self.weights:
             digest.update(b"1" if variable.trainable else b"0")
             digest.update(np.ascontiguousarray(variable.value).tobytes())
         return digest.hexdigest()
+
+    def fingerprint(self) -> str:
+        """A hash of all that the kernel's values depend on."""
+        return f"{self.architecture()}{self.weights_fingerprint()}"
 
     def call(self, x1: Any, x2: Any = None) -> tf.Tensor:
         """`gram(x1)`, or `cross(x1, x2)` where `x2` is given."""

@@ -40,7 +40,7 @@ def footprint(
         rows: Number of rows of the graph's inputs.
     """
     number = {op: i for i, op in enumerate(operations)}
-    needed = _ancestors(results)
+    needed = ancestors(results)
     dependent = {t.ref() for t in sources}
     size: dict[Any, float] = {}
     root: dict[Any, Any] = {}
@@ -76,7 +76,8 @@ def footprint(
     return peak / rows
 
 
-def _ancestors(results: Sequence[tf.Tensor]) -> set[tf.Operation]:
+def ancestors(results: Sequence[tf.Tensor]) -> set[tf.Operation]:
+    """All operations that some tensors are made of."""
     found: set[tf.Operation] = set()
     waiting = [t.op for t in results]
     while waiting:

@@ -12,12 +12,14 @@ import tensorflow as tf
 
 from keras_kare import _validation
 from keras_kare.kernels import memory
+from keras_kare.kernels.identity import Identity
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.kernels.plan import KernelPlan, kernel_plan
 from keras_kare.kernels.recompute import Tiled
-from keras_kare.kernels.structured import probe
 from keras_kare.kernels.structured.features import FeatureMap, Plan
+from keras_kare.kernels.structured.probe import make_plan
+from keras_kare.kernels.structured.untouched import untouched
 from keras_kare.kernels.work import (
     Runtime,
     Work,
@@ -338,7 +340,8 @@ class NTK(Kernel):
         if not tf.executing_eagerly():
             check_no_out(out)
             rows = keras.tree.map_structure(_finite, rows)
-            return self._inline(verb, rows, extra, dtype)
+            with untouched(self.network):
+                return self._inline(verb, rows, extra, dtype)
         names = ("x",) if len(rows) == 1 else ("x1", "x2")
         rows = tuple(_validation.check_rows(n, x) for n, x in zip(names, rows, strict=True))
         for name, x in zip(names, rows, strict=True):
@@ -379,20 +382,30 @@ class NTK(Kernel):
         )
 
     def _plan(self, x: Any) -> Plan:
-        """The plan for the variables that are trainable now; made once."""
-        if not self.network.built and tf.executing_eagerly():
-            self.network(keras.tree.map_structure(probe.pick_rows, x), training=False)
-        key = tuple(id(v) for v in self.network.trainable_variables)
-        if key not in self._runtime.plans:
-            rows = keras.tree.map_structure(probe.pick_rows, x)
+        """The plan for the network as it is, and the variables that train now."""
+        plans = self._runtime.plans
+        if self._runtime.is_new(self.architecture()) or self._key() not in plans:
             # A thread of its own: eager even while a function is being traced, and
             # out of sight of the caller's tapes and scopes.
+            policy = keras.config.dtype_policy()
+
+            def make() -> Plan:
+                keras.config.set_dtype_policy(policy)  # each thread has its own
+                return make_plan(self.network, x, self.method, self.outputs)
+
             with ThreadPoolExecutor(max_workers=1) as thread:
-                planned = thread.submit(
-                    probe.make_plan, self.network, rows, self.method, self.outputs
-                )
-                self._runtime.plans[key] = planned.result()
-        return self._runtime.plans[key]
+                plan = thread.submit(make).result()
+            self._runtime.is_new(self.architecture())  # planning may have built layers,
+            plans[self._key()] = plan  # and made variables
+        return plans[self._key()]
+
+    def architecture(self) -> str:
+        if self._identity is None:
+            self._identity = Identity(self.network)
+        return f"{self.outputs} {self._identity.digest}"
+
+    def _key(self) -> tuple[int, ...]:
+        return tuple(id(v) for v in self.network.trainable_variables)
 
     def _check_weights(self) -> None:
         for variable in self.network.weights:

@@ -25,7 +25,11 @@ class LayerPlan:
         flops: Floating-point operations of the products for all rows (symmetric
             halves once), without the network's own passes.
         bytes: Held for all rows while they are multiplied.
-        fallback: Whether no layer rule serves these variables.
+        fallback: Whether they take the plain Jacobian, since they are not proven to be
+            served by a layer rule alone.
+        why: The reason of a fallback: `"no layer rule"`, `"another road"` (tied weights,
+            control flow, a `tf.function`, a custom gradient), `"rows not first"`, `"rule
+            disagrees"` or `"rule not tried"`; else empty.
     """
 
     variables: tuple[str, ...]
@@ -33,6 +37,7 @@ class LayerPlan:
     flops: float
     bytes: float
     fallback: bool
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class KernelPlan:
                 layer.path,
                 f"{layer.flops / 1e9:.4g}",
                 in_words(layer.bytes),
-                "yes" if layer.fallback else "",
+                layer.why,
             )
             for layer in self.layers
         ]
@@ -181,7 +186,8 @@ def kernel_plan(plan: Plan, sizes: Sizes, rows: int, limit: int) -> KernelPlan:
             s.cost.path,
             s.cost.row_flops * rows + s.cost.pair_flops * pairs,
             s.cost.row_numbers * itemsize * rows,
-            s.fallback,
+            bool(s.why),
+            s.why,
         )
         for s in plan.shares
     )

@@ -16,6 +16,7 @@ from keras_kare.kernels.operator import CHUNK
 from keras_kare.kernels.plan import Sizes
 from keras_kare.kernels.recompute import Tiled, attach
 from keras_kare.kernels.structured.features import FeatureMap, Plan
+from keras_kare.kernels.structured.untouched import untouched
 
 
 class Runtime:
@@ -25,6 +26,16 @@ class Runtime:
         self.plans: dict[tuple[int, ...], Plan] = {}
         self.functions: dict[Any, Any] = {}
         self.rows: int | None = None
+        self._architecture: str | None = None
+
+    def is_new(self, architecture: str) -> bool:
+        """Whether a network has changed; what was planned and traced before is dropped."""
+        if architecture == self._architecture:
+            return False
+        self._architecture = architecture
+        self.plans.clear()
+        self.functions.clear()
+        return True
 
     def __deepcopy__(self, memo: Any) -> Runtime:
         return Runtime()
@@ -197,7 +208,8 @@ class Work:
         if key not in functions:
             method = getattr(self.features if of is None else of, verb)
             traced = tf.function(method, autograph=False)
-            functions[key] = traced.get_concrete_function(*specs)
+            with untouched(self.features.network):
+                functions[key] = traced.get_concrete_function(*specs)
         return functions[key](*arguments)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation, solvers
+from keras_kare.kernels import identity
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.layers import ridge_selection, solving
 from keras_kare.layers.head_state import HeadState, describe, signature
@@ -214,9 +215,13 @@ class NTKRidgeHead(keras.layers.Layer):
         self._state.trained = value
 
     def is_fresh(self, kernel: Kernel) -> bool:
-        """Whether the solution belongs to the kernel's present weights."""
-        solved_for = self._state.facts.get("fingerprint")
-        return self._state.solved and solved_for == kernel.fingerprint()
+        """Whether the solution belongs to the kernel, as it is and with its weights."""
+        facts = self._state.facts
+        if not self._state.solved or facts["fingerprint"] != kernel.weights_fingerprint():
+            return False
+        # Other versions of Keras and Python describe the same network in other words.
+        made_by, architecture = facts.get("architecture", (None, None))
+        return made_by != identity.made_by() or architecture == kernel.architecture()
 
     def hold(self, x: Any, y: np.ndarray, weights: np.ndarray | None = None) -> None:
         """Keep rows to be solved on later, if rows are kept; forget the last solution."""
@@ -412,7 +417,8 @@ class NTKRidgeHead(keras.layers.Layer):
         if not self.keep_anchors:
             state.drop_anchors()
         state.facts = {
-            "fingerprint": kernel.fingerprint(),
+            "fingerprint": kernel.weights_fingerprint(),
+            "architecture": [identity.made_by(), kernel.architecture()],
             "choice": dataclasses.asdict(choice),
             "inputs": describe(x),
             "report": {

@@ -353,7 +353,7 @@ class KAREModel(KARETrainer, keras.Model):
     def _forget_stale_traces(self) -> None:
         """Drop traced functions that read variables the head no longer uses."""
         kernel_key = tuple(id(v) for v in self.kernel.trainable_variables)
-        key = (self.head.trace_key, kernel_key)
+        key = (self.head.trace_key, kernel_key, self.kernel.architecture())
         if self._traced_for != key:
             self.test_function = self.predict_function = None
             self._traced_for = key

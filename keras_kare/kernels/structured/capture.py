@@ -2,7 +2,9 @@
 
 For the time of one forward pass, the `call` of every registered layer *type* is
 replaced. The replacement looks for a recorder of its own thread and for the exact
-type, and is the original in all other cases; the network itself is not touched.
+type, and is the original in all other cases; the network itself is not touched. A
+`tf.function` inside the network is traced in a copy of its own, so that nothing of our
+trace stays in the user's.
 """
 
 from __future__ import annotations
@@ -17,8 +19,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_kare.kernels.jacobian import outputs_of
 from keras_kare.kernels.structured.registry import registered, rule_for
 from keras_kare.kernels.structured.rule import MakeFactor
+from keras_kare.kernels.structured.untouched import Function, own_copy
 
 _LOCK = threading.RLock()
 _ACTIVE = threading.local()
@@ -26,11 +30,19 @@ _ACTIVE = threading.local()
 
 @dataclass(frozen=True)
 class Site:
-    """An intermediate result that was watched for some of a layer's variables."""
+    """An intermediate result that was watched for some of a layer's variables.
+
+    Attributes:
+        h: The result.
+        variables: The variables that it is computed from.
+        factor: Makes per-example gradients from gradients by `h`.
+        inputs: The tensors that the layer was called with.
+    """
 
     h: tf.Tensor
     variables: tuple[keras.Variable, ...]
     factor: MakeFactor
+    inputs: tuple[tf.Tensor, ...] = ()
 
 
 class Recorder:
@@ -49,7 +61,7 @@ class Recorder:
         self.tape = tape
         self.wanted = wanted
         self.sites: list[Site] = []
-        self.graph = _graph()
+        self.graph = current_graph()
 
     def call(
         self,
@@ -61,19 +73,26 @@ class Recorder:
         rule = rule_for(layer)
         outputs = NotImplemented
         if rule is not None:
-            if self.wanted(layer) and _graph() is self.graph:
-                outputs = rule.call(layer, self._watch, *args, **kwargs)
+            if self.wanted(layer) and current_graph() is self.graph:
+                given = keras.tree.flatten((args, kwargs))
+                inputs = tuple(part for part in given if tf.is_tensor(part))
+                watch = functools.partial(self._watch, inputs)
+                outputs = rule.call(layer, watch, *args, **kwargs)
             elif rule.corrects:
                 outputs = rule.call(layer, _only_return, *args, **kwargs)
         return original(layer, *args, **kwargs) if outputs is NotImplemented else outputs
 
     def _watch(
-        self, h: tf.Tensor, variables: Sequence[keras.Variable], factor: MakeFactor
+        self,
+        inputs: tuple[tf.Tensor, ...],
+        h: tf.Tensor,
+        variables: Sequence[keras.Variable],
+        factor: MakeFactor,
     ) -> tf.Tensor:
         if self.tape is None:
             return h
         self.tape.watch(h)
-        self.sites.append(Site(h, tuple(variables), factor))
+        self.sites.append(Site(h, tuple(variables), factor, inputs))
         return h
 
 
@@ -87,16 +106,30 @@ def _only_return(
 def recording(recorder: Recorder) -> Iterator[Recorder]:
     """Show `recorder` the calls of all registered layer types, in this thread."""
     with _LOCK, contextlib.ExitStack() as restore:
-        for layer_type in registered():
+        kinds: list[Any] = list(registered())
+        for layer_type in kinds:
             own = layer_type.__dict__.get("call")
-            _replace(layer_type, _replacement(layer_type))
+            layer_type.call = _replacement(layer_type)
             restore.callback(_restore, layer_type, own)
+        own = Function.__call__
+        Function.__call__ = _in_a_copy(own)
+        restore.callback(setattr, Function, "__call__", own)
         outer = getattr(_ACTIVE, "recorder", None)
         _ACTIVE.recorder = recorder
         try:
             yield recorder
         finally:
             _ACTIVE.recorder = outer
+
+
+def run(network: keras.Model, x: Any, recorder: Recorder | None = None) -> tf.Tensor:
+    """The network's outputs, `(n, c)`, its layers shown to `recorder`.
+
+    Without one, no layer is watched; those that TensorFlow differentiates wrongly still go
+    through their rules.
+    """
+    with recording(recorder or Recorder(None, lambda layer: False)):
+        return outputs_of(network, x)
 
 
 def _replacement(layer_type: Any) -> Callable[..., Any]:
@@ -112,8 +145,17 @@ def _replacement(layer_type: Any) -> Callable[..., Any]:
     return call
 
 
-def _replace(layer_type: Any, call: Callable[..., Any]) -> None:
-    layer_type.call = call
+def _in_a_copy(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Calls a copy of a `tf.function` that is met while a network is traced."""
+
+    @functools.wraps(original)
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        recorder = getattr(_ACTIVE, "recorder", None)
+        if recorder is None or tf.executing_eagerly():
+            return original(function, *args, **kwargs)
+        return original(own_copy(function), *args, **kwargs)
+
+    return call
 
 
 def _restore(layer_type: Any, own: Callable[..., Any] | None) -> None:
@@ -123,5 +165,6 @@ def _restore(layer_type: Any, own: Callable[..., Any] | None) -> None:
         layer_type.call = own
 
 
-def _graph() -> Any:
+def current_graph() -> Any:
+    """The graph that is being traced, or `None` where operations run at once."""
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +13,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare.kernels.factors import Cost, Factor, cross_of, gram_of
-from keras_kare.kernels.jacobian import jacobian_factor, jacobians, outputs_of
-from keras_kare.kernels.structured.capture import Recorder, Site, recording
+from keras_kare.kernels.jacobian import jacobian_factor, jacobians
+from keras_kare.kernels.structured.capture import Recorder, Site, run
+from keras_kare.kernels.structured.roads import Roads
 
 
 @dataclass(frozen=True)
@@ -23,12 +25,12 @@ class PlannedShare:
     Attributes:
         variables: The group.
         cost: Counted from shapes.
-        fallback: Whether it takes the plain Jacobian.
+        why: Why it takes the plain Jacobian, in a word or two; empty where it does not.
     """
 
     variables: tuple[keras.Variable, ...]
     cost: Cost
-    fallback: bool
+    why: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,6 @@ class Plan:
     Attributes:
         structured: Variables whose share comes from their layer's rule.
         jacobian: Variables whose share comes from the plain Jacobian.
-        refused: The part of `jacobian` that a rule was expected to serve.
         forward_mode: Whether TensorFlow can differentiate the network forwards, which
             it cannot through loops.
         vectorizes: Whether TensorFlow can compute the plain Jacobian of all rows at
@@ -50,7 +51,6 @@ class Plan:
 
     structured: tuple[keras.Variable, ...]
     jacobian: tuple[keras.Variable, ...]
-    refused: tuple[keras.Variable, ...] = ()
     forward_mode: bool = True
     vectorizes: bool = True
     outputs: int = 1
@@ -63,11 +63,7 @@ class Plan:
 
     def wanted(self, layer: keras.layers.Layer) -> bool:
         """Whether the layer holds a structured variable."""
-        return any(id(v) in self._ids for v in layer.trainable_variables)
-
-    def serves(self, variable: keras.Variable) -> bool:
-        """Whether the variable is a structured one."""
-        return id(variable) in self._ids
+        return holds(layer, self._ids)
 
 
 Share = tuple[list[keras.Variable], Factor]
@@ -244,9 +240,9 @@ class FeatureMap:
 
     def shares(self, x: Any) -> Iterator[Share]:
         """All shares: those of the rules first, then those of the plain Jacobian."""
-        traced = _Traced(self, x)
+        (traced,) = self._traced((x,))
         yield from traced.structured
-        for variable in self.plan.jacobian:
+        for variable in traced.by_jacobian:
             yield [variable], traced.jacobian(variable)
 
     def cotangents(self, count: int) -> np.ndarray:
@@ -264,7 +260,7 @@ class FeatureMap:
         The shares of the rules go together. Those of the plain Jacobian are large,
         and each is begun when all before it are done, so that never two are held.
         """
-        traced = [_Traced(self, x) for x in inputs]
+        traced = self._traced(inputs)
         total = None
         if traced[0].structured:
             total = product(
@@ -273,11 +269,21 @@ class FeatureMap:
                     for t in traced
                 )
             )
-        for variable in self.plan.jacobian:
+        for variable in traced[0].by_jacobian:
             with tf.control_dependencies([] if total is None else [total]):
                 part = product(*([t.jacobian(variable)] for t in traced))
             total = part if total is None else total + part
         return total
+
+    def _traced(self, inputs: tuple[Any, ...]) -> list[_Traced]:
+        """Passes over each of the inputs, in which each variable goes the same road."""
+        refused: list[keras.Variable] = []
+        while True:
+            known = len(refused)
+            traced = [_Traced(self, x, refused) for x in inputs]
+            if len(refused) == known or len(inputs) == 1:
+                warn_of_other_ways(refused)
+                return traced
 
     def _one_direction(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
         variables = self.network.trainable_variables
@@ -295,9 +301,8 @@ class FeatureMap:
         self, x: Any, primals: list[Any], tangents: list[tf.Tensor]
     ) -> tf.Tensor:
         # Through the rules, so that what they unroll is no loop.
-        rules = recording(Recorder(None, self.plan.wanted))
-        with tf.autodiff.ForwardAccumulator(primals, tangents) as accumulator, rules:
-            f = outputs_of(self.network, x)
+        with tf.autodiff.ForwardAccumulator(primals, tangents) as accumulator:
+            f = run(self.network, x, Recorder(None, self.plan.wanted))
         return accumulator.jvp(f, unconnected_gradients=tf.UnconnectedGradients.ZERO)
 
     def _double_reverse_mode(
@@ -306,7 +311,7 @@ class FeatureMap:
         """`J w` as the derivative of `uᵀ J w`, which is linear in `u`."""
         with tf.GradientTape() as outer:
             with tf.GradientTape() as inner:
-                f = outputs_of(self.network, x)
+                f = run(self.network, x)
             u = tf.zeros_like(f)
             outer.watch(u)
             products = inner.gradient(f, primals, output_gradients=u)
@@ -316,37 +321,63 @@ class FeatureMap:
 
 
 class _Traced:
-    """One forward pass of the network on some rows, and what comes back from it."""
+    """One forward pass of the network on some rows, and what comes back from it.
 
-    def __init__(self, features: FeatureMap, x: Any):
-        self._features, plan = features, features.plan
+    That each variable of a rule reaches the outputs by that rule alone is proven of this
+    very graph. Where it is not, as where the network goes other ways for these shapes
+    than when it was planned, the variable takes the plain Jacobian.
+    """
+
+    def __init__(self, features: FeatureMap, x: Any, refused: list[keras.Variable]):
+        """Trace; adds to `refused` the variables whose rules do not hold here."""
+        self._features = features
+        while unproven := self._trace(x, refused):
+            refused.extend(unproven)
+        self.by_jacobian = [*features.plan.jacobian, *refused]
+
+    def _trace(self, x: Any, refused: list[keras.Variable]) -> list[keras.Variable]:
+        """Returns the variables that turn out to have other roads than their rules."""
+        features, plan = self._features, self._features.plan
+        served = [v for v in plan.structured if all(v is not r for r in refused)]
+        ids = {id(v) for v in served}
+        roads = Roads(served)
         tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         with tape:
-            tape.watch([v.value for v in plan.jacobian])
-            with recording(Recorder(tape, plan.wanted)) as recorder:
-                f = outputs_of(features.network, x)
+            tape.watch([v.value for v in (*plan.jacobian, *refused)])
+            recorder = Recorder(tape, lambda layer: holds(layer, ids))
+            f = run(features.network, x, recorder)
             cotangents = tf.constant(features.cotangents(f.shape[1]), f.dtype)
             self._targets = tf.matmul(f, cotangents, transpose_b=True)
             total = tf.reduce_sum(self._targets, axis=0)
         self._tape = tape
-        gradients = output_gradients(tape, total, recorder.sites, plan.vectorizes)
-        self.structured = list(
-            shares(recorder.sites, gradients, plan.serves, features.inner)
-        )
-        found = {id(v) for variables, _ in self.structured for v in variables}
-        missing = [v.path for v in plan.structured if id(v) not in found]
-        if missing:
-            raise ValueError(
-                "The network took another way through its layers than when its kernel "
-                f"was planned, and these variables were not seen: {', '.join(missing)}. "
-                "Give all shapes but that of the rows in the signature of your "
-                "`tf.function`, and make a new kernel after changing a layer."
-            )
+        found = output_gradients(tape, total, recorder.sites, plan.vectorizes)
+        gradients = [found.get(id(site.h)) for site in recorder.sites]
+        unproven = roads.unproven(recorder.sites, f, gradients)
+        sites = [s for s in recorder.sites if id(s.h) in found]
+        self.structured = list(shares(sites, found, lambda v: id(v) in ids, features.inner))
+        return [v for v in served if id(v) in unproven]
 
     def jacobian(self, variable: keras.Variable) -> Factor:
         features = self._features
         return jacobian_factor(
             self._tape, self._targets, variable, features.dtype, features.plan.vectorizes
+        )
+
+
+def holds(layer: keras.layers.Layer, ids: Collection[int]) -> bool:
+    """Whether a layer has one of these trainable variables."""
+    return any(id(v) in ids for v in layer.trainable_variables)
+
+
+def warn_of_other_ways(refused: list[keras.Variable]) -> None:
+    """Announce what goes by the plain Jacobian although a rule was planned for it."""
+    if refused:
+        names = ", ".join(v.path for v in refused)
+        warnings.warn(
+            "For inputs of these shapes the network goes other ways than when its kernel "
+            "was planned, so that the NTK takes the plain Jacobian, exact but slow, for "
+            f"these variables: {names}.",
+            stacklevel=2,
         )
 
 
@@ -382,16 +413,20 @@ def output_gradients(
 ) -> dict[int, tf.Tensor]:
     """Gradients of each of the `C` totals by each `h` that was watched, `(n, C, ...)`.
 
-    Rows do not interact, so the gradient of a sum over rows holds each row's own.
+    Rows do not interact, so the gradient of a sum over rows holds each row's own. An `h`
+    from which no gradient comes back is left out.
     """
     sources = list({id(site.h): site.h for site in sites}.values())
     if not sources:
         return {}
-    zero = tf.UnconnectedGradients.ZERO
     if total.shape[0] == 1:
-        gradients = tape.gradient(total, sources, unconnected_gradients=zero)
-        gradients = [tf.expand_dims(g, axis=1) for g in gradients]
+        gradients = tape.gradient(total, sources)
+        gradients = [None if g is None else tf.expand_dims(g, axis=1) for g in gradients]
     else:
-        gradients = jacobians(tape, total, sources, vectorize)
-        gradients = [tf.transpose(g, (1, 0, *range(2, g.shape.rank))) for g in gradients]
-    return {id(h): g for h, g in zip(sources, gradients, strict=True)}
+        found = jacobians(tape, total, sources, vectorize, none=True)
+        gradients = [
+            None if g is None else tf.transpose(g, (1, 0, *range(2, g.shape.rank)))
+            for g in found
+        ]
+    pairs = zip(sources, gradients, strict=True)
+    return {id(h): tf.convert_to_tensor(g) for h, g in pairs if g is not None}

@@ -1,11 +1,11 @@
-"""Finding out, once, which variables a structured path may serve.
+"""Planning: which variables a structured path may serve, proven from the graph.
 
-Capturing layers can be wrong in silence: a kernel also used outside its layer
-(tied weights), rows that were folded into another axis, layers inside control
-flow or rematerialisation. So every plan is verified before it is used. On a few
-rows, at *perturbed* weights (so that zero initialisation hides nothing), the
-structured `Jᵀ v` of every variable is compared with one plain gradient. A variable
-that does not agree goes the way of the plain Jacobian.
+The network is traced once, for any number of rows, with everything that a kernel needs of
+it. Of that graph it is *proven* which variables reach the outputs by their layers' rules
+alone (`roads.py`); the others go the way of the plain Jacobian. As a second line the
+rules are *tried* (`trial.py`): on made-up rows, and on some of the caller's, structured
+gradients are compared with plain ones, and rows with the same rows among others. Nothing
+of that depends on the rows of the caller but what is refused.
 
 What has no NTK at all is refused (`refusals.py`).
 """
@@ -14,147 +14,238 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare.kernels import memory
 from keras_kare.kernels.factors import Cost
 from keras_kare.kernels.jacobian import outputs_of
-from keras_kare.kernels.memory import footprint
-from keras_kare.kernels.structured.capture import Recorder, recording
-from keras_kare.kernels.structured.features import Plan, PlannedShare, shares
-from keras_kare.kernels.structured.refusals import (
-    refuse_constant_sum,
-    refuse_coupled,
-    trace_and_run,
+from keras_kare.kernels.structured import refusals
+from keras_kare.kernels.structured.capture import Recorder, run
+from keras_kare.kernels.structured.features import Plan, PlannedShare, holds, shares
+from keras_kare.kernels.structured.registry import is_own, rule_for
+from keras_kare.kernels.structured.roads import Roads
+from keras_kare.kernels.structured.synthetic import (
+    ROWS,
+    described,
+    spread_rows,
+    synthetic_rows,
 )
+from keras_kare.kernels.structured.trial import Trial, agree, size, tolerance_of
+from keras_kare.kernels.structured.untouched import untouched, walk
 
-ROWS = 4
 LOOPS = ("While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase")
+
+NO_RULE = "no layer rule"
+OTHER_ROAD = "another road"
+NO_ROWS = "rows not first"
+WRONG_RULE = "rule disagrees"
+UNTRIED = "rule not tried"
 
 
 def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
-    """Verify the roads on the rows `x` (at least two, concrete) and choose.
+    """Prove, try, and choose; `x` are the caller's rows, which may be symbolic.
 
     Raises:
         ValueError: If the network has no trainable variable that its outputs
             depend on, rows that interact or outputs that are random, or, for
             `outputs="sum"`, summed outputs that do not depend on the variables.
     """
-    variables = list(network.trainable_variables)
-    if not variables:
-        raise ValueError(
-            f"`network` has no trainable variable, so its NTK is zero. Set "
-            "`trainable = True` on the layers that belong to the kernel. "
-            f"Received: network={network.name!r}"
-        )
-    x = keras.tree.map_structure(tf.convert_to_tensor, x)
-    rng = np.random.default_rng(0)
-    values = [_perturbed(v, rng) for v in variables]
-    tolerance = _tolerance(network)
-    found = _Probe(network, variables, method == "jacobian", outputs, rng).run(x, values)
-    refuse_coupled(network, x, variables, values, found.f, tolerance)
-
-    alive = found.alive
-    if not alive:
-        raise ValueError(
-            "The outputs of `network` depend on none of its trainable variables. "
-            f"Received: network={network.name!r}"
-        )
-    if outputs == "sum" and found.f.shape[1] > 1:
-        refuse_constant_sum(found.summed, found.plain, tolerance)
-    largest = max((_size(g) for g in found.plain if g is not None), default=0.0)
-    least = max(1e-3, tolerance) * largest
-    served = [
-        i for i in alive if _agrees(found.plain[i], found.structured[i], tolerance, least)
-    ]
-    rest = [i for i in alive if i not in served]
-    plan = Plan(
-        structured=tuple(variables[i] for i in served),
-        jacobian=tuple(variables[i] for i in rest),
-        refused=tuple(variables[i] for i in rest if found.structured[i] is not None),
-        forward_mode=not found.loops,
-        vectorizes=not found.grouped,
-        outputs=found.f.shape[1],
-        shares=_shares(variables, served, rest, found),
-        footprint=found.footprint,
-    )
+    specs, theirs = described(x), spread_rows(x)
+    made = synthetic_rows(specs, network, seed=1)
+    finish_building(network, made if theirs is None else theirs)
+    probe = _traced(network, specs, method == "jacobian", outputs)
+    refusals.refuse_random(network, probe.needed())
+    trial = Trial(probe.function, probe.wanted(), probe.variables, seed=0)
+    tolerance = tolerance_of(walk(network))
+    tried = _Tried(probe, trial, tolerance)
+    more = synthetic_rows(specs, network, seed=2)
+    tried.add(network, made, more)
+    if theirs is not None:
+        tried.add(network, theirs, more)
+    if outputs == "sum" and probe.count_outputs > 1:
+        refusals.refuse_constant_sum(tried.summed, tried.mixed, tolerance)
+    why = {i: reason for i in probe.alive if (reason := tried.reason(i))}
+    plan = probe.plan(why, _footprint(probe, trial))
     if method != "jacobian":
-        _warn_of_fallback(plan)
+        warn_of_fallback(plan)
     return plan
 
 
-def _shares(
-    variables: list[keras.Variable], served: list[int], rest: list[int], found: _Found
-) -> tuple[PlannedShare, ...]:
-    """What each group costs, in the order in which the network meets them."""
-    ids = {id(variables[i]) for i in served}
-    planned = [
-        PlannedShare(tuple(kept), cost, fallback=False)
-        for group, cost in found.costs
-        if (kept := [v for v in group if id(v) in ids])
-    ]
-    for i in rest:
-        size = float(found.count * math.prod(variables[i].shape))
-        # Every output of every row goes back through the whole batch.
-        pair = found.count * found.footprint / tf.as_dtype(variables[i].dtype).size
-        cost = Cost("jacobian", 0.0, 2.0 * size, size, pair)
-        planned.append(PlannedShare((variables[i],), cost, fallback=True))
-    return tuple(planned)
+def finish_building(network: keras.Model, rows: Any) -> None:
+    """Make the variables that layers make at their first call."""
+    if all(layer.built for layer in walk(network)):
+        return
+    with tf.init_scope(), untouched(network):
+        network(keras.tree.map_structure(lambda t: t[:2], rows), training=False)
 
 
-def pick_rows(x: Any) -> Any:
-    """A few rows to verify a plan on: of `x`, or made up where `x` is symbolic."""
-    rng = np.random.default_rng(1)
-    if hasattr(x, "graph"):  # a symbolic tensor: only its shape and type are known
-        shape = (ROWS, *(4 if d is None else d for d in x.shape[1:]))
-        made = rng.normal(size=shape) if x.dtype.is_floating else np.zeros(shape)
-        return made.astype(x.dtype.as_numpy_dtype)
-    x = tf.convert_to_tensor(x)
-    count = int(x.shape[0])
-    picked = np.linspace(0, count - 1, max(2, min(ROWS, count))).astype(int)
-    return tf.gather(x, picked)
-
-
-class _Found:
-    """What one probe saw; all values are arrays at the perturbed weights."""
-
-    f: np.ndarray
-    alive: list[int]
-    loops: bool
-    grouped: bool
-    costs: list[tuple[list[keras.Variable], Cost]]
-    count: int
-    footprint: float
-    plain: list[np.ndarray | None]
-    summed: list[np.ndarray | None]
-    structured: list[np.ndarray | None]
+def _traced(network: keras.Model, specs: Any, plain: bool, outputs: str) -> _Probe:
+    """A traced probe, once more where the trace has made variables."""
+    while True:
+        probe = _Probe(network, plain, outputs)
+        with untouched(network):
+            probe.trace(specs)
+        if [id(v) for v in network.trainable_variables] == [id(v) for v in probe.variables]:
+            return probe
 
 
 class _Probe:
-    """One traced pass: outputs, plain gradients, structured gradients."""
+    """One trace: outputs, plain gradients, structured gradients, and the proof.
 
-    def __init__(
-        self,
-        network: keras.Model,
-        variables: list[keras.Variable],
-        plain_only: bool,
-        outputs: str,
-        rng: np.random.Generator,
-    ):
+    Attributes:
+        variables: The network's trainable variables.
+        function: What was traced.
+        alive: Numbers of the variables that the outputs depend on, by any road.
+        unproven: Why a variable is not a rule's, by its number, where that is known.
+        count: Number of outputs `C` whose gradients are features.
+        count_outputs: Number of outputs `c` of the network.
+        backward: Number of operations of the forward pass.
+    """
+
+    def __init__(self, network: keras.Model, plain_only: bool, outputs: str):
         self.network = network
-        self.variables = variables
-        self.plain_only = plain_only
-        self.outputs = outputs
-        self.rng = rng
+        self.variables = list(network.trainable_variables)
+        if not self.variables:
+            raise ValueError(
+                "`network` has no trainable variable, so its NTK is zero. Set "
+                "`trainable = True` on the layers that belong to the kernel. "
+                f"Received: network={network.name!r}"
+            )
+        self._ids = {id(v) for v in self.variables}
+        self._plain_only, self._outputs = plain_only, outputs
+        self._place = {id(v): i for i, v in enumerate(self.variables)}
 
-    def run(self, x: Any, values: list[tf.Tensor]) -> _Found:
-        self.moments_elsewhere = False
-        rows = int(keras.tree.flatten(x)[0].shape[0])
-        v = tf.constant(self.rng.normal(size=rows))
-        seen = trace_and_run(self._trace, x, values, v)
+    def trace(self, specs: Any) -> None:
+        """Trace for inputs of these shapes, and one number a row."""
+        kinds = {v.dtype for v in self.variables}
+        weights = tf.TensorSpec([None], "float64" if "float64" in kinds else "float32")
+        function = tf.function(self._trace, autograph=False)
+        self.function = function.get_concrete_function(specs, weights)
+
+    def _trace(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
+        self.unruled = outputs_of(self.network, x)
+        self.inputs = keras.tree.flatten(x)
+        roads = Roads(self.variables)
+        sources = [variable.value for variable in self.variables]
+        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            recorder = Recorder(tape, self._wanted)
+            self.f = f = run(self.network, x, recorder)
+            self.count_outputs = f.shape[1]
+            mix = tf.constant(np.random.default_rng(3).normal(size=(1, f.shape[1])))
+            total = tf.reduce_sum(f * tf.cast(mix, f.dtype))
+            each = tf.cast(v, f.dtype)[:, None]
+            weighted = tf.reduce_sum(f * tf.cast(mix, f.dtype) * each)
+            summed = tf.reduce_sum(f * each)
+        graph = tf.compat.v1.get_default_graph()
+        self.backward = len(graph.get_operations())
+        self._read(graph.as_graph_def(), roads.operations())
+        self.plain = _dense(tape.gradient(weighted, sources))
+        self.sums: dict[int, tf.Tensor] = {}
+        if self._outputs == "sum" and f.shape[1] > 1:
+            self.sums = _dense(tape.gradient(summed, sources))
+        self.alive = list(self.plain)
+        by_site = tape.gradient(total, [site.h for site in recorder.sites])
+        unproven = roads.unproven(recorder.sites, f, by_site)
+        self._structure(recorder, by_site, unproven, v)
+        self.results = self.parts + [
+            g for i, g in self.plain.items() if i not in self.structured
+        ]
+        return [f, self.unruled, *self.plain.values(), *self.structured.values()]
+
+    def _wanted(self, layer: keras.layers.Layer) -> bool:
+        return not self._plain_only and holds(layer, self._ids)
+
+    def _read(self, definition: Any, operations: list[tf.Operation]) -> None:
+        """What TensorFlow cannot do with such a graph, function bodies included."""
+        nodes = [n for f in definition.library.function for n in f.node_def]
+        kinds = {op.type for op in operations} | {node.op for node in nodes}
+        # Forward mode of a function would be kept in that function, too.
+        calls = any(kind.endswith("PartitionedCall") for kind in kinds)
+        self.loops = calls or any(kind in LOOPS for kind in kinds)
+        self.grouped = any(map(_is_grouped, operations)) or any(
+            "_XlaMustCompile" in n.attr and n.attr["_XlaMustCompile"].b for n in nodes
+        )
+        self.moments_elsewhere = any(
+            op.type == "StopGradient" and "moments" in op.name for op in operations
+        )
+
+    def _structure(
+        self,
+        recorder: Recorder,
+        by_site: list[tf.Tensor | None],
+        unproven: set[int],
+        v: tf.Tensor,
+    ) -> None:
+        """`Jᵀ v` by the rules, of the variables that are proven to be theirs."""
+        self.unproven = {self._place[key]: OTHER_ROAD for key in unproven}
+        self.ruled = {
+            self._place[id(u)]
+            for s in recorder.sites
+            for u in s.variables
+            if id(u) in self._place
+        }
+        known: dict[int, tf.Tensor] = {}
+        for site, gradient in zip(recorder.sites, by_site, strict=True):
+            if gradient is None:
+                continue
+            known[id(site.h)] = tf.expand_dims(gradient, axis=1)
+            if site.h.shape[0] is not None:  # rows are of unknown number
+                for variable in site.variables:
+                    self.unproven.setdefault(self._place[id(variable)], NO_ROWS)
+
+        def serves(variable: keras.Variable) -> bool:
+            place = self._place.get(id(variable))
+            return place is not None and place not in self.unproven
+
+        sites = [site for site in recorder.sites if id(site.h) in known]
+        self.heights = {
+            str(self._place[id(u)]): tf.shape(site.h)[0]
+            for site in sites
+            for u in site.variables
+            if serves(u)
+        }
+        self.count = 1 if self._outputs == "sum" else self.count_outputs
+        self.costs: list[tuple[list[keras.Variable], Cost]] = []
+        self.structured: dict[int, tf.Tensor] = {}
+        self.parts: list[tf.Tensor] = []
+        for variables, factor in shares(sites, known, serves, self.f.dtype):
+            self.costs.append((variables, factor.cost(self.count)))
+            self.parts.extend(factor.condensed().parts())
+            products = factor.vjp(tf.cast(v, self.f.dtype)[:, None])
+            for variable, product in zip(variables, products, strict=True):
+                place = self._place[id(variable)]
+                self.structured[place] = tf.reshape(product, variable.shape)
+
+    def needed(self) -> list[tf.Operation]:
+        """All operations that the outputs are made of."""
+        return list(memory.ancestors([self.f]))
+
+    def wanted(self) -> dict[str, tf.Tensor]:
+        """What a trial computes."""
+        kinds = {"plain": self.plain, "sum": self.sums, "rule": self.structured}
+        found = {"f": self.f, "unruled": self.unruled}
+        for kind, values in kinds.items():
+            found |= {f"{kind} {i}": t for i, t in values.items()}
+        return found | {f"rows {i}": t for i, t in self.heights.items()}
+
+    def tried_rule(self, place: int) -> bool:
+        """Whether the rule of a variable is the user's, which no test of ours has seen."""
+        layers = [
+            layer
+            for layer in walk(self.network)
+            if any(v is self.variables[place] for v in layer.trainable_variables)
+        ]
+        rules = [rule for layer in layers if (rule := rule_for(layer)) is not None]
+        return not all(map(is_own, rules))
+
+    def plan(self, why: dict[int, str], footprint: float) -> Plan:
+        """The plan in which the variables of `why` take the plain Jacobian."""
         if self.moments_elsewhere:
             warnings.warn(
                 f"{self.network.name!r} uses `tf.nn.moments` (or `keras.ops.moments`) "
@@ -164,142 +255,120 @@ class _Probe:
                 "`kk.kernels.register_rule`.",
                 stacklevel=2,
             )
-        found = _Found()
-        found.alive, found.loops, found.grouped = self.alive, self.loops, self.grouped
-        found.costs, found.count, found.footprint = self.costs, self.count, self.footprint
-        found.f = seen["f"].numpy()
-        for name in ("plain", "summed", "structured"):
-            by_index = {int(i): t.numpy() for i, t in seen[name].items()}
-            setattr(found, name, [by_index.get(i) for i in range(len(values))])
-        return found
-
-    def _trace(self, x: Any, values: list[tf.Tensor], v: tf.Tensor) -> dict[str, Any]:
-        mapping = list(zip(self.variables, values, strict=True))
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
-            tape.watch(values)
-            recorder = Recorder(tape, self._wanted)
-            with keras.StatelessScope(state_mapping=mapping), recording(recorder):
-                f = outputs_of(self.network, x)
-            weights = tf.constant(self.rng.normal(size=(1, f.shape[1])), f.dtype)
-            target = tf.reduce_sum(f * weights)
-            weighted = tf.reduce_sum(f * weights * tf.cast(v, f.dtype)[:, None])
-            summed = tf.reduce_sum(f * tf.cast(v, f.dtype)[:, None])
-        self.moments_elsewhere = _stops_mean(recorder.graph)
-        self.alive = self._reach_outputs(x)
-        self.loops = any(op.type in LOOPS for op in recorder.graph.get_operations())
-        self.grouped = any(_is_grouped(op) for op in recorder.graph.get_operations())
-        plain = tape.gradient(weighted, values)
-        sums = tape.gradient(summed, values)
-        backward_from = len(recorder.graph.get_operations())
-        structured = self._structured(recorder, tape, target, f, v)
-        unclaimed = [
-            tf.convert_to_tensor(g)
-            for i, g in enumerate(plain)
-            if g is not None and str(i) not in structured
-        ]
-        self.footprint = footprint(
-            recorder.graph.get_operations(),
-            keras.tree.flatten(x),
-            self.parts + unclaimed,
-            backward_from,
-            self.count,
-            f.shape[0],
+        if not self.alive:
+            raise ValueError(
+                "The outputs of `network` depend on none of its trainable variables. "
+                f"Received: network={self.network.name!r}"
+            )
+        served = [i for i in self.alive if i not in why]
+        rest = [i for i in self.alive if i in why]
+        return Plan(
+            structured=tuple(self.variables[i] for i in served),
+            jacobian=tuple(self.variables[i] for i in rest),
+            forward_mode=not self.loops,
+            vectorizes=not self.grouped,
+            outputs=self.count_outputs,
+            shares=self._shares(served, why, footprint),
+            footprint=footprint,
         )
-        return {
-            "f": f,
-            "plain": _without_none(plain),
-            "summed": _without_none(sums),
-            "structured": structured,
-        }
 
-    def _reach_outputs(self, x: Any) -> list[int]:
-        """Numbers of the variables that the outputs depend on, by any road.
-
-        Asked of the variables themselves: the perturbed values that stand in for them
-        are out of sight inside a custom gradient.
-        """
-        sources = [variable.value for variable in self.variables]
-        with tf.GradientTape() as tape:
-            f = outputs_of(self.network, x)
-        gradients = tape.gradient(f, sources)
-        return [i for i, g in enumerate(gradients) if g is not None]
-
-    def _wanted(self, layer: keras.layers.Layer) -> bool:
-        return not self.plain_only and bool(layer.trainable_variables)
-
-    def _structured(
-        self, recorder: Recorder, tape: tf.GradientTape, target: Any, f: Any, v: Any
-    ) -> dict[str, tf.Tensor]:
-        """`Jᵀ v` by the rules; a variable claimed by two layers is left out."""
-        index = {id(variable): i for i, variable in enumerate(self.variables)}
-        sites = recorder.sites
-        gradients = tape.gradient(target, [site.h for site in sites])
-        unreachable = {
-            id(variable)
-            for site, g in zip(sites, gradients, strict=True)
-            for variable in site.variables
-            # No gradient: inside a custom gradient. Other rows: an axis moved or folded.
-            if g is None or site.h.shape[0] != f.shape[0]
-        }
-        known = {
-            id(site.h): tf.expand_dims(g, axis=1)
-            for site, g in zip(sites, gradients, strict=True)
-            if g is not None
-        }
-
-        def serves(variable: keras.Variable) -> bool:
-            return id(variable) in index and id(variable) not in unreachable
-
-        found: dict[str, tf.Tensor] = {}
-        claimed: set[str] = set()
-        self.count = 1 if self.outputs == "sum" else f.shape[1]
-        self.costs, self.parts = [], []
-        for variables, factor in shares(sites, known, serves, f.dtype):
-            self.costs.append((variables, factor.cost(self.count)))
-            self.parts.extend(factor.condensed().parts())
-            parts = factor.vjp(tf.cast(v, f.dtype)[:, None])
-            for variable, part in zip(variables, parts, strict=True):
-                key = str(index[id(variable)])
-                if key in claimed:
-                    found.pop(key, None)
-                    continue
-                claimed.add(key)
-                found[key] = tf.reshape(part, variable.shape)
-        return found
+    def _shares(
+        self, served: list[int], why: dict[int, str], footprint: float
+    ) -> tuple[PlannedShare, ...]:
+        """What each group costs, in the order in which the network meets them."""
+        ids = {id(self.variables[i]) for i in served}
+        planned = [
+            PlannedShare(tuple(kept), cost, "")
+            for group, cost in self.costs
+            if (kept := [v for v in group if id(v) in ids])
+        ]
+        for i in (i for i in self.alive if i in why):
+            variable = self.variables[i]
+            numbers = float(self.count * math.prod(variable.shape))
+            # Every output of every row goes back through the whole batch.
+            pair = self.count * footprint / tf.as_dtype(variable.dtype).size
+            cost = Cost("jacobian", 0.0, 2.0 * numbers, numbers, pair)
+            planned.append(PlannedShare((variable,), cost, why[i]))
+        return tuple(planned)
 
 
-def _perturbed(variable: keras.Variable, rng: np.random.Generator) -> tf.Tensor:
-    value = np.asarray(variable.value, "float64")
-    fan_in = max(1, math.prod(variable.shape[:-1]))
-    scale = max(0.5 * float(np.sqrt(np.mean(value**2))), 0.1 / math.sqrt(fan_in))
-    noisy = value + scale * rng.normal(size=value.shape)
-    return tf.cast(tf.constant(noisy), variable.dtype)
+class _Tried:
+    """What trials say of a probe's rules."""
+
+    def __init__(self, probe: _Probe, trial: Trial, tolerance: float):
+        self._probe, self._trial, self._tolerance = probe, trial, tolerance
+        self._answers: dict[int, list[bool | None]] = {i: [] for i in probe.alive}
+        self._v = np.random.default_rng(4).normal(size=ROWS)
+        self.summed = self.mixed = 0.0
+
+    def _run(self, x: Any) -> dict[str, np.ndarray]:
+        return self._trial.run(x, self._v)
+
+    def add(self, network: keras.Model, x: Any, others: Any) -> None:
+        """Try on some rows; refuse rows that interact."""
+        try:
+            found = self._run(x)
+            refusals.refuse_wrong_rules(
+                network, found["unruled"], found["f"], self._tolerance
+            )
+            outputs: Callable[[Any], np.ndarray] = lambda rows: self._run(rows)["f"]  # noqa: E731
+            refusals.refuse_coupled(network, outputs, x, others, self._tolerance)
+            found = self._run(_only_finite(x, found["f"]))
+        except tf.errors.InvalidArgumentError:
+            return  # made-up rows that the network does not take tell nothing
+        probe = self._probe
+        plain = {i: found[f"plain {i}"] for i in probe.alive}
+        largest = max(map(size, plain.values()), default=0.0)
+        self.mixed = max(self.mixed, largest if np.isfinite(largest) else 0.0)
+        sums = [size(found[f"sum {i}"]) for i in probe.sums]
+        self.summed = max([self.summed, *(s for s in sums if np.isfinite(s))])
+        least = max(1e-3, self._tolerance) * largest
+        for i in probe.structured:
+            if i not in plain:
+                continue
+            rule = found[f"rule {i}"]
+            self._answers[i].append(agree(plain[i], rule, self._tolerance, least))
+            if found[f"rows {i}"] != ROWS:
+                probe.unproven[i] = NO_ROWS
+
+    def reason(self, place: int) -> str:
+        """Why a variable takes the plain Jacobian; nothing where it need not."""
+        probe, answers = self._probe, self._answers[place]
+        if place not in probe.ruled:
+            return NO_RULE
+        if place in probe.unproven:
+            return probe.unproven[place]
+        if place not in probe.structured or False in answers:
+            return WRONG_RULE
+        if True not in answers and probe.tried_rule(place):
+            return UNTRIED
+        return ""
 
 
-def _tolerance(network: keras.Model) -> float:
-    """Relative error that rounding may cause in one backward pass."""
-    return {"float64": 1e-9, "float32": 1e-3}.get(network.compute_dtype, 0.1)
+def _only_finite(x: Any, f: np.ndarray) -> Any:
+    """Rows whose outputs are numbers, in place of those whose are not."""
+    good = np.flatnonzero(np.all(np.isfinite(f), axis=1))
+    if len(good) in (0, len(f)):
+        return x
+    places = np.resize(good, len(f))
+    return keras.tree.map_structure(lambda t: tf.gather(t, places), x)
 
 
-def _agrees(plain: Any, structured: Any, tolerance: float, least: float) -> bool:
-    """Whether two gradients agree; those below `least` count as if of that size.
-
-    Some gradients are zero but for rounding: that of attention's key bias, say.
-    """
-    if plain is None or structured is None:
-        return False
-    error = _size(structured.astype("float64") - plain.astype("float64"))
-    return error <= tolerance * max(_size(plain), least)
-
-
-def _size(gradient: np.ndarray) -> float:
-    return float(np.max(np.abs(gradient.astype("float64")), initial=0.0))
+def _footprint(probe: _Probe, trial: Trial) -> float:
+    """Bytes a row that the forward and the backward pass hold."""
+    return memory.footprint(
+        trial.graph.get_operations(),
+        [trial.here(t) for t in probe.inputs],
+        [trial.here(t) for t in probe.results],
+        trial.begin + probe.backward,
+        probe.count,
+        ROWS,
+    )
 
 
-def _without_none(gradients: list[Any]) -> dict[str, tf.Tensor]:
-    return {
-        str(i): tf.convert_to_tensor(g) for i, g in enumerate(gradients) if g is not None
-    }
+def _dense(gradients: list[Any]) -> dict[int, tf.Tensor]:
+    """By number, those that there are; not as rows of a table."""
+    return {i: tf.convert_to_tensor(g) for i, g in enumerate(gradients) if g is not None}
 
 
 def _is_grouped(op: Any) -> bool:
@@ -317,26 +386,29 @@ def _is_grouped(op: Any) -> bool:
     return channels != op.inputs[1].shape[-2]
 
 
-def _stops_mean(graph: Any) -> bool:
-    """Whether `tf.nn.moments`, which stops the gradient of its mean, was traced."""
-    operations = graph.get_operations()
-    return any(op.type == "StopGradient" and "moments" in op.name for op in operations)
+REASONS = {
+    NO_RULE: "no layer rule serves them",
+    OTHER_ROAD: "they reach the outputs by another road than their layer's rule (tied "
+    "weights, control flow, a `tf.function`, a custom gradient)",
+    NO_ROWS: "rows are not the first axis where their layer is called",
+    WRONG_RULE: "their layer's rule does not give their gradients",
+    UNTRIED: "no made-up row has shown whether the rule that you registered is right",
+}
+"""What a plan's words for its fallbacks mean."""
 
 
-def _warn_of_fallback(plan: Plan) -> None:
-    if not plan.jacobian:
+def warn_of_fallback(plan: Plan) -> None:
+    """Announce what takes the plain Jacobian, and why."""
+    groups: dict[str, list[str]] = {}
+    for share in plan.shares:
+        if share.why:
+            groups.setdefault(share.why, []).extend(v.path for v in share.variables)
+    if not groups:
         return
-    names = ", ".join(v.path for v in plan.jacobian)
-    refused = {id(v) for v in plan.refused}
-    reason = (
-        "no layer rule serves them"
-        if not refused
-        else "no layer rule serves them, or they reach the outputs by another road "
-        "than their layer (tied weights, control flow)"
-    )
+    parts = [f"{', '.join(names)} ({REASONS[why]})" for why, names in groups.items()]
     warnings.warn(
-        "The NTK takes the plain Jacobian, exact but slow, for these variables, since "
-        f"{reason}: {names}. `kk.kernels.register_rule` teaches a layer; "
+        "The NTK takes the plain Jacobian, exact but slow, for these variables: "
+        f"{'; '.join(parts)}. `kk.kernels.register_rule` teaches a layer; "
         '`method="jacobian"` asks for the Jacobian without this warning.',
         stacklevel=2,
     )

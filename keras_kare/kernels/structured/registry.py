@@ -42,6 +42,11 @@ def registered() -> dict[type, LayerRule]:
     return dict(_RULES)
 
 
+def is_own(rule: LayerRule) -> bool:
+    """Whether a rule is one of this library's."""
+    return type(rule).__module__.startswith(__name__.rpartition(".")[0] + ".")
+
+
 def rule_for(layer: Any) -> LayerRule | None:
     """The layer rule that describes this instance, if any."""
     rule = _RULES.get(type(layer))

@@ -1,0 +1,129 @@
+"""Reading a traced network: by which roads its variables reach the outputs.
+
+A rule serves a variable `v` where every road from `v` to the outputs goes through an
+`h` that the rule watched for `v`. That is a question about the graph, and the graph
+answers it for all rows at once: one pass over the operations hands each variable's mark
+from inputs to outputs, and takes `v`'s mark off at each `h` that was watched for it. A
+mark that arrives at the outputs has found another road.
+
+The walk errs on one side only. A mark passes through everything but questions of shape:
+through branches that may never be taken, loops, nested functions, rounding and stopped
+gradients, so that a variable is never called served for want of looking.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_kare.kernels.structured.capture import Site, current_graph
+
+_OF_SHAPE = frozenset({"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"})
+"""Operations whose results do not depend on the values that they are given."""
+
+_OPAQUE = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
+"""Operations that run Python, which may read any variable."""
+
+
+class Roads:
+    """What was traced into the current graph since this was made.
+
+    Args:
+        variables: The variables to follow.
+    """
+
+    def __init__(self, variables: Sequence[keras.Variable]):
+        self.variables = list(variables)
+        self.graph = current_graph()
+        self._begin = 0 if self.graph is None else len(self.graph.get_operations())
+
+    def operations(self) -> list[tf.Operation]:
+        """Those that were traced since, in the order of their making."""
+        return list(self.graph.get_operations()[self._begin :])
+
+    def unproven(
+        self,
+        sites: Sequence[Site],
+        f: tf.Tensor,
+        gradients: Sequence[tf.Tensor | None],
+    ) -> set[int]:
+        """Identities of the variables that reach `f` by a road without a watched `h`.
+
+        Args:
+            sites: All that was watched, in this graph.
+            f: The network's outputs.
+            gradients: Of `f` by each site's `h`. Where there is none although `h` is on
+                a road to `f`, the road leads through a custom gradient, which may hand
+                gradients to variables directly.
+        """
+        if self.graph is None:
+            return set()
+        places = {id(v): i for i, v in enumerate(self.variables)}
+        first = len(self.variables)  # marks of sites come after those of variables
+        cuts: dict[Any, int] = {}
+        starts: dict[Any, int] = {}
+        claims = []
+        for number, site in enumerate(sites):
+            claimed = _union(1 << places[id(v)] for v in site.variables if id(v) in places)
+            claims.append(claimed)
+            key = site.h.ref()
+            cuts[key] = cuts.get(key, 0) | claimed
+            starts[key] = starts.get(key, 0) | 1 << (first + number)
+        marks = self._sources()
+        everything = (1 << first) - 1
+
+        def mark(t: tf.Tensor) -> int:
+            found = marks.get(t.op, 0)
+            if found or starts:
+                key = t.ref()
+                found = (found & ~cuts.get(key, 0)) | starts.get(key, 0)
+            return found
+
+        for op in self.operations():
+            if op.type in _OF_SHAPE or op in marks:
+                continue
+            found = _union(mark(t) for t in op.inputs)
+            if op.type in _OPAQUE:
+                found |= everything
+            if op.type == "StopGradient":  # of what was watched nothing comes back
+                found &= everything
+            if found:
+                marks[op] = found
+        arrived = mark(f)
+        other = arrived & everything
+        for number, (site, gradient) in enumerate(zip(sites, gradients, strict=True)):
+            # A use of the variable behind another use that was not watched.
+            other |= claims[number] & _union(mark(t) for t in site.inputs)
+            if gradient is None and arrived >> (first + number) & 1:
+                other |= claims[number]
+        return {id(v) for i, v in enumerate(self.variables) if other >> i & 1}
+
+    def _sources(self) -> dict[Any, int]:
+        """The marks of the placeholders by which variables enter this graph."""
+        handles = {id(v.value.handle): 1 << i for i, v in enumerate(self.variables)}
+        marks: dict[Any, int] = {}
+        for outer, inner in getattr(self.graph, "captures", ()):
+            mark = handles.get(id(_origin(outer)))
+            if mark is not None:
+                marks[inner.op] = mark
+        return marks
+
+
+def _union(marks: Iterable[int]) -> int:
+    found = 0
+    for mark in marks:
+        found |= mark
+    return found
+
+
+def _origin(tensor: Any) -> Any:
+    """What a tensor was before graphs around graphs captured it."""
+    while isinstance(graph := getattr(tensor, "graph", None), tf.Graph):
+        outer = next((a for a, b in getattr(graph, "captures", ()) if b is tensor), None)
+        if outer is None:
+            return tensor
+        tensor = outer
+    return tensor

@@ -1,0 +1,70 @@
+"""Rows that a plan is tried on: made up, so that no plan depends on a user's rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare.kernels.structured.untouched import walk
+
+ROWS = 16
+"""How many rows a plan is tried on at a time."""
+
+_SCALES = (0.1, 1.0, 1.0, 10.0)
+"""Sizes of the numbers in a row, in turn: gates that few rows open are met."""
+
+_FEW = 3
+"""Whole numbers below this stand for tokens of a network without a table."""
+
+
+_LENGTH = 4
+"""Positions that stand for a length that is not known yet."""
+
+
+def described(x: Any) -> Any:
+    """Shapes and types of inputs, for any number of rows; all other axes have a length."""
+
+    def spec(t: Any) -> tf.TensorSpec:
+        shape = [_LENGTH if d is None else d for d in t.shape[1:]]
+        return tf.TensorSpec([None, *shape], t.dtype)
+
+    return keras.tree.map_structure(spec, x)
+
+
+def synthetic_rows(specs: Any, network: keras.Model, seed: int) -> Any:
+    """`ROWS` rows for a network, all different, that depend on nothing but the seed.
+
+    Numbers are normal, of several sizes; whole numbers are entries of the network's
+    smallest table.
+    """
+    rng = np.random.default_rng(seed)
+    tables = [
+        layer.input_dim
+        for layer in walk(network)
+        if isinstance(layer, keras.layers.Embedding)
+    ]
+    most = min(tables, default=_FEW)
+
+    def rows(spec: tf.TensorSpec) -> tf.Tensor:
+        shape = (ROWS, *spec.shape[1:])
+        if spec.dtype.is_floating:
+            scale = np.resize(_SCALES, ROWS).reshape(-1, *[1] * (len(shape) - 1))
+            made: np.ndarray = scale * rng.normal(size=shape)
+        else:
+            made = rng.integers(0, 2 if spec.dtype == tf.bool else most, size=shape)
+        return tf.constant(made.astype(spec.dtype.as_numpy_dtype))
+
+    return keras.tree.map_structure(rows, specs)
+
+
+def spread_rows(x: Any) -> Any:
+    """`ROWS` of a user's rows, evenly spread; `None` where `x` is symbolic."""
+    parts = keras.tree.flatten(x)
+    if any(map(tf.is_symbolic_tensor, parts)):
+        return None
+    count = int(parts[0].shape[0])
+    picked = np.linspace(0, count - 1, ROWS).round().astype(int)
+    return keras.tree.map_structure(lambda t: tf.gather(t, picked), x)

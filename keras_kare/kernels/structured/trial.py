@@ -1,0 +1,127 @@
+"""A traced network at other weights: the numbers behind a plan's proof.
+
+The graph proves by which roads variables reach the outputs. That a rule's formula is
+right, and that rows do not interact, is tried: on made-up rows, at *perturbed* weights, so
+that zero initialisation hides nothing. The graph is copied for that, with variables of
+its own; the network's variables are not touched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare.kernels.structured.synthetic import ROWS
+
+
+class Trial:
+    """What a traced function computes for `ROWS` rows, at perturbed weights.
+
+    Args:
+        traced: A concrete function of inputs and of one number a row.
+        wanted: Tensors of its graph, by name.
+        variables: The network's trainable variables.
+        seed: Of the perturbation.
+
+    Attributes:
+        graph: The copy; all its shapes are known.
+    """
+
+    def __init__(
+        self,
+        traced: Any,
+        wanted: dict[str, tf.Tensor],
+        variables: Sequence[keras.Variable],
+        seed: int,
+    ):
+        rng = np.random.default_rng(seed)
+        self._scratch = {
+            id(v.value.handle): tf.Variable(perturbed(v, rng), trainable=False)
+            for v in variables
+        }
+        self._original, self._definition = traced.graph, traced.graph.as_graph_def()
+        self._wanted = wanted
+        specs = [
+            tf.TensorSpec([ROWS, *t.shape[1:]], t.dtype)
+            for t in self._original.inputs[: -len(self._original.captures) or None]
+        ]
+        copied = tf.function(self._copy, autograph=False)
+        self._function = copied.get_concrete_function(*specs)
+        self.graph = self._function.graph
+
+    def _copy(self, *inputs: tf.Tensor) -> list[tf.Tensor]:
+        here = tf.compat.v1.get_default_graph()
+        names = [t.name for t in self._original.inputs]
+        mapping = dict(zip(names, inputs, strict=False))
+        for outer, inner in self._original.captures:
+            own = self._scratch.get(id(outer))
+            mapping[inner.name] = here.capture(outer if own is None else own.handle)
+        self.begin = len(here.get_operations())
+        found: list[tf.Tensor] = tf.graph_util.import_graph_def(
+            self._definition,
+            input_map=mapping,
+            return_elements=[t.name for t in self._wanted.values()],
+            name="trial",
+        )
+        return found
+
+    def here(self, tensor: tf.Tensor) -> tf.Tensor:
+        """The copy of a tensor of the original graph."""
+        return self.graph.get_tensor_by_name(f"trial/{tensor.name}")
+
+    def run(self, x: Any, v: np.ndarray) -> dict[str, np.ndarray]:
+        """The wanted values, for rows `(ROWS, ...)` and one number a row."""
+        dtype = self._original.inputs[len(keras.tree.flatten(x))].dtype
+        found = self._function(*keras.tree.flatten(x), tf.constant(v, dtype))
+        return {
+            name: np.asarray(t, "float64")
+            for name, t in zip(self._wanted, found, strict=True)
+        }
+
+
+def perturbed(variable: keras.Variable, rng: np.random.Generator) -> tf.Tensor:
+    """A value beside the variable's, in which no entry is zero."""
+    value = np.asarray(variable.value, "float64")
+    fan_in = max(1, math.prod(variable.shape[:-1]))
+    scale = max(0.5 * float(np.sqrt(np.mean(value**2))), 0.1 / math.sqrt(fan_in))
+    noisy = value + scale * rng.normal(size=value.shape)
+    return tf.cast(tf.constant(noisy), variable.dtype)
+
+
+def tolerance_of(layers: Sequence[keras.layers.Layer]) -> float:
+    """Relative error that rounding may cause in one pass, by the least exact layer."""
+    kinds = {layer.compute_dtype for layer in layers}
+    kinds |= {str(v.dtype) for layer in layers for v in layer.trainable_variables}
+    if kinds & {"float16", "bfloat16"}:
+        return 0.1
+    return 1e-3 if "float32" in kinds else 1e-9
+
+
+def size(values: np.ndarray | None) -> float:
+    """The largest absolute value; 0 for none."""
+    return 0.0 if values is None else float(np.max(np.abs(values), initial=0.0))
+
+
+def agree(
+    plain: np.ndarray | None,
+    ruled: np.ndarray | None,
+    tolerance: float,
+    least: float,
+) -> bool | None:
+    """Whether two gradients agree; `None` where both are zero, which tells nothing.
+
+    Those below `least` count as if of that size: some gradients are zero but for
+    rounding, such as that of attention's key bias.
+    """
+    if plain is None or ruled is None:
+        return False
+    if not (np.all(np.isfinite(plain)) and np.all(np.isfinite(ruled))):
+        return None
+    if size(plain) == 0.0 and size(ruled) == 0.0:
+        return None
+    return size(ruled - plain) <= tolerance * max(size(plain), least)

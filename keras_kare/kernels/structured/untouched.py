@@ -1,0 +1,115 @@
+"""Running a user's network without leaving anything behind in it.
+
+A network that is traced for a kernel runs its user's Python: layers note losses, and may
+keep results, count calls, or fill the caches of a `tf.function`. Tensors of our graphs
+that stay in such places fail later, out of their graph, in the user's own calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+Function: Any = type(tf.function(lambda: None))
+"""The type of what `tf.function` returns."""
+
+_MANY = 10_000
+"""Containers of more items hold data, and are not searched for layers."""
+
+_ACTIVE = threading.local()
+
+
+def walk(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
+    """A layer and all layers that it holds, in attributes or in containers, once each."""
+    found: dict[int, keras.layers.Layer] = {}
+    waiting: list[Any] = [layer]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, keras.layers.Layer):
+            if id(item) not in found:
+                found[id(item)] = item
+                waiting.extend(reversed(list(vars(item).values())))
+        elif isinstance(item, dict | list | tuple | set) and len(item) <= _MANY:
+            parts = item.values() if isinstance(item, dict) else item
+            waiting.extend(reversed(list(parts)))
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def untouched(network: keras.layers.Layer) -> Iterator[keras.StatelessScope]:
+    """Put the attributes of a network and its layers back to what they were.
+
+    Variables that the network assigns in its call keep their values; the losses that it
+    adds are in the scope that this yields, and nowhere else. A network that makes
+    variables meanwhile is being built, and keeps what it has become. Inside another such
+    block this one does nothing.
+    """
+    outer = getattr(_ACTIVE, "scope", None)
+    if outer is not None:
+        yield outer
+        return
+    count = len(network.variables)
+    before = [(layer, _attributes(layer)) for layer in walk(network)]
+    try:
+        with keras.StatelessScope(collect_losses=True) as scope:
+            _ACTIVE.scope = scope
+            yield scope
+    finally:
+        _ACTIVE.scope = None
+        if len(network.variables) == count:
+            for layer, attributes in before:
+                _put_back(layer, attributes)
+
+
+def _attributes(layer: Any) -> dict[str, tuple[Any, Any]]:
+    """Each attribute, and, where it is a plain container, a copy of what is in it."""
+    return {
+        name: (value, value.copy() if isinstance(value, list | dict | set) else None)
+        for name, value in vars(layer).items()
+    }
+
+
+def _put_back(layer: Any, before: dict[str, tuple[Any, Any]]) -> None:
+    # By the dictionary: `__setattr__` of layers tracks what it is given.
+    now = vars(layer)
+    for name in [name for name in now if name not in before]:
+        del now[name]
+    for name, (value, copy) in before.items():
+        if now.get(name) is not value:
+            now[name] = value
+        if copy is not None and not _same(value, copy):
+            _refill(value, copy)
+
+
+def _same(value: Any, copy: Any) -> bool:
+    """Whether a container holds the same objects as its copy."""
+    if len(value) != len(copy):
+        return False
+    if isinstance(value, dict):
+        return all(k in value and value[k] is v for k, v in copy.items())
+    if isinstance(value, set):
+        return bool(value == copy)
+    return all(a is b for a, b in zip(value, copy, strict=True))
+
+
+def _refill(value: Any, copy: Any) -> None:
+    # By the plain container's methods: those of tracked containers track.
+    if isinstance(value, list):
+        list.__setitem__(value, slice(None), copy)
+        return
+    kind: Any = dict if isinstance(value, dict) else set
+    kind.clear(value)
+    kind.update(value, copy)
+
+
+def own_copy(function: Any) -> Any:
+    """A `tf.function` of the same Python function and settings, with an empty cache.
+
+    No public name gives the settings; `tests/test_package.py` fails clearly if this moves.
+    """
+    return function._clone(None)
