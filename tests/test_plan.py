@@ -68,7 +68,7 @@ class TestTable:
         head, *rows, total = text.splitlines()
         assert head.split() == ["variables", "path", "GFLOP", "held", "fallback"]
         assert len(rows) == 6
-        assert sum(row.endswith("yes") for row in rows) == 1
+        assert sum(row.endswith("no layer rule") for row in rows) == 1
         assert total.startswith("10 rows, all at once")
         tiled = str(self.plan(rng, rows=5000, memory_limit=10**9))
         assert "5000 rows, in tiles of" in tiled

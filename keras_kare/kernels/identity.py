@@ -120,7 +120,10 @@ def _connections(layer: Any, layers: list[Any]) -> str:
     """How a functional model connects its layers, with their places for names."""
     if not isinstance(layer, keras.Model) or "output_names" not in vars(layer):
         return ""
-    config = layer.get_config()
+    try:
+        config = layer.get_config()
+    except NotImplementedError:
+        return ""  # a layer that cannot be written down; attributes must do
     parts = {k: config.get(k) for k in ("layers", "input_layers", "output_layers")}
     nodes = [
         (part.get("name"), part.get("inbound_nodes"))

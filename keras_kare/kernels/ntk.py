@@ -17,9 +17,11 @@ from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.kernels.plan import KernelPlan, kernel_plan
 from keras_kare.kernels.recompute import Tiled
+from keras_kare.kernels.row_faults import check_outputs, check_values, shown_by
 from keras_kare.kernels.structured.features import FeatureMap, Plan
 from keras_kare.kernels.structured.probe import make_plan
-from keras_kare.kernels.structured.untouched import untouched
+from keras_kare.kernels.structured.trial import tolerance_of
+from keras_kare.kernels.structured.untouched import untouched, walk
 from keras_kare.kernels.work import (
     Runtime,
     Work,
@@ -292,6 +294,8 @@ class NTK(Kernel):
         self.check_shapes("x", x)
         self._check_weights()
         self._plan(x)
+        tolerance = tolerance_of(walk(self.network))
+        check_outputs(self._outputs, "x", x, tolerance)
         self._runtime.rows = rows or int(keras.tree.flatten(x)[0].shape[0])
         self.built = True
 
@@ -347,13 +351,19 @@ class NTK(Kernel):
         for name, x in zip(names, rows, strict=True):
             self.check_shapes(name, x)
         self._check_weights()
-        work = Work(self._runtime, self._feature_map(rows[0], dtype), self._limit())
-        if verb == "gram":
-            return work.gram(rows[0], out, self.fingerprint)
-        if verb == "cross":
-            return work.cross(rows[0], rows[1], out, self.fingerprint)
-        extra = keras.tree.map_structure(tf.convert_to_tensor, extra)
-        return getattr(work, verb)(rows[0], *extra)
+        work = self._work(rows[0], dtype)
+        if verb in ("gram", "cross"):
+            values = getattr(work, verb)(*rows, out, self.fingerprint)
+        else:
+            extra = keras.tree.map_structure(tf.convert_to_tensor, extra)
+            values = getattr(work, verb)(rows[0], *extra)
+        if verb != "vjp":
+            given = zip(names, rows, strict=True)
+            check_values(self._outputs, shown_by(verb, values), *given)
+        return values
+
+    def _outputs(self, x: Any) -> tf.Tensor:
+        return self._work(x, None).over_slices("network_outputs", x)
 
     def _inline(self, verb: str, rows: tuple[Any, ...], extra: Any, dtype: Any) -> Any:
         """In the graph that is being traced; in tiles where a batch would not fit."""

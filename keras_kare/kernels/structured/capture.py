@@ -37,12 +37,14 @@ class Site:
         variables: The variables that it is computed from.
         factor: Makes per-example gradients from gradients by `h`.
         inputs: The tensors that the layer was called with.
+        through: What else the variables enter by; see `Watch`.
     """
 
     h: tf.Tensor
     variables: tuple[keras.Variable, ...]
     factor: MakeFactor
     inputs: tuple[tf.Tensor, ...] = ()
+    through: Sequence[tf.Tensor] = ()
 
 
 class Recorder:
@@ -88,16 +90,20 @@ class Recorder:
         h: tf.Tensor,
         variables: Sequence[keras.Variable],
         factor: MakeFactor,
+        through: Sequence[tf.Tensor] = (),
     ) -> tf.Tensor:
         if self.tape is None:
             return h
         self.tape.watch(h)
-        self.sites.append(Site(h, tuple(variables), factor, inputs))
+        self.sites.append(Site(h, tuple(variables), factor, inputs, through))
         return h
 
 
 def _only_return(
-    h: tf.Tensor, variables: Sequence[keras.Variable], factor: MakeFactor
+    h: tf.Tensor,
+    variables: Sequence[keras.Variable],
+    factor: MakeFactor,
+    through: Sequence[tf.Tensor] = (),
 ) -> tf.Tensor:
     return h
 

@@ -108,6 +108,10 @@ class FeatureMap:
 
         return self._fold((x,), product)
 
+    def network_outputs(self, x: Any) -> tf.Tensor:
+        """The network's outputs, `(n, c)`."""
+        return run(self.network, x)
+
     def factors(self, x: Any) -> list[Factor]:
         """All shares of `x`, in the form in which rows meet most cheaply."""
         shares = self.shares(x)

@@ -1,8 +1,9 @@
 """Planning: which variables a structured path may serve, proven from the graph.
 
-The network is traced once, for any number of rows, with everything that a kernel needs of
-it. Of that graph it is *proven* which variables reach the outputs by their layers' rules
-alone (`roads.py`); the others go the way of the plain Jacobian. As a second line the
+The network is traced once, on symbolic rows, with everything that a kernel needs of it.
+Of that graph it is *proven* which variables reach the outputs by their layers' rules
+alone (`roads.py`); the others go the way of the plain Jacobian. (Each graph that computes
+kernel values is proven anew: the network may go other ways there.) As a second line the
 rules are *tried* (`trial.py`): on made-up rows, and on some of the caller's, structured
 gradients are compared with plain ones, and rows with the same rows among others. Nothing
 of that depends on the rows of the caller but what is refused.
@@ -14,7 +15,6 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -70,7 +70,7 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     if outputs == "sum" and probe.count_outputs > 1:
         refusals.refuse_constant_sum(tried.summed, tried.mixed, tolerance)
     why = {i: reason for i in probe.alive if (reason := tried.reason(i))}
-    plan = probe.plan(why, _footprint(probe, trial))
+    plan = probe.plan(why)
     if method != "jacobian":
         warn_of_fallback(plan)
     return plan
@@ -104,7 +104,7 @@ class _Probe:
         unproven: Why a variable is not a rule's, by its number, where that is known.
         count: Number of outputs `C` whose gradients are features.
         count_outputs: Number of outputs `c` of the network.
-        backward: Number of operations of the forward pass.
+        footprint: Bytes a row that the forward and the backward pass hold.
     """
 
     def __init__(self, network: keras.Model, plain_only: bool, outputs: str):
@@ -123,7 +123,7 @@ class _Probe:
     def trace(self, specs: Any) -> None:
         """Trace for inputs of these shapes, and one number a row."""
         kinds = {v.dtype for v in self.variables}
-        weights = tf.TensorSpec([None], "float64" if "float64" in kinds else "float32")
+        weights = tf.TensorSpec([ROWS], "float64" if "float64" in kinds else "float32")
         function = tf.function(self._trace, autograph=False)
         self.function = function.get_concrete_function(specs, weights)
 
@@ -143,7 +143,7 @@ class _Probe:
             weighted = tf.reduce_sum(f * tf.cast(mix, f.dtype) * each)
             summed = tf.reduce_sum(f * each)
         graph = tf.compat.v1.get_default_graph()
-        self.backward = len(graph.get_operations())
+        backward = len(graph.get_operations())
         self._read(graph.as_graph_def(), roads.operations())
         self.plain = _dense(tape.gradient(weighted, sources))
         self.sums: dict[int, tf.Tensor] = {}
@@ -153,9 +153,15 @@ class _Probe:
         by_site = tape.gradient(total, [site.h for site in recorder.sites])
         unproven = roads.unproven(recorder.sites, f, by_site)
         self._structure(recorder, by_site, unproven, v)
-        self.results = self.parts + [
-            g for i, g in self.plain.items() if i not in self.structured
-        ]
+        rest = [g for i, g in self.plain.items() if i not in self.structured]
+        self.footprint = memory.footprint(
+            graph.get_operations(),
+            self.inputs,
+            self.parts + rest,
+            backward,
+            self.count,
+            ROWS,
+        )
         return [f, self.unruled, *self.plain.values(), *self.structured.values()]
 
     def _wanted(self, layer: keras.layers.Layer) -> bool:
@@ -183,7 +189,7 @@ class _Probe:
         v: tf.Tensor,
     ) -> None:
         """`Jᵀ v` by the rules, of the variables that are proven to be theirs."""
-        self.unproven = {self._place[key]: OTHER_ROAD for key in unproven}
+        self.unproven: dict[int, str] = {}
         self.ruled = {
             self._place[id(u)]
             for s in recorder.sites
@@ -195,21 +201,19 @@ class _Probe:
             if gradient is None:
                 continue
             known[id(site.h)] = tf.expand_dims(gradient, axis=1)
-            if site.h.shape[0] is not None:  # rows are of unknown number
+            if site.h.shape[0] != ROWS:  # an axis moved, folded or divided
                 for variable in site.variables:
-                    self.unproven.setdefault(self._place[id(variable)], NO_ROWS)
+                    if id(variable) in self._place:
+                        self.unproven[self._place[id(variable)]] = NO_ROWS
+
+        for key in unproven:
+            self.unproven.setdefault(self._place[key], OTHER_ROAD)
 
         def serves(variable: keras.Variable) -> bool:
             place = self._place.get(id(variable))
             return place is not None and place not in self.unproven
 
         sites = [site for site in recorder.sites if id(site.h) in known]
-        self.heights = {
-            str(self._place[id(u)]): tf.shape(site.h)[0]
-            for site in sites
-            for u in site.variables
-            if serves(u)
-        }
         self.count = 1 if self._outputs == "sum" else self.count_outputs
         self.costs: list[tuple[list[keras.Variable], Cost]] = []
         self.structured: dict[int, tf.Tensor] = {}
@@ -232,7 +236,7 @@ class _Probe:
         found = {"f": self.f, "unruled": self.unruled}
         for kind, values in kinds.items():
             found |= {f"{kind} {i}": t for i, t in values.items()}
-        return found | {f"rows {i}": t for i, t in self.heights.items()}
+        return found
 
     def tried_rule(self, place: int) -> bool:
         """Whether the rule of a variable is the user's, which no test of ours has seen."""
@@ -244,7 +248,7 @@ class _Probe:
         rules = [rule for layer in layers if (rule := rule_for(layer)) is not None]
         return not all(map(is_own, rules))
 
-    def plan(self, why: dict[int, str], footprint: float) -> Plan:
+    def plan(self, why: dict[int, str]) -> Plan:
         """The plan in which the variables of `why` take the plain Jacobian."""
         if self.moments_elsewhere:
             warnings.warn(
@@ -268,13 +272,11 @@ class _Probe:
             forward_mode=not self.loops,
             vectorizes=not self.grouped,
             outputs=self.count_outputs,
-            shares=self._shares(served, why, footprint),
-            footprint=footprint,
+            shares=self._shares(served, why),
+            footprint=self.footprint,
         )
 
-    def _shares(
-        self, served: list[int], why: dict[int, str], footprint: float
-    ) -> tuple[PlannedShare, ...]:
+    def _shares(self, served: list[int], why: dict[int, str]) -> tuple[PlannedShare, ...]:
         """What each group costs, in the order in which the network meets them."""
         ids = {id(self.variables[i]) for i in served}
         planned = [
@@ -286,7 +288,7 @@ class _Probe:
             variable = self.variables[i]
             numbers = float(self.count * math.prod(variable.shape))
             # Every output of every row goes back through the whole batch.
-            pair = self.count * footprint / tf.as_dtype(variable.dtype).size
+            pair = self.count * self.footprint / tf.as_dtype(variable.dtype).size
             cost = Cost("jacobian", 0.0, 2.0 * numbers, numbers, pair)
             planned.append(PlannedShare((variable,), cost, why[i]))
         return tuple(planned)
@@ -304,6 +306,9 @@ class _Tried:
     def _run(self, x: Any) -> dict[str, np.ndarray]:
         return self._trial.run(x, self._v)
 
+    def _outputs(self, x: Any) -> np.ndarray:
+        return self._run(x)["f"]
+
     def add(self, network: keras.Model, x: Any, others: Any) -> None:
         """Try on some rows; refuse rows that interact."""
         try:
@@ -311,9 +316,11 @@ class _Tried:
             refusals.refuse_wrong_rules(
                 network, found["unruled"], found["f"], self._tolerance
             )
-            outputs: Callable[[Any], np.ndarray] = lambda rows: self._run(rows)["f"]  # noqa: E731
-            refusals.refuse_coupled(network, outputs, x, others, self._tolerance)
-            found = self._run(_only_finite(x, found["f"]))
+            refusals.refuse_coupled(
+                network, self._outputs, x, found["f"], others, self._tolerance
+            )
+            finite = _only_finite(x, found["f"])
+            found = found if finite is x else self._run(finite)
         except tf.errors.InvalidArgumentError:
             return  # made-up rows that the network does not take tell nothing
         probe = self._probe
@@ -328,8 +335,6 @@ class _Tried:
                 continue
             rule = found[f"rule {i}"]
             self._answers[i].append(agree(plain[i], rule, self._tolerance, least))
-            if found[f"rows {i}"] != ROWS:
-                probe.unproven[i] = NO_ROWS
 
     def reason(self, place: int) -> str:
         """Why a variable takes the plain Jacobian; nothing where it need not."""
@@ -352,18 +357,6 @@ def _only_finite(x: Any, f: np.ndarray) -> Any:
         return x
     places = np.resize(good, len(f))
     return keras.tree.map_structure(lambda t: tf.gather(t, places), x)
-
-
-def _footprint(probe: _Probe, trial: Trial) -> float:
-    """Bytes a row that the forward and the backward pass hold."""
-    return memory.footprint(
-        trial.graph.get_operations(),
-        [trial.here(t) for t in probe.inputs],
-        [trial.here(t) for t in probe.results],
-        trial.begin + probe.backward,
-        probe.count,
-        ROWS,
-    )
 
 
 def _dense(gradients: list[Any]) -> dict[int, tf.Tensor]:

@@ -159,6 +159,7 @@ class GRUCellRule(LayerRule):
         self, layer: keras.layers.Layer, watch: Watch, x: Any, h: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
         units, met = layer.units, [h, h]
+        through: list[tf.Tensor] = []
 
         def recurrent(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
             a = tf.cast(tf.stack(met, axis=1)[:, :, None], gradients.dtype)
@@ -168,15 +169,16 @@ class GRUCellRule(LayerRule):
         z = add_bias(keras.ops.matmul(x, layer.kernel), layer.bias)
         by_input = affine(layer.bias, x)
         z = watch(z, present(layer.kernel, layer.bias), by_input)
-        # What is added to `z` below has the same gradient as `z` itself.
-        z = watch(z, [layer.recurrent_kernel], recurrent)
+        z = watch(z, [layer.recurrent_kernel], recurrent, through)
         x_update, x_reset, x_new = tf.split(z, 3, axis=1)
         kernel = tf.convert_to_tensor(layer.recurrent_kernel)
         kernel = tf.cast(kernel, h.dtype)
-        h_update, h_reset = tf.split(tf.matmul(h, kernel[:, : 2 * units]), 2, axis=1)
+        through.append(tf.matmul(h, kernel[:, : 2 * units]))
+        h_update, h_reset = tf.split(through[0], 2, axis=1)
         reset = layer.recurrent_activation(x_reset + h_reset)
         met.append(reset * h)
-        candidate = layer.activation(x_new + tf.matmul(met[2], kernel[:, 2 * units :]))
+        through.append(tf.matmul(met[2], kernel[:, 2 * units :]))
+        candidate = layer.activation(x_new + through[1])
         return layer.recurrent_activation(x_update + h_update), candidate
 
 

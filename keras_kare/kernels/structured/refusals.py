@@ -62,6 +62,7 @@ def refuse_coupled(
     network: keras.Model,
     outputs: Callable[[Any], np.ndarray],
     x: Any,
+    f: np.ndarray,
     others: Any,
     tolerance: float,
 ) -> None:
@@ -70,22 +71,15 @@ def refuse_coupled(
     Args:
         network: The network, for the message.
         outputs: Its outputs for `ROWS` rows.
-        x: Rows that must keep their outputs.
+        x: Rows that must keep their outputs,
+        f: which are these, `(ROWS, c)`.
         others: Rows that are put beside them, in other places.
         tolerance: Relative error of rounding.
     """
-    half = ROWS // 2
-    f = outputs(x)
-    pairs = [
-        (
-            outputs(_joined(others, x, slice(half, None), slice(None, half)))[half:],
-            f[:half],
-        ),
-        (
-            outputs(_joined(x, others, slice(half, None), slice(None, half)))[:half],
-            f[half:],
-        ),
-    ]
+    cut = ROWS // 2
+    last = outputs(_joined(others, x, slice(cut, None), slice(None, cut)))
+    first = outputs(_joined(x, others, slice(cut, None), slice(None, cut)))
+    pairs = [(last[-cut:], f[:cut]), (first[:-cut], f[cut:])]
     scale = float(np.max(np.abs(f[np.isfinite(f)]), initial=0.0)) or 1.0
     for a, b in pairs:
         known = np.isfinite(a) & np.isfinite(b)

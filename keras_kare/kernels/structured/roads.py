@@ -69,8 +69,9 @@ class Roads:
         for number, site in enumerate(sites):
             claimed = _union(1 << places[id(v)] for v in site.variables if id(v) in places)
             claims.append(claimed)
+            for key in (site.h.ref(), *(t.ref() for t in site.through)):
+                cuts[key] = cuts.get(key, 0) | claimed
             key = site.h.ref()
-            cuts[key] = cuts.get(key, 0) | claimed
             starts[key] = starts.get(key, 0) | 1 << (first + number)
         marks = self._sources()
         everything = (1 << first) - 1
@@ -95,6 +96,8 @@ class Roads:
         arrived = mark(f)
         other = arrived & everything
         for number, (site, gradient) in enumerate(zip(sites, gradients, strict=True)):
+            if site.h.shape[0] != f.shape[0]:  # its rows are not the network's
+                other |= claims[number]
             # A use of the variable behind another use that was not watched.
             other |= claims[number] & _union(mark(t) for t in site.inputs)
             if gradient is None and arrived >> (first + number) & 1:

@@ -24,7 +24,11 @@ class Watch(Protocol):
     """What `LayerRule.call` is given to show an intermediate result."""
 
     def __call__(
-        self, h: tf.Tensor, variables: Sequence[keras.Variable], factor: MakeFactor
+        self,
+        h: tf.Tensor,
+        variables: Sequence[keras.Variable],
+        factor: MakeFactor,
+        through: Sequence[tf.Tensor] = (),
     ) -> tf.Tensor:
         """Watch `h`, which depends on `variables` directly, and return it.
 
@@ -33,6 +37,9 @@ class Watch(Protocol):
                 on the variables. It may be watched again for other variables.
             variables: The variables that `h` is computed from.
             factor: Makes per-example gradients from gradients by `h`.
+            through: Other results that the variables enter by, where these are added to
+                `h`, or to parts of it, later: their gradients are those of `h`. A list
+                may be filled after the call.
         """
 
 
@@ -45,9 +52,9 @@ class LayerRule(abc.ABC):
     outputs by `h` into per-example gradients by the variables.
 
     A rule is chosen by the layer's exact type: a subclass may compute something
-    else, and needs a rule of its own. Each use is verified once, against a plain
-    gradient at perturbed weights; a rule that does not hold for a variable is not
-    used for it.
+    else, and needs a rule of its own. A variable is served by rules only where the
+    traced graph proves that it reaches the outputs through watched results alone, and
+    where its gradients agree with plain ones on made-up rows at perturbed weights.
 
     Example:
 

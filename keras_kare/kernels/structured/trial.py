@@ -16,8 +16,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare.kernels.structured.synthetic import ROWS
-
 
 class Trial:
     """What a traced function computes for `ROWS` rows, at perturbed weights.
@@ -27,9 +25,6 @@ class Trial:
         wanted: Tensors of its graph, by name.
         variables: The network's trainable variables.
         seed: Of the perturbation.
-
-    Attributes:
-        graph: The copy; all its shapes are known.
     """
 
     def __init__(
@@ -46,13 +41,10 @@ class Trial:
         }
         self._original, self._definition = traced.graph, traced.graph.as_graph_def()
         self._wanted = wanted
-        specs = [
-            tf.TensorSpec([ROWS, *t.shape[1:]], t.dtype)
-            for t in self._original.inputs[: -len(self._original.captures) or None]
-        ]
+        given = self._original.inputs[: -len(self._original.captures) or None]
+        specs = [tf.TensorSpec(t.shape, t.dtype) for t in given]
         copied = tf.function(self._copy, autograph=False)
         self._function = copied.get_concrete_function(*specs)
-        self.graph = self._function.graph
 
     def _copy(self, *inputs: tf.Tensor) -> list[tf.Tensor]:
         here = tf.compat.v1.get_default_graph()
@@ -61,7 +53,6 @@ class Trial:
         for outer, inner in self._original.captures:
             own = self._scratch.get(id(outer))
             mapping[inner.name] = here.capture(outer if own is None else own.handle)
-        self.begin = len(here.get_operations())
         found: list[tf.Tensor] = tf.graph_util.import_graph_def(
             self._definition,
             input_map=mapping,
@@ -69,10 +60,6 @@ class Trial:
             name="trial",
         )
         return found
-
-    def here(self, tensor: tf.Tensor) -> tf.Tensor:
-        """The copy of a tensor of the original graph."""
-        return self.graph.get_tensor_by_name(f"trial/{tensor.name}")
 
     def run(self, x: Any, v: np.ndarray) -> dict[str, np.ndarray]:
         """The wanted values, for rows `(ROWS, ...)` and one number a row."""

@@ -110,6 +110,9 @@ def _refill(value: Any, copy: Any) -> None:
 def own_copy(function: Any) -> Any:
     """A `tf.function` of the same Python function and settings, with an empty cache.
 
-    No public name gives the settings; `tests/test_package.py` fails clearly if this moves.
+    No public name gives the settings, nor silences the advice not to trace anew;
+    `tests/test_package.py` fails clearly if these move.
     """
-    return function._clone(None)
+    copy = function._clone(None)
+    copy._omit_frequent_tracing_warning = True
+    return copy
