@@ -401,11 +401,20 @@ def test_regularisers_are_added(rng):
     np.testing.assert_allclose(moved[1][1] - moved[0][1], added, rtol=1e-4)
 
 
-def test_activity_regularisers_are_refused(rng):
+def test_activity_regularisers_are_added(rng):
     x, y = rows(rng, dtype="float32")
-    model = model_of(network(activity_regularizer="l2"), kk.losses.FullKARE())
-    with pytest.raises(ValueError, match="activity regularisers"):
-        model.fit(x, y, epochs=1, verbose=0)
+    net = network(activity_regularizer=keras.regularizers.L2(3.0))
+    plain = network()
+    plain.set_weights(net.get_weights())
+    net(x)
+    added = float(sum(net.losses))
+    losses = [
+        model_of(n, kk.losses.FullKARE(ridge=0.01), keras.optimizers.SGD(1e-9))
+        .fit(x, y, epochs=1, verbose=0)
+        .history["loss"][0]
+        for n in (plain, net)
+    ]
+    np.testing.assert_allclose(losses[1] - losses[0], added, rtol=1e-3)
 
 
 def test_weights_of_rows_are_refused_in_training(rng):

@@ -95,7 +95,8 @@ def architecture(network: keras.layers.Layer) -> str:
         if not kind.__module__.startswith("keras."):
             digest.update(_of_code(kind.call).encode())
         for name, value in sorted(vars(layer).items()):
-            if _matters(name):
+            # Keras adds some when it loads a layer, as false as if they were not there.
+            if _matters(name) and value is not None and value is not False:
                 digest.update(f"{name}={_of_value(value)};".encode())
         digest.update(_connections(layer, layers).encode())
     return digest.hexdigest()

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
-from keras_kare.kernels import memory
+from keras_kare.kernels import adapters, memory
 from keras_kare.kernels.identity import Identity
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
@@ -124,6 +124,7 @@ class NTK(Kernel):
         self.memory_limit = memory_limit
         self.has_features = outputs != "full"
         self._runtime = Runtime()
+        self._adapted: dict[str, np.ndarray] = {}
 
     def build(self, input_shape: Any) -> None:
         if not self.network.built:
@@ -418,8 +419,27 @@ class NTK(Kernel):
         return tuple(id(v) for v in self.network.trainable_variables)
 
     def _check_weights(self) -> None:
+        self._finish_loading()
         for variable in self.network.weights:
             _validation.check_finite_weight(variable)
+
+    def save_own_variables(self, store: Any) -> None:
+        super().save_own_variables(store)
+        adapters.save(self.network, store)
+
+    def load_own_variables(self, store: Any) -> None:
+        # The network's own come after; see `weights_fingerprint`.
+        self._adapted = adapters.load(store)
+
+    def weights_fingerprint(self) -> str:
+        self._finish_loading()
+        return super().weights_fingerprint()
+
+    def _finish_loading(self) -> None:
+        """Put back what Keras merges when it saves layers with LoRA."""
+        saved, self._adapted = self._adapted, {}
+        if saved:
+            adapters.restore(self.network, saved)
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()

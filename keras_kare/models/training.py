@@ -12,6 +12,8 @@ from keras_kare import losses
 from keras_kare import metrics as metrics_module
 from keras_kare.kernels import Kernel
 from keras_kare.kernels.recompute import attach
+from keras_kare.kernels.structured.capture import run
+from keras_kare.kernels.structured.untouched import untouched
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import rehearsal
@@ -110,8 +112,10 @@ class KARETrainer(keras.Model):
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         given = () if weights is None else (weights,)
         with tf.GradientTape() as tape:
-            y, loss, predictions = self._evaluate(tape, x, y, given)
-            if extras := self._network_losses():
+            # What the network notes while it is traced belongs to this graph alone.
+            with untouched(getattr(self.kernel, "network", self.kernel)) as scope:
+                y, loss, predictions = self._evaluate(tape, x, y, given)
+            if extras := self._network_losses(x, scope.losses):
                 loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in extras])
             scaled = self.optimizer.scale_loss(loss)
         variables = self.trainable_variables
@@ -159,16 +163,19 @@ class KARETrainer(keras.Model):
         )
         return y, loss, tf.constant(predictions, y.dtype)
 
-    def _network_losses(self) -> list[tf.Tensor]:
-        """Regularisers and activity regularisers of the network."""
+    def _network_losses(self, x: Any, noted: list[Any]) -> list[tf.Tensor]:
+        """What layers have noted (activity regularisers), and regularisers of weights."""
         graph = tf.compat.v1.get_default_graph()
-        extras = [tf.convert_to_tensor(extra) for extra in self.losses]
-        if any(hasattr(extra, "graph") and extra.graph is not graph for extra in extras):
-            raise ValueError(
-                "The network has activity regularisers, and a batch goes in tiles since "
-                "it does not fit in the kernel's `memory_limit`. Use smaller batches, "
-                "raise `memory_limit`, or remove the regularisers."
-            )
+        if any(getattr(extra, "graph", graph) is not graph for extra in noted):
+            # In tiles, and by losses that form no Gram matrix, rows are seen elsewhere.
+            network: Any = self.kernel.network
+            with untouched(network) as scope:
+                run(network, x)
+            noted = scope.losses
+        extras = [tf.convert_to_tensor(extra) for extra in noted]
+        for variable in self.trainable_variables:
+            if (regularizer := getattr(variable, "regularizer", None)) is not None:
+                extras.append(tf.convert_to_tensor(regularizer(variable)))
         return extras
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
