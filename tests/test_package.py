@@ -18,6 +18,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kare as kk
+from keras_kare.kernels.structured.untouched import own_copy
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -170,6 +171,17 @@ def test_the_private_name_that_training_needs():
     assert isinstance(model._loss_tracker, keras.metrics.Mean), (
         "Keras moved its loss tracker"
     )
+
+
+def test_settings_of_functions_are_where_we_think():
+    """`untouched.own_copy` copies a `tf.function` with its settings, but not its cache."""
+    function = tf.function(lambda x: x + 1.0, autograph=False, jit_compile=True)
+    function(tf.constant(1.0))
+    copy = own_copy(function)
+    assert copy.experimental_get_tracing_count() == 0, "TensorFlow moved `_clone`"
+    assert copy.python_function is function.python_function
+    assert (copy._autograph, copy._jit_compile) == (False, True)
+    assert copy._omit_frequent_tracing_warning is True
 
 
 def test_rooms_import_downwards():

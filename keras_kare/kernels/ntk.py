@@ -54,8 +54,10 @@ class NTK(Kernel):
             `"jacobian"`: the plain definition, `tf.GradientTape.jacobian` and a
             product, one variable at a time. Slow; certain.
             `"structured"`: from each layer's inputs and output gradients; no array
-            of `n` times the number of variables. Variables that no layer rule
-            serves, or whose use elsewhere was detected, take the plain Jacobian.
+            of `n` times the number of variables. A variable is served by a layer rule
+            only where the traced graph proves that every road from it to the outputs
+            goes through the rule; all others take the plain Jacobian, announced by a
+            warning (`plan` says why).
             `"auto"`: whichever is cheaper, today always `"structured"`. What it
             chose inside each layer's rule, and why, `plan` tells.
             Defaults to `"auto"`.
@@ -71,9 +73,9 @@ class NTK(Kernel):
             network has no trainable variable, rows that interact, random outputs,
             or constant summed outputs with `outputs="sum"`.
 
-    What a layer computes is read when a kernel first meets it, as by a `tf.function`:
-    make a new kernel after changing a layer's attributes. Weights, and which of them
-    train, are read at each call.
+    Weights, which of them train, and the attributes of layers are looked at in each call:
+    after a change the network is traced again. (What changes inside an array or an object
+    that a layer holds is not seen: give the layer a new one.)
 
     Example:
 

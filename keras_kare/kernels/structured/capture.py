@@ -128,6 +128,22 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
             _ACTIVE.recorder = outer
 
 
+class Unruled(Recorder):
+    """Lets every layer run its own `call`."""
+
+    def __init__(self) -> None:
+        super().__init__(None, lambda layer: False)
+
+    def call(
+        self,
+        layer: keras.layers.Layer,
+        original: Callable[..., Any],
+        args: Any,
+        kwargs: Any,
+    ) -> Any:
+        return original(layer, *args, **kwargs)
+
+
 def run(network: keras.Model, x: Any, recorder: Recorder | None = None) -> tf.Tensor:
     """The network's outputs, `(n, c)`, its layers shown to `recorder`.
 

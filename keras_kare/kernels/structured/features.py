@@ -357,6 +357,7 @@ class _Traced:
         found = output_gradients(tape, total, recorder.sites, plan.vectorizes)
         gradients = [found.get(id(site.h)) for site in recorder.sites]
         unproven = roads.unproven(recorder.sites, f, gradients)
+        unproven |= split_between(recorder.sites, ids)
         sites = [s for s in recorder.sites if id(s.h) in found]
         self.structured = list(shares(sites, found, lambda v: id(v) in ids, features.inner))
         return [v for v in served if id(v) in unproven]
@@ -371,6 +372,19 @@ class _Traced:
 def holds(layer: keras.layers.Layer, ids: Collection[int]) -> bool:
     """Whether a layer has one of these trainable variables."""
     return any(id(v) in ids for v in layer.trainable_variables)
+
+
+def split_between(sites: list[Site], ids: Collection[int]) -> set[int]:
+    """Variables that were watched in several groups, whose shares cannot be joined.
+
+    Two layers may have the same kernel, and each a bias of its own.
+    """
+    groups: dict[int, tuple[int, ...]] = {}
+    split = set()
+    for site in sites:
+        group = tuple(id(v) for v in site.variables if id(v) in ids)
+        split |= {key for key in group if groups.setdefault(key, group) != group}
+    return split
 
 
 def warn_of_other_ways(refused: list[keras.Variable]) -> None:

@@ -23,10 +23,15 @@ import tensorflow as tf
 
 from keras_kare.kernels import memory
 from keras_kare.kernels.factors import Cost
-from keras_kare.kernels.jacobian import outputs_of
 from keras_kare.kernels.structured import refusals
-from keras_kare.kernels.structured.capture import Recorder, run
-from keras_kare.kernels.structured.features import Plan, PlannedShare, holds, shares
+from keras_kare.kernels.structured.capture import Recorder, Unruled, run
+from keras_kare.kernels.structured.features import (
+    Plan,
+    PlannedShare,
+    holds,
+    shares,
+    split_between,
+)
 from keras_kare.kernels.structured.registry import is_own, rule_for
 from keras_kare.kernels.structured.roads import Roads
 from keras_kare.kernels.structured.synthetic import (
@@ -128,7 +133,7 @@ class _Probe:
         self.function = function.get_concrete_function(specs, weights)
 
     def _trace(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
-        self.unruled = outputs_of(self.network, x)
+        self.unruled = run(self.network, x, Unruled())
         self.inputs = keras.tree.flatten(x)
         roads = Roads(self.variables)
         sources = [variable.value for variable in self.variables]
@@ -206,7 +211,7 @@ class _Probe:
                     if id(variable) in self._place:
                         self.unproven[self._place[id(variable)]] = NO_ROWS
 
-        for key in unproven:
+        for key in unproven | split_between(recorder.sites, self._ids):
             self.unproven.setdefault(self._place[key], OTHER_ROAD)
 
         def serves(variable: keras.Variable) -> bool:
