@@ -18,7 +18,8 @@ from keras_kare.kernels.operator import KernelOperator
 from keras_kare.kernels.plan import KernelPlan, kernel_plan
 from keras_kare.kernels.recompute import Tiled
 from keras_kare.kernels.row_faults import check_outputs, check_values, shown_by
-from keras_kare.kernels.structured.features import FeatureMap, Plan
+from keras_kare.kernels.structured.features import FeatureMap
+from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.probe import make_plan
 from keras_kare.kernels.structured.trial import tolerance_of
 from keras_kare.kernels.structured.untouched import untouched, walk
@@ -298,7 +299,7 @@ class NTK(Kernel):
         self._check_weights()
         self._plan(x)
         tolerance = tolerance_of(walk(self.network))
-        check_outputs(self._outputs, "x", x, tolerance)
+        check_outputs(self._outputs, self.network.name, x, tolerance)
         self._runtime.rows = rows or int(keras.tree.flatten(x)[0].shape[0])
         self.built = True
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from keras_kare.kernels.memory import in_words
-from keras_kare.kernels.structured.features import Plan
+from keras_kare.kernels.structured.plan import Plan
 
 LARGEST_TILE = 1024
 """Most rows of a tile: larger ones compute no faster, and leave the caches."""

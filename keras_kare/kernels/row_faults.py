@@ -15,17 +15,17 @@ Outputs = Callable[[Any], Any]
 """A network's outputs, `(n, c)`, of inputs of `n` rows."""
 
 
-def check_outputs(outputs: Outputs, name: str, x: Any, tolerance: float) -> None:
+def check_outputs(outputs: Outputs, network: str, x: Any, tolerance: float) -> None:
     """Refuse rows without outputs, and rows that interact, of all that there are.
 
     Args:
         outputs: The network.
-        name: Of the argument `x`.
+        network: Its name.
         x: Rows, `(n, ...)`.
         tolerance: Relative error of rounding in one pass.
     """
     f = np.asarray(outputs(x), "float64")
-    refuse_rows(name, f)
+    refuse_rows("x", f)
     cut = (len(f) + 1) // 2
     halves = [
         keras.tree.map_structure(lambda t, s=s: t[s], x)
@@ -36,7 +36,7 @@ def check_outputs(outputs: Outputs, name: str, x: Any, tolerance: float) -> None
     apart = np.concatenate([np.asarray(outputs(half), "float64") for half in halves])
     together = np.concatenate([f[cut:], f[:cut]])
     if np.max(np.abs(apart - together)) > 0.1 * tolerance * np.max(np.abs(f)):
-        raise ValueError(COUPLED.format(name="of the kernel"))
+        raise ValueError(COUPLED.format(name=network))
 
 
 def refuse_rows(name: str, f: Any) -> None:

@@ -15,7 +15,8 @@ from keras_kare.kernels.memory import in_words
 from keras_kare.kernels.operator import CHUNK
 from keras_kare.kernels.plan import Sizes
 from keras_kare.kernels.recompute import Tiled, attach
-from keras_kare.kernels.structured.features import FeatureMap, Plan
+from keras_kare.kernels.structured.features import FeatureMap
+from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.untouched import untouched
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_kare.kernels.jacobian import outputs_of
 from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.structured.capture import run
+from keras_kare.kernels.structured.untouched import untouched
 from keras_kare.solvers import Prepared, Solution, System
 from keras_kare.solvers.stream import slices
 
@@ -57,7 +58,8 @@ def network_outputs(kernel: Kernel, x: Any) -> tf.Tensor:
             "`residual=True` corrects a network, and this kernel has none. Received: "
             f"kernel of type {type(kernel).__name__}"
         )
-    return outputs_of(network, x)
+    with untouched(network):
+        return run(network, x)
 
 
 def chunks(x: Any) -> Iterator[Any]:

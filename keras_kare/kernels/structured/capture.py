@@ -168,12 +168,11 @@ def _replacement(layer_type: Any) -> Callable[..., Any]:
 
 
 def _in_a_copy(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Calls a copy of a `tf.function` that is met while a network is traced."""
+    """Calls a copy of a `tf.function` that is met while a network runs for us."""
 
     @functools.wraps(original)
     def call(function: Any, *args: Any, **kwargs: Any) -> Any:
-        recorder = getattr(_ACTIVE, "recorder", None)
-        if recorder is None or tf.executing_eagerly():
+        if getattr(_ACTIVE, "recorder", None) is None:
             return original(function, *args, **kwargs)
         return original(own_copy(function), *args, **kwargs)
 

@@ -3,70 +3,17 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare.kernels.factors import Cost, Factor, cross_of, gram_of
-from keras_kare.kernels.jacobian import jacobian_factor, jacobians
-from keras_kare.kernels.structured.capture import Recorder, Site, run
-from keras_kare.kernels.structured.roads import Roads
-
-
-@dataclass(frozen=True)
-class PlannedShare:
-    """What one group of variables will cost.
-
-    Attributes:
-        variables: The group.
-        cost: Counted from shapes.
-        why: Why it takes the plain Jacobian, in a word or two; empty where it does not.
-    """
-
-    variables: tuple[keras.Variable, ...]
-    cost: Cost
-    why: str
-
-
-@dataclass(frozen=True, eq=False)
-class Plan:
-    """Which variables go which road.
-
-    Attributes:
-        structured: Variables whose share comes from their layer's rule.
-        jacobian: Variables whose share comes from the plain Jacobian.
-        forward_mode: Whether TensorFlow can differentiate the network forwards, which
-            it cannot through loops.
-        vectorizes: Whether TensorFlow can compute the plain Jacobian of all rows at
-            once (`pfor`), which it cannot through grouped convolutions on a CPU.
-        outputs: Number of outputs of the network.
-        shares: What each group of variables costs.
-        footprint: Bytes that the forward and the backward pass hold, a row.
-    """
-
-    structured: tuple[keras.Variable, ...]
-    jacobian: tuple[keras.Variable, ...]
-    forward_mode: bool = True
-    vectorizes: bool = True
-    outputs: int = 1
-    shares: tuple[PlannedShare, ...] = ()
-    footprint: float = 0.0
-    _ids: frozenset[int] = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_ids", frozenset(id(v) for v in self.structured))
-
-    def wanted(self, layer: keras.layers.Layer) -> bool:
-        """Whether the layer holds a structured variable."""
-        return holds(layer, self._ids)
-
-
-Share = tuple[list[keras.Variable], Factor]
+from keras_kare.kernels.factors import Factor, cross_of, gram_of
+from keras_kare.kernels.structured.capture import Recorder, run
+from keras_kare.kernels.structured.plan import Plan
+from keras_kare.kernels.structured.traced import Share, Traced, warn_of_other_ways
 
 
 class FeatureMap:
@@ -279,15 +226,18 @@ class FeatureMap:
             total = part if total is None else total + part
         return total
 
-    def _traced(self, inputs: tuple[Any, ...]) -> list[_Traced]:
+    def _traced(self, inputs: tuple[Any, ...]) -> list[Traced]:
         """Passes over each of the inputs, in which each variable goes the same road."""
         refused: list[keras.Variable] = []
         while True:
             known = len(refused)
-            traced = [_Traced(self, x, refused) for x in inputs]
+            traced = [self._one().trace(x, refused) for x in inputs]
             if len(refused) == known or len(inputs) == 1:
                 warn_of_other_ways(refused)
                 return traced
+
+    def _one(self) -> Traced:
+        return Traced(self.network, self.plan, self.cotangents, self.inner, self.dtype)
 
     def _one_direction(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
         variables = self.network.trainable_variables
@@ -322,129 +272,3 @@ class FeatureMap:
             pairs = zip(products, tangents, strict=True)
             total = tf.add_n([tf.reduce_sum(p * t) for p, t in pairs if p is not None])
         return outer.gradient(total, u)
-
-
-class _Traced:
-    """One forward pass of the network on some rows, and what comes back from it.
-
-    That each variable of a rule reaches the outputs by that rule alone is proven of this
-    very graph. Where it is not, as where the network goes other ways for these shapes
-    than when it was planned, the variable takes the plain Jacobian.
-    """
-
-    def __init__(self, features: FeatureMap, x: Any, refused: list[keras.Variable]):
-        """Trace; adds to `refused` the variables whose rules do not hold here."""
-        self._features = features
-        while unproven := self._trace(x, refused):
-            refused.extend(unproven)
-        self.by_jacobian = [*features.plan.jacobian, *refused]
-
-    def _trace(self, x: Any, refused: list[keras.Variable]) -> list[keras.Variable]:
-        """Returns the variables that turn out to have other roads than their rules."""
-        features, plan = self._features, self._features.plan
-        served = [v for v in plan.structured if all(v is not r for r in refused)]
-        ids = {id(v) for v in served}
-        roads = Roads(served)
-        tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
-        with tape:
-            tape.watch([v.value for v in (*plan.jacobian, *refused)])
-            recorder = Recorder(tape, lambda layer: holds(layer, ids))
-            f = run(features.network, x, recorder)
-            cotangents = tf.constant(features.cotangents(f.shape[1]), f.dtype)
-            self._targets = tf.matmul(f, cotangents, transpose_b=True)
-            total = tf.reduce_sum(self._targets, axis=0)
-        self._tape = tape
-        found = output_gradients(tape, total, recorder.sites, plan.vectorizes)
-        gradients = [found.get(id(site.h)) for site in recorder.sites]
-        unproven = roads.unproven(recorder.sites, f, gradients)
-        unproven |= split_between(recorder.sites, ids)
-        sites = [s for s in recorder.sites if id(s.h) in found]
-        self.structured = list(shares(sites, found, lambda v: id(v) in ids, features.inner))
-        return [v for v in served if id(v) in unproven]
-
-    def jacobian(self, variable: keras.Variable) -> Factor:
-        features = self._features
-        return jacobian_factor(
-            self._tape, self._targets, variable, features.dtype, features.plan.vectorizes
-        )
-
-
-def holds(layer: keras.layers.Layer, ids: Collection[int]) -> bool:
-    """Whether a layer has one of these trainable variables."""
-    return any(id(v) in ids for v in layer.trainable_variables)
-
-
-def split_between(sites: list[Site], ids: Collection[int]) -> set[int]:
-    """Variables that were watched in several groups, whose shares cannot be joined.
-
-    Two layers may have the same kernel, and each a bias of its own.
-    """
-    groups: dict[int, tuple[int, ...]] = {}
-    split = set()
-    for site in sites:
-        group = tuple(id(v) for v in site.variables if id(v) in ids)
-        split |= {key for key in group if groups.setdefault(key, group) != group}
-    return split
-
-
-def warn_of_other_ways(refused: list[keras.Variable]) -> None:
-    """Announce what goes by the plain Jacobian although a rule was planned for it."""
-    if refused:
-        names = ", ".join(v.path for v in refused)
-        warnings.warn(
-            "For inputs of these shapes the network goes other ways than when its kernel "
-            "was planned, so that the NTK takes the plain Jacobian, exact but slow, for "
-            f"these variables: {names}.",
-            stacklevel=2,
-        )
-
-
-def shares(
-    sites: list[Site],
-    gradients: dict[int, tf.Tensor],
-    serves: Callable[[keras.Variable], bool],
-    dtype: tf.DType,
-) -> Iterator[Share]:
-    """One share a group of variables: all that was watched for it, side by side.
-
-    Args:
-        sites: What was watched.
-        gradients: `(n, C, ...)` by the identity of each `h`.
-        serves: Whether a variable is asked for.
-        dtype: Type of the factors.
-    """
-    groups: dict[tuple[int, ...], tuple[list[keras.Variable], list[Factor]]] = {}
-    for site in sites:
-        variables = [v for v in site.variables if serves(v)]
-        if not variables:
-            continue
-        factor = site.factor(variables, tf.cast(gradients[id(site.h)], dtype))
-        key = tuple(id(v) for v in variables)
-        groups.setdefault(key, (variables, []))[1].append(factor)
-    for variables, factors in groups.values():
-        first, *others = factors
-        yield variables, first.join(others) if others else first
-
-
-def output_gradients(
-    tape: tf.GradientTape, total: tf.Tensor, sites: list[Site], vectorize: bool
-) -> dict[int, tf.Tensor]:
-    """Gradients of each of the `C` totals by each `h` that was watched, `(n, C, ...)`.
-
-    Rows do not interact, so the gradient of a sum over rows holds each row's own. An `h`
-    from which no gradient comes back is left out.
-    """
-    sources = list({id(site.h): site.h for site in sites}.values())
-    if not sources:
-        return {}
-    if total.shape[0] == 1:
-        gradients = tape.gradient(total, sources)
-        gradients = [None if g is None else tf.expand_dims(g, axis=1) for g in gradients]
-    else:
-        found = jacobians(tape, total, sources, vectorize, none=True)
-        gradients = [
-            None if g is None else tf.transpose(g, (1, 0, *range(2, g.shape.rank)))
-            for g in found
-        ]
-    pairs = zip(sources, gradients, strict=True)
-    return {id(h): tf.convert_to_tensor(g) for h, g in pairs if g is not None}

@@ -23,15 +23,10 @@ import tensorflow as tf
 
 from keras_kare.kernels import memory
 from keras_kare.kernels.factors import Cost
-from keras_kare.kernels.structured import refusals
+from keras_kare.kernels.structured import reasons, refusals
+from keras_kare.kernels.structured.abilities import Abilities
 from keras_kare.kernels.structured.capture import Recorder, Unruled, run
-from keras_kare.kernels.structured.features import (
-    Plan,
-    PlannedShare,
-    holds,
-    shares,
-    split_between,
-)
+from keras_kare.kernels.structured.plan import Plan, PlannedShare, holds
 from keras_kare.kernels.structured.registry import is_own, rule_for
 from keras_kare.kernels.structured.roads import Roads
 from keras_kare.kernels.structured.synthetic import (
@@ -40,16 +35,9 @@ from keras_kare.kernels.structured.synthetic import (
     spread_rows,
     synthetic_rows,
 )
+from keras_kare.kernels.structured.traced import shares, split_between
 from keras_kare.kernels.structured.trial import Trial, agree, size, tolerance_of
 from keras_kare.kernels.structured.untouched import untouched, walk
-
-LOOPS = ("While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase")
-
-NO_RULE = "no layer rule"
-OTHER_ROAD = "another road"
-NO_ROWS = "rows not first"
-WRONG_RULE = "rule disagrees"
-UNTRIED = "rule not tried"
 
 
 def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
@@ -77,7 +65,7 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     why = {i: reason for i in probe.alive if (reason := tried.reason(i))}
     plan = probe.plan(why)
     if method != "jacobian":
-        warn_of_fallback(plan)
+        reasons.warn_of_fallback(plan)
     return plan
 
 
@@ -86,7 +74,7 @@ def finish_building(network: keras.Model, rows: Any) -> None:
     if all(layer.built for layer in walk(network)):
         return
     with tf.init_scope(), untouched(network):
-        network(keras.tree.map_structure(lambda t: t[:2], rows), training=False)
+        run(network, keras.tree.map_structure(lambda t: t[:2], rows), Unruled())
 
 
 def _traced(network: keras.Model, specs: Any, plain: bool, outputs: str) -> _Probe:
@@ -149,7 +137,7 @@ class _Probe:
             summed = tf.reduce_sum(f * each)
         graph = tf.compat.v1.get_default_graph()
         backward = len(graph.get_operations())
-        self._read(graph.as_graph_def(), roads.operations())
+        self.abilities = Abilities.of(graph.as_graph_def(), roads.operations())
         self.plain = _dense(tape.gradient(weighted, sources))
         self.sums: dict[int, tf.Tensor] = {}
         if self._outputs == "sum" and f.shape[1] > 1:
@@ -171,20 +159,6 @@ class _Probe:
 
     def _wanted(self, layer: keras.layers.Layer) -> bool:
         return not self._plain_only and holds(layer, self._ids)
-
-    def _read(self, definition: Any, operations: list[tf.Operation]) -> None:
-        """What TensorFlow cannot do with such a graph, function bodies included."""
-        nodes = [n for f in definition.library.function for n in f.node_def]
-        kinds = {op.type for op in operations} | {node.op for node in nodes}
-        # Forward mode of a function would be kept in that function, too.
-        calls = any(kind.endswith("PartitionedCall") for kind in kinds)
-        self.loops = calls or any(kind in LOOPS for kind in kinds)
-        self.grouped = any(map(_is_grouped, operations)) or any(
-            "_XlaMustCompile" in n.attr and n.attr["_XlaMustCompile"].b for n in nodes
-        )
-        self.moments_elsewhere = any(
-            op.type == "StopGradient" and "moments" in op.name for op in operations
-        )
 
     def _structure(
         self,
@@ -209,10 +183,10 @@ class _Probe:
             if site.h.shape[0] != ROWS:  # an axis moved, folded or divided
                 for variable in site.variables:
                     if id(variable) in self._place:
-                        self.unproven[self._place[id(variable)]] = NO_ROWS
+                        self.unproven[self._place[id(variable)]] = reasons.NO_ROWS
 
         for key in unproven | split_between(recorder.sites, self._ids):
-            self.unproven.setdefault(self._place[key], OTHER_ROAD)
+            self.unproven.setdefault(self._place[key], reasons.OTHER_ROAD)
 
         def serves(variable: keras.Variable) -> bool:
             place = self._place.get(id(variable))
@@ -255,7 +229,7 @@ class _Probe:
 
     def plan(self, why: dict[int, str]) -> Plan:
         """The plan in which the variables of `why` take the plain Jacobian."""
-        if self.moments_elsewhere:
+        if self.abilities.stops_mean:
             warnings.warn(
                 f"{self.network.name!r} uses `tf.nn.moments` (or `keras.ops.moments`) "
                 "outside the layers that keras_kare corrects. TensorFlow's second "
@@ -274,8 +248,8 @@ class _Probe:
         return Plan(
             structured=tuple(self.variables[i] for i in served),
             jacobian=tuple(self.variables[i] for i in rest),
-            forward_mode=not self.loops,
-            vectorizes=not self.grouped,
+            forward_mode=self.abilities.forward_mode,
+            vectorizes=self.abilities.vectorizes,
             outputs=self.count_outputs,
             shares=self._shares(served, why),
             footprint=self.footprint,
@@ -345,13 +319,13 @@ class _Tried:
         """Why a variable takes the plain Jacobian; nothing where it need not."""
         probe, answers = self._probe, self._answers[place]
         if place not in probe.ruled:
-            return NO_RULE
+            return reasons.NO_RULE
         if place in probe.unproven:
             return probe.unproven[place]
         if place not in probe.structured or False in answers:
-            return WRONG_RULE
+            return reasons.WRONG_RULE
         if True not in answers and probe.tried_rule(place):
-            return UNTRIED
+            return reasons.UNTRIED
         return ""
 
 
@@ -367,46 +341,3 @@ def _only_finite(x: Any, f: np.ndarray) -> Any:
 def _dense(gradients: list[Any]) -> dict[int, tf.Tensor]:
     """By number, those that there are; not as rows of a table."""
     return {i: tf.convert_to_tensor(g) for i, g in enumerate(gradients) if g is not None}
-
-
-def _is_grouped(op: Any) -> bool:
-    """Whether this is a convolution over groups of channels.
-
-    TensorFlow cannot vectorise it on a CPU, where Keras compiles it by XLA.
-    """
-    if op.type.endswith("PartitionedCall"):
-        compiled = op.node_def.attr.get("_XlaMustCompile")
-        return compiled is not None and bool(compiled.b)
-    if op.type not in ("Conv2D", "Conv3D"):
-        return False
-    first = op.get_attr("data_format").decode().startswith("NC")
-    channels = op.inputs[0].shape[1 if first else -1]
-    return channels != op.inputs[1].shape[-2]
-
-
-REASONS = {
-    NO_RULE: "no layer rule serves them",
-    OTHER_ROAD: "they reach the outputs by another road than their layer's rule (tied "
-    "weights, control flow, a `tf.function`, a custom gradient)",
-    NO_ROWS: "rows are not the first axis where their layer is called",
-    WRONG_RULE: "their layer's rule does not give their gradients",
-    UNTRIED: "no made-up row has shown whether the rule that you registered is right",
-}
-"""What a plan's words for its fallbacks mean."""
-
-
-def warn_of_fallback(plan: Plan) -> None:
-    """Announce what takes the plain Jacobian, and why."""
-    groups: dict[str, list[str]] = {}
-    for share in plan.shares:
-        if share.why:
-            groups.setdefault(share.why, []).extend(v.path for v in share.variables)
-    if not groups:
-        return
-    parts = [f"{', '.join(names)} ({REASONS[why]})" for why, names in groups.items()]
-    warnings.warn(
-        "The NTK takes the plain Jacobian, exact but slow, for these variables: "
-        f"{'; '.join(parts)}. `kk.kernels.register_rule` teaches a layer; "
-        '`method="jacobian"` asks for the Jacobian without this warning.',
-        stacklevel=2,
-    )

@@ -1,0 +1,63 @@
+"""Which variables go which road, and what each costs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import keras
+
+from keras_kare.kernels.factors import Cost
+
+
+@dataclass(frozen=True)
+class PlannedShare:
+    """What one group of variables will cost.
+
+    Attributes:
+        variables: The group.
+        cost: Counted from shapes.
+        why: Why it takes the plain Jacobian, in a word or two; empty where it does not.
+    """
+
+    variables: tuple[keras.Variable, ...]
+    cost: Cost
+    why: str
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Which variables go which road.
+
+    Attributes:
+        structured: Variables whose share comes from their layer's rule.
+        jacobian: Variables whose share comes from the plain Jacobian.
+        forward_mode: Whether TensorFlow can differentiate the network forwards, which
+            it cannot through loops.
+        vectorizes: Whether TensorFlow can compute the plain Jacobian of all rows at
+            once (`pfor`), which it cannot through grouped convolutions on a CPU.
+        outputs: Number of outputs of the network.
+        shares: What each group of variables costs.
+        footprint: Bytes that the forward and the backward pass hold, a row.
+    """
+
+    structured: tuple[keras.Variable, ...]
+    jacobian: tuple[keras.Variable, ...]
+    forward_mode: bool = True
+    vectorizes: bool = True
+    outputs: int = 1
+    shares: tuple[PlannedShare, ...] = ()
+    footprint: float = 0.0
+    _ids: frozenset[int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_ids", frozenset(id(v) for v in self.structured))
+
+    def wanted(self, layer: keras.layers.Layer) -> bool:
+        """Whether the layer holds a structured variable."""
+        return holds(layer, self._ids)
+
+
+def holds(layer: keras.layers.Layer, ids: Collection[int]) -> bool:
+    """Whether a layer has one of these trainable variables."""
+    return any(id(v) in ids for v in layer.trainable_variables)

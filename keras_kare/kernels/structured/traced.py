@@ -1,0 +1,162 @@
+"""A network's passes over some rows, traced, and the per-example gradients they give."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare.kernels.factors import Factor
+from keras_kare.kernels.jacobian import jacobian_factor, jacobians
+from keras_kare.kernels.structured.capture import Recorder, Site, run
+from keras_kare.kernels.structured.plan import Plan, holds
+from keras_kare.kernels.structured.roads import Roads
+
+Share = tuple[list[keras.Variable], Factor]
+
+
+class Traced:
+    """One forward pass of the network on some rows, and what comes back from it.
+
+    That each variable of a rule reaches the outputs by that rule alone is proven of this
+    very graph. Where it is not, as where the network goes other ways for these shapes
+    than when it was planned, the variable takes the plain Jacobian.
+
+    Args:
+        network: The network.
+        plan: Which variables go which road.
+        cotangents: Of a number of outputs, the maps whose gradients are features.
+        inner: Type of the gradients of rules.
+        dtype: Type of those of the plain Jacobian.
+
+    Attributes:
+        structured: Shares of the rules.
+        by_jacobian: Variables that take the plain Jacobian.
+    """
+
+    def __init__(
+        self,
+        network: keras.Model,
+        plan: Plan,
+        cotangents: Callable[[int], np.ndarray],
+        inner: tf.DType,
+        dtype: tf.DType,
+    ):
+        self._network, self._plan, self._cotangents = network, plan, cotangents
+        self._inner, self._dtype = inner, dtype
+
+    def trace(self, x: Any, refused: list[keras.Variable]) -> Traced:
+        """Trace for `x`; adds to `refused` the variables whose rules do not hold here."""
+        while unproven := self._trace(x, refused):
+            refused.extend(unproven)
+        self.by_jacobian = [*self._plan.jacobian, *refused]
+        return self
+
+    def _trace(self, x: Any, refused: list[keras.Variable]) -> list[keras.Variable]:
+        """Returns the variables that turn out to have other roads than their rules."""
+        plan = self._plan
+        served = [v for v in plan.structured if all(v is not r for r in refused)]
+        ids = {id(v) for v in served}
+        roads = Roads(served)
+        tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+        with tape:
+            tape.watch([v.value for v in (*plan.jacobian, *refused)])
+            recorder = Recorder(tape, lambda layer: holds(layer, ids))
+            f = run(self._network, x, recorder)
+            cotangents = tf.constant(self._cotangents(f.shape[1]), f.dtype)
+            self._targets = tf.matmul(f, cotangents, transpose_b=True)
+            total = tf.reduce_sum(self._targets, axis=0)
+        self._tape = tape
+        found = output_gradients(tape, total, recorder.sites, plan.vectorizes)
+        gradients = [found.get(id(site.h)) for site in recorder.sites]
+        unproven = roads.unproven(recorder.sites, f, gradients)
+        unproven |= split_between(recorder.sites, ids)
+        sites = [site for site in recorder.sites if id(site.h) in found]
+        self.structured = list(shares(sites, found, lambda v: id(v) in ids, self._inner))
+        return [v for v in served if id(v) in unproven]
+
+    def jacobian(self, variable: keras.Variable) -> Factor:
+        """The gradients of a variable without a rule, written out."""
+        return jacobian_factor(
+            self._tape, self._targets, variable, self._dtype, self._plan.vectorizes
+        )
+
+
+def split_between(sites: list[Site], ids: Collection[int]) -> set[int]:
+    """Variables that were watched in several groups, whose shares cannot be joined.
+
+    Two layers may have the same kernel, and each a bias of its own.
+    """
+    groups: dict[int, tuple[int, ...]] = {}
+    split = set()
+    for site in sites:
+        group = tuple(id(v) for v in site.variables if id(v) in ids)
+        split |= {key for key in group if groups.setdefault(key, group) != group}
+    return split
+
+
+def warn_of_other_ways(refused: list[keras.Variable]) -> None:
+    """Announce what goes by the plain Jacobian although a rule was planned for it."""
+    if refused:
+        names = ", ".join(v.path for v in refused)
+        warnings.warn(
+            "For inputs of these shapes the network goes other ways than when its kernel "
+            "was planned, so that the NTK takes the plain Jacobian, exact but slow, for "
+            f"these variables: {names}.",
+            stacklevel=2,
+        )
+
+
+def shares(
+    sites: list[Site],
+    gradients: dict[int, tf.Tensor],
+    serves: Callable[[keras.Variable], bool],
+    dtype: tf.DType,
+) -> Iterator[Share]:
+    """One share a group of variables: all that was watched for it, side by side.
+
+    Args:
+        sites: What was watched.
+        gradients: `(n, C, ...)` by the identity of each `h`.
+        serves: Whether a variable is asked for.
+        dtype: Type of the factors.
+    """
+    groups: dict[tuple[int, ...], tuple[list[keras.Variable], list[Factor]]] = {}
+    for site in sites:
+        variables = [v for v in site.variables if serves(v)]
+        if not variables:
+            continue
+        factor = site.factor(variables, tf.cast(gradients[id(site.h)], dtype))
+        key = tuple(id(v) for v in variables)
+        groups.setdefault(key, (variables, []))[1].append(factor)
+    for variables, factors in groups.values():
+        first, *others = factors
+        yield variables, first.join(others) if others else first
+
+
+def output_gradients(
+    tape: tf.GradientTape, total: tf.Tensor, sites: list[Site], vectorize: bool
+) -> dict[int, tf.Tensor]:
+    """Gradients of each of the `C` totals by each `h` that was watched, `(n, C, ...)`.
+
+    Rows do not interact, so the gradient of a sum over rows holds each row's own. An `h`
+    from which no gradient comes back is left out.
+    """
+    sources = list({id(site.h): site.h for site in sites}.values())
+    if not sources:
+        return {}
+    if total.shape[0] == 1:
+        gradients = tape.gradient(total, sources)
+        gradients = [None if g is None else tf.expand_dims(g, axis=1) for g in gradients]
+    else:
+        found = jacobians(tape, total, sources, vectorize, none=True)
+        gradients = [
+            None if g is None else tf.transpose(g, (1, 0, *range(2, g.shape.rank)))
+            for g in found
+        ]
+    pairs = zip(sources, gradients, strict=True)
+    return {id(h): tf.convert_to_tensor(g) for h, g in pairs if g is not None}
