@@ -125,7 +125,10 @@ def complaints(curved: Curved, case: Case) -> list[str]:
         found.extend(undifferentiable(operations, sources, tf.nest.flatten(results)))
         return results
 
-    for function in (curved.slopes, curved.value):
+    def all_derivatives(x: tf.Tensor) -> list[tf.Tensor]:
+        return [curved.value(x), *curved.slopes(x)]
+
+    for function in (all_derivatives, curved.value):
         traced = tf.function(lambda x, f=function: trace(f, x), autograph=False)
         try:
             traced.get_concrete_function(spec)

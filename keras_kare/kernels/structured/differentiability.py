@@ -22,6 +22,13 @@ ZERO = frozenset(
 STOPS = frozenset({"PreventGradient", "StopGradient"})
 """The network's own word that a tensor is a constant: no road, either."""
 
+ASIDE = {
+    "FusedBatchNormGrad": (3, 4),
+    "FusedBatchNormGradV2": (3, 4),
+    "FusedBatchNormGradV3": (3, 4, 5),
+}
+"""Inputs without a gradient, since that of the other inputs includes theirs."""
+
 APPROXIMATE = frozenset({"ImageProjectiveTransformV2", "ImageProjectiveTransformV3"})
 """Their registered gradient is the inverse transform, not the transpose."""
 
@@ -53,6 +60,9 @@ def undifferentiable(
     that depend on `sources` and the results that are used. A custom gradient is
     believed: its operations stand in the graph and are read by themselves. So is a
     `stop_gradient` that a network asks for.
+
+    An operation whose *first* derivative is dropped cuts the road to all gradients: it
+    is found only if `results` hold the network's outputs, too.
 
     Args:
         operations: All operations of one graph in the order of their making, as
@@ -145,20 +155,20 @@ def _has_derivatives(t: tf.Tensor) -> bool:
 def _bodies(op: tf.Operation) -> list[_Body]:
     """The graphs that an operation runs; most run none."""
     if op.type in _CALLS:
-        return [_Body(_function(op.graph, op.get_attr("f").name))]
+        return [_Body(op, _function(op.graph, op.get_attr("f").name))]
     if op.type in _LOOPS:
-        return [_Body(_function(op.graph, op.get_attr("body").name), loops=True)]
+        return [_Body(op, _function(op.graph, op.get_attr("body").name), loops=True)]
     if op.type not in _BRANCHES:
         return []
     if op.type.endswith("If"):
         names = [op.get_attr(branch).name for branch in ("then_branch", "else_branch")]
     else:
         names = [branch.name for branch in op.get_attr("branches")]
-    return [_Body(_function(op.graph, name), skipped=1) for name in names]
+    return [_Body(op, _function(op.graph, name), skipped=1) for name in names]
 
 
 def _function(graph: Any, name: str) -> Any:
-    """The traced body of a function that a graph calls.
+    """The traced body of a function that a graph calls; None where there is none.
 
     `_get_function` is private: TensorFlow shows the bodies of a graph's functions by no
     public name but a copy of the graph as a protocol buffer, constants and all.
@@ -166,9 +176,9 @@ def _function(graph: Any, name: str) -> Any:
     while graph is not None:
         found = graph._get_function(name)
         if found is not None:
-            return found.graph
+            return getattr(found, "graph", None)  # those of TensorFlow 1 have none
         graph = getattr(graph, "outer_graph", None)
-    raise LookupError(f"No graph holds the function that it calls. Received: {name!r}")
+    return None
 
 
 @dataclass(frozen=True)
@@ -176,42 +186,46 @@ class _Body:
     """A graph that an operation runs on its inputs, but for the first `skipped`.
 
     Numbers are those of the operation's inputs and outputs. What one round of a loop
-    returns enters the next one.
+    returns enters the next one. Without a graph, all depends on all.
     """
 
+    op: tf.Operation
     graph: Any
     skipped: int = 0
     loops: bool = False
 
     def ahead(self, into: Iterable[int]) -> set[int]:
         """Outputs that depend on these inputs."""
+        if self.graph is None:
+            return set(range(len(self.op.outputs)))
         at = set(into)
         while True:
             reached = self._inputs(at)
             _ahead(self.graph.get_operations(), reached)
             found = {i for i, t in enumerate(self.graph.outputs) if id(t) in reached}
-            if not self.loops:
-                return found
-            if found <= at:
-                return at
+            if not self.loops or found <= at:
+                return at if self.loops else found
             at |= found
 
     def back(self, out: Iterable[int]) -> set[int]:
         """Inputs that these outputs depend on."""
+        if self.graph is None:
+            return set(range(len(self.op.inputs)))
         at = set(out)
         while True:
             wanted = self._outputs(at)
             _back(self.graph.get_operations(), wanted)
             inputs = enumerate(self.graph.inputs, self.skipped)
             found = {i for i, t in inputs if id(t) in wanted}
-            if not self.loops:
-                return found
-            if found <= at:
-                return at
+            if not self.loops or found <= at:
+                return at if self.loops else found
             at |= found
 
     def read(self, into: Iterable[int], out: Iterable[int]) -> Iterator[str]:
         """What is wrong between these inputs and these outputs."""
+        if self.graph is None:
+            yield "a function whose operations cannot be read"
+            return
         if self.loops:
             into, out = self.ahead(into), self.back(out)
         operations = self.graph.get_operations()
@@ -234,21 +248,21 @@ def _has_gradient(op: tf.Operation, into: list[int], out: list[int]) -> bool:
     is asked for itself.
     """
     key = (op.type, tuple(into), tuple(out), tuple(t.dtype for t in op.inputs))
-    if key not in _known:
-        try:
+    try:
+        if "_gradient_op_type" in op.node_def.attr:
+            return _custom(op, into, out)
+        if key not in _known:
             _known[key] = _differentiates(op, into, out)
-        except LookupError:
-            _known[key] = False
-        except (NotImplementedError, TypeError, ValueError):
-            return False
+    except LookupError:
+        _known[key] = False
+    except (NotImplementedError, TypeError, ValueError):
+        return False
     return _known[key]
 
 
 def _differentiates(op: tf.Operation, into: list[int], out: list[int]) -> bool:
-    """Ask `tf.gradients` about a copy of the operation in a graph of its own."""
+    """Ask `tf.gradients`, of a copy of the operation in a graph of its own."""
     attributes = op.node_def.attr
-    if "_gradient_op_type" in attributes:  # a custom gradient, bound to its own graph
-        return True
     with tf.Graph().as_default() as scratch:
         inputs = [_stand_in(t, i in into) for i, t in enumerate(op.inputs)]
         copy = scratch.create_op(
@@ -262,7 +276,19 @@ def _differentiates(op: tf.Operation, into: list[int], out: list[int]) -> bool:
             [inputs[i] for i in into],
             grad_ys=[_stand_in(op.outputs[i], True) for i in out],
         )
-    return all(g is not None for g in found)
+    missing = {i for i, g in zip(into, found, strict=True) if g is None}
+    return missing <= set(ASIDE.get(op.type, ()))
+
+
+def _custom(op: tf.Operation, into: list[int], out: list[int]) -> bool:
+    """Whether a custom gradient can be taken at all; what it says is believed.
+
+    It is bound to its own graph, and has to be asked there. One that recomputes
+    (`keras.remat`) has no derivative of its own.
+    """
+    with op.graph.as_default():
+        tf.gradients([op.outputs[i] for i in out], [op.inputs[i] for i in into])
+    return True
 
 
 def _stand_in(t: tf.Tensor, variable: bool) -> tf.Tensor:
