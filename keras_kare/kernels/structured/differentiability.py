@@ -15,7 +15,7 @@ from typing import Any
 import tensorflow as tf
 
 ZERO = frozenset(
-    "Ceil Floor FloorDiv OnesLike Rint Round Sign TruncateDiv ZerosLike".split()
+    ["Ceil", "Floor", "FloorDiv", "OnesLike", "Rint", "Round", "Sign", "TruncateDiv", "ZerosLike"]
 )
 """Their derivative is zero wherever it exists: no road leads through them."""
 
@@ -26,6 +26,7 @@ ASIDE = {
     "FusedBatchNormGrad": (3, 4),
     "FusedBatchNormGradV2": (3, 4),
     "FusedBatchNormGradV3": (3, 4, 5),
+    "LRNGrad": (2,),
 }
 """Inputs without a gradient, since that of the other inputs includes theirs."""
 
@@ -144,9 +145,7 @@ def _back(operations: Sequence[tf.Operation], wanted: set[int]) -> None:
 
 def _has_derivatives(t: tf.Tensor) -> bool:
     kind = t.dtype
-    return bool(
-        kind.is_floating or kind.is_complex or kind in (tf.variant, tf.resource)
-    )
+    return bool(kind.is_floating or kind.is_complex or kind in (tf.variant, tf.resource))
 
 
 # Functions, branches, loops

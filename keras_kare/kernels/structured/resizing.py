@@ -97,9 +97,7 @@ def _columns(
     return np.concatenate(pieces, axis=-1)
 
 
-def _resized(
-    way: _Way, x: tf.Tensor, new: Any, data_format: str, fill: float = 0.0
-) -> Any:
+def _resized(way: _Way, x: tf.Tensor, new: Any, data_format: str, fill: float = 0.0) -> Any:
     """What `way.resize` returns, to the last bit, with all derivatives."""
     axes = (2, 3) if data_format == "channels_first" else (1, 2)
     matrices = way.matrices([keras.ops.shape(x)[a] for a in axes], new)
