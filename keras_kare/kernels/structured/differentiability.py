@@ -14,30 +14,22 @@ from typing import Any
 
 import tensorflow as tf
 
-ZERO = frozenset(
-    ["Ceil", "Floor", "FloorDiv", "OnesLike", "Rint", "Round", "Sign", "TruncateDiv", "ZerosLike"]
+from keras_kare.kernels.structured.operations import (
+    APPROXIMATE,
+    ASIDE,
+    STOPS,
+    ZERO,
+    can_be_asked,
+    has_gradient,
+    stops_mean,
 )
-"""Their derivative is zero wherever it exists: no road leads through them."""
-
-STOPS = frozenset({"PreventGradient", "StopGradient"})
-"""The network's own word that a tensor is a constant: no road, either."""
-
-ASIDE = {
-    "FusedBatchNormGrad": (3, 4),
-    "FusedBatchNormGradV2": (3, 4),
-    "FusedBatchNormGradV3": (3, 4, 5),
-    "LRNGrad": (2,),
-}
-"""Inputs without a gradient, since that of the other inputs includes theirs."""
-
-APPROXIMATE = frozenset({"ImageProjectiveTransformV2", "ImageProjectiveTransformV3"})
-"""Their registered gradient is the inverse transform, not the transpose."""
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _BRANCHES = frozenset({"Case", "If", "StatelessCase", "StatelessIf"})
 _LOOPS = frozenset({"StatelessWhile", "While"})
 
-_known: dict[Any, bool] = {}
+_Step = tuple[tf.Operation, list[int], list[int]]
+"""An operation on a road, its inputs that are reached and its outputs that are wanted."""
 
 
 def undifferentiable(
@@ -59,8 +51,9 @@ def undifferentiable(
 
     Bodies of functions, loops and branches are read likewise, each with the arguments
     that depend on `sources` and the results that are used. A custom gradient is
-    believed: its operations stand in the graph and are read by themselves. So is a
-    `stop_gradient` that a network asks for.
+    believed: its operations stand in the graph and are read by themselves. It is only
+    asked whether it raises an error, which leaves unused operations in the graph (never
+    in that of a function). A `stop_gradient` that a network asks for is believed, too.
 
     An operation whose *first* derivative is dropped cuts the road to all gradients: it
     is found only if `results` hold the network's outputs, too.
@@ -79,39 +72,47 @@ def undifferentiable(
     """
     reached = {id(t) for t in sources}
     wanted = {id(t) for t in results}
-    return list(dict.fromkeys(_read(operations, reached, wanted)))
+    found: dict[str, None] = {}
+    for step in _between(operations, reached, wanted):
+        found.update(dict.fromkeys(_complaints(*step)))
+        if not can_be_asked(*step):
+            found[f"{_name(step[0])}: its custom gradient has no gradient"] = None
+    return list(found)
 
 
-def _read(
+def _between(
     operations: Sequence[tf.Operation], reached: set[int], wanted: set[int]
-) -> Iterator[str]:
-    """Complete both sets of tensors (by identity), and describe what is between."""
+) -> Iterator[_Step]:
+    """What lies between two sets of tensors (by identity), which are completed."""
     _ahead(operations, reached)
     _back(operations, wanted)
     for op in operations:
-        into = [i for i, t in enumerate(op.inputs) if id(t) in reached]
+        into = _reached_inputs(op, reached)
         if not into or op.type in ZERO:
             continue
         out = [i for i, t in enumerate(op.outputs) if id(t) in wanted]
         if op.type not in STOPS:
             out = [i for i in out if id(op.outputs[i]) in reached]
         if out:
-            yield from _complaints(op, into, out)
+            yield op, into, out
 
 
 def _complaints(op: tf.Operation, into: list[int], out: list[int]) -> Iterator[str]:
-    name = f"{op.type} ({op.name})"
     if op.type in STOPS:
-        if "moments" in op.name:
-            yield f"{name}: `tf.nn.moments` stops the gradient of the mean"
+        if stops_mean(op):
+            yield f"{_name(op)}: `tf.nn.moments` stops the gradient of the mean"
     elif op.type in APPROXIMATE:
-        yield f"{name}: TensorFlow's gradient of it is an approximation"
+        yield f"{_name(op)}: TensorFlow's gradient of it is an approximation"
     elif bodies := _bodies(op):
         for body in bodies:
-            for found in body.read(into, out):
-                yield f"{found}, in {name}"
-    elif not _has_gradient(op, into, out):
-        yield f"{name}: TensorFlow has no gradient of it"
+            for found in body.complaints(into, out):
+                yield f"{found}, in {_name(op)}"
+    elif not has_gradient(op, into, out):
+        yield f"{_name(op)}: TensorFlow has no gradient of it"
+
+
+def _name(op: tf.Operation) -> str:
+    return f"{op.type} ({op.name})"
 
 
 # Roads
@@ -120,7 +121,7 @@ def _complaints(op: tf.Operation, into: list[int], out: list[int]) -> Iterator[s
 def _ahead(operations: Sequence[tf.Operation], reached: set[int]) -> None:
     """Add what depends on `reached`."""
     for op in operations:
-        into = [i for i, t in enumerate(op.inputs) if id(t) in reached]
+        into = _reached_inputs(op, reached)
         if not into or op.type in ZERO or op.type in STOPS:
             continue
         outputs = op.outputs
@@ -137,10 +138,22 @@ def _back(operations: Sequence[tf.Operation], wanted: set[int]) -> None:
         if not out or op.type in ZERO or op.type in STOPS:
             continue
         inputs = op.inputs
-        at: Iterable[int] = range(len(inputs))
+        at: Iterable[int] = _roads_into(op)
         if bodies := _bodies(op):
             at = set().union(*(body.back(out) for body in bodies))
         wanted.update(id(inputs[i]) for i in at if _has_derivatives(inputs[i]))
+
+
+def _reached_inputs(op: tf.Operation, reached: set[int]) -> list[int]:
+    inputs = op.inputs
+    return [i for i in _roads_into(op) if id(inputs[i]) in reached]
+
+
+def _roads_into(op: tf.Operation) -> Sequence[int]:
+    """Numbers of the inputs by which an operation may be differentiated."""
+    aside = ASIDE.get(op.type)
+    every = range(len(op.inputs))
+    return [i for i in every if i not in aside] if aside else every
 
 
 def _has_derivatives(t: tf.Tensor) -> bool:
@@ -220,7 +233,7 @@ class _Body:
                 return at if self.loops else found
             at |= found
 
-    def read(self, into: Iterable[int], out: Iterable[int]) -> Iterator[str]:
+    def complaints(self, into: Iterable[int], out: Iterable[int]) -> Iterator[str]:
         """What is wrong between these inputs and these outputs."""
         if self.graph is None:
             yield "a function whose operations cannot be read"
@@ -228,71 +241,11 @@ class _Body:
         if self.loops:
             into, out = self.ahead(into), self.back(out)
         operations = self.graph.get_operations()
-        yield from _read(operations, self._inputs(into), self._outputs(out))
+        for step in _between(operations, self._inputs(into), self._outputs(out)):
+            yield from _complaints(*step)
 
     def _inputs(self, at: Iterable[int]) -> set[int]:
         return {id(self.graph.inputs[i - self.skipped]) for i in at if i >= self.skipped}
 
     def _outputs(self, at: Iterable[int]) -> set[int]:
         return {id(self.graph.outputs[i]) for i in at}
-
-
-# Single operations
-
-
-def _has_gradient(op: tf.Operation, into: list[int], out: list[int]) -> bool:
-    """Whether TensorFlow has the derivative of these outputs by these inputs.
-
-    Operations of one kind are asked once. Where an error comes of types or shapes, each
-    is asked for itself.
-    """
-    key = (op.type, tuple(into), tuple(out), tuple(t.dtype for t in op.inputs))
-    try:
-        if "_gradient_op_type" in op.node_def.attr:
-            return _custom(op, into, out)
-        if key not in _known:
-            _known[key] = _differentiates(op, into, out)
-    except LookupError:
-        _known[key] = False
-    except (NotImplementedError, TypeError, ValueError):
-        return False
-    return _known[key]
-
-
-def _differentiates(op: tf.Operation, into: list[int], out: list[int]) -> bool:
-    """Ask `tf.gradients`, of a copy of the operation in a graph of its own."""
-    attributes = op.node_def.attr
-    with tf.Graph().as_default() as scratch:
-        inputs = [_stand_in(t, i in into) for i, t in enumerate(op.inputs)]
-        copy = scratch.create_op(
-            op.type,
-            inputs,
-            [t.dtype for t in op.outputs],
-            attrs={k: v for k, v in attributes.items() if not k.startswith("_")},
-        )
-        found = tf.gradients(
-            [copy.outputs[i] for i in out],
-            [inputs[i] for i in into],
-            grad_ys=[_stand_in(op.outputs[i], True) for i in out],
-        )
-    missing = {i for i, g in zip(into, found, strict=True) if g is None}
-    return missing <= set(ASIDE.get(op.type, ()))
-
-
-def _custom(op: tf.Operation, into: list[int], out: list[int]) -> bool:
-    """Whether a custom gradient can be taken at all; what it says is believed.
-
-    It is bound to its own graph, and has to be asked there. One that recomputes
-    (`keras.remat`) has no derivative of its own.
-    """
-    with op.graph.as_default():
-        tf.gradients([op.outputs[i] for i in out], [op.inputs[i] for i in into])
-    return True
-
-
-def _stand_in(t: tf.Tensor, variable: bool) -> tf.Tensor:
-    """A placeholder; a constant, where gradients may ask for its value."""
-    value = None if variable else tf.get_static_value(t)
-    if value is not None:
-        return tf.constant(value, t.dtype)
-    return tf.compat.v1.placeholder(t.dtype, t.shape)
