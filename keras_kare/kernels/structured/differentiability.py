@@ -64,9 +64,10 @@ def undifferentiable(
         sources: Tensors of that graph by which one wants to differentiate: variables'
             values or handles (`variable.handle` is captured as a placeholder), or
             what stands in for them.
-        results: Tensors of that graph that are to be differentiated: what the kernel is
-            made of. Its own products need no check, and have custom gradients that
-            take long to ask.
+        results: Tensors of that graph that are to be differentiated: the network's
+            outputs, what layer rules watch, and the gradients by these or by variables.
+            Products of them are the library's own; their custom gradients would take
+            long to ask.
 
     Returns:
         One line for each operation found, `"Type (name)"` and what is the matter, in

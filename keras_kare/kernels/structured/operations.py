@@ -80,9 +80,11 @@ def can_be_asked(op: tf.Operation, into: list[int], out: list[int]) -> bool:
     """
     if not _is_custom(op):
         return True
+    outputs = [op.outputs[i] for i in out]
     try:
         with op.graph.as_default():
-            tf.gradients([op.outputs[i] for i in out], [op.inputs[i] for i in into])
+            ones = [tf.ones_like(t) for t in outputs]
+            tf.gradients(outputs, [op.inputs[i] for i in into], grad_ys=ones)
     except (LookupError, NotImplementedError, TypeError, ValueError):
         return False
     return True
