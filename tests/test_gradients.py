@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from test_layer_rules import blocks_of, gradient_error, jacobians_by_hand
 
 import keras_kare as kk
 
@@ -153,12 +154,58 @@ def test_corrected_layers_compute_the_same(make, shape, rng):
         np.testing.assert_allclose(network(x, training=False), expected, atol=1e-12)
 
 
-def test_moments_elsewhere_are_announced(rng):
-    class Standardise(layers.Layer):
-        def call(self, x):
-            mean, variance = keras.ops.moments(x, axes=[-1], keepdims=True)
-            return (x - mean) * keras.ops.rsqrt(variance + 0.1)
+class Standardise(layers.Layer):
+    def call(self, x):
+        mean, variance = keras.ops.moments(x, axes=[-1], keepdims=True)
+        return (x - mean) * keras.ops.rsqrt(variance + 0.1)
 
-    network = networks.with_layers(Standardise)()
-    with pytest.warns(UserWarning, match="moments"):
-        kk.kernels.NTK(network).gram(rng.normal(size=(4, networks.D)))
+
+class Warped(layers.Layer):
+    def call(self, x):
+        turn = np.array([[0.9, 0.2, 0.1, -0.2, 0.9, 0.3, 0.0, 0.0]])
+        turns = keras.ops.tile(turn, [keras.ops.shape(x)[0], 1])
+        return keras.ops.image.affine_transform(x, keras.ops.cast(turns, x.dtype))
+
+
+class TestWrongDerivatives:
+    """What TensorFlow differentiates wrongly is refused by name, before any training."""
+
+    def test_second_derivatives(self, rng):
+        network, x = networks.with_layers(Standardise)(), rng.normal(size=(6, networks.D))
+        kernel = kk.kernels.NTK(network)
+        gram = kernel.gram(x)  # right, since its first derivative is
+        (j,) = jacobians_by_hand(network, x)
+        np.testing.assert_allclose(gram, blocks_of(j, j)[..., 0, 0], rtol=1e-9)
+        with (
+            tf.GradientTape() as tape,
+            pytest.raises(ValueError, match=r"moments.*register_rule"),
+        ):
+            tape.gradient(kernel.gram(x), network.trainable_variables[0].value)
+
+    def test_before_training(self, rng):
+        network, x = networks.with_layers(Standardise)(), rng.normal(size=(6, networks.D))
+        before = network.get_weights()
+        model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=1.0))
+        model.compile("sgd", "kare")
+        for train in (model.fit, model.train_on_batch):
+            with pytest.raises(ValueError, match=r"moments.*fit_head"):
+                train(x, x[:, :1])
+        model.fit_head(x, x[:, :1])
+        for a, b in zip(network.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_first_derivatives(self, rng):
+        parts = [layers.Conv2D(2, 1), Warped(), layers.Flatten(), layers.Dense(1)]
+        network = keras.Sequential([keras.Input((4, 4, 1)), *parts])
+        with pytest.raises(ValueError, match="wrong ones, of ImageProjectiveTransform"):
+            kk.kernels.NTK(network).gram(rng.normal(size=(3, 4, 4, 1)))
+
+    def test_resizing_trains_rightly(self, rng):
+        up = layers.UpSampling2D(2, interpolation="bilinear")
+        parts = [layers.Conv2D(2, 2, activation="tanh"), up, layers.Conv2D(2, 2)]
+        head = [layers.Activation("tanh"), layers.Flatten(), layers.Dense(1)]
+        network = keras.Sequential([keras.Input((4, 4, 1)), *parts, *head])
+        x = tf.constant(rng.normal(size=(4, 4, 4, 1)))
+        gram = kk.kernels.NTK(network).gram
+        # TensorFlow resizes in float32, whatever the network's type.
+        assert gradient_error(network, gram, x, rng, step=1e-3) < 1e-3

@@ -131,6 +131,13 @@ class Kernel(keras.layers.Layer, abc.ABC):
             rows: How many of them will go at a time. Defaults to all.
         """
 
+    def check_gradient(self, x: Any) -> None:
+        """Refuse kernels whose values TensorFlow cannot differentiate, before training.
+
+        Args:
+            x: `(n, ...)`, which `check` has let through.
+        """
+
     def check_shapes(self, name: str, x: Any) -> None:
         """Refuse rows of a shape that the kernel does not take; names the argument."""
 

@@ -21,6 +21,7 @@ from keras_kare.kernels.row_faults import check_outputs, check_values, shown_by
 from keras_kare.kernels.structured.features import FeatureMap
 from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.probe import make_plan
+from keras_kare.kernels.structured.refusals import second_derivative
 from keras_kare.kernels.structured.trial import tolerance_of
 from keras_kare.kernels.structured.untouched import untouched, walk
 from keras_kare.kernels.work import (
@@ -302,6 +303,9 @@ class NTK(Kernel):
         check_outputs(self._outputs, self.network.name, x, tolerance)
         self._runtime.rows = rows or int(keras.tree.flatten(x)[0].shape[0])
         self.built = True
+
+    def check_gradient(self, x: Any) -> None:
+        second_derivative(self._plan(_validation.check_rows("x", x)).undifferentiable)
 
     def check_shapes(self, name: str, x: Any) -> None:
         wanted, given = getattr(self.network, "inputs", None), keras.tree.flatten(x)

@@ -310,7 +310,7 @@ class KARETrainer(keras.Model):
             full = self.loss.supplies_gradients
             batch_size = len(rows) if full else rows_module.default_batch_size(len(rows))
         self._check_rows(rows, validation, batch_size or rows.batch_size)
-        self._check_trainable()
+        self._check_trainable(rows.x)
         if arrays:
             x, y = rows.x, rows.y
             rows_module.check_batch_size(batch_size, len(rows))
@@ -424,7 +424,7 @@ class KARETrainer(keras.Model):
             x, y, None, sample_weight=sample_weight, class_weight=class_weight
         )
         self._check_rows(rows, None)
-        self._check_trainable()
+        self._check_trainable(rows.x)
         self.head.trained = True
         return super().train_on_batch(*rows.parts(), return_dict=return_dict)
 
@@ -437,13 +437,14 @@ class KARETrainer(keras.Model):
         self._forget_stale_traces()
         return super().test_on_batch(*rows.parts(), return_dict=return_dict)
 
-    def _check_trainable(self) -> None:
+    def _check_trainable(self, x: Any) -> None:
         if not self.trainable_variables:
             raise ValueError(
                 "Training needs a kernel with trainable variables. Solve the head of one "
                 "without by `fit_head`. Received: a kernel of type "
                 f"{type(self.kernel).__name__}"
             )
+        self.kernel.check_gradient(x)
 
     def _solve_if_stale(self) -> None:
         """Solve again where a callback has changed the weights."""

@@ -18,12 +18,10 @@ class Abilities:
         forward_mode: Derivatives forwards, which end at loops; those of a function would
             also stay in that function.
         vectorizes: The plain Jacobian of all rows at once.
-        stops_mean: `tf.nn.moments` is in use, whose second derivative is wrong.
     """
 
     forward_mode: bool
     vectorizes: bool
-    stops_mean: bool
 
     @classmethod
     def of(cls, definition: Any, operations: list[tf.Operation]) -> Abilities:
@@ -42,9 +40,6 @@ class Abilities:
         return cls(
             forward_mode=not calls and not any(kind in LOOPS for kind in kinds),
             vectorizes=not grouped,
-            stops_mean=any(
-                op.type == "StopGradient" and "moments" in op.name for op in operations
-            ),
         )
 
 

@@ -36,6 +36,8 @@ class Plan:
             it cannot through loops.
         vectorizes: Whether TensorFlow can compute the plain Jacobian of all rows at
             once (`pfor`), which it cannot through grouped convolutions on a CPU.
+        undifferentiable: Operations through which TensorFlow cannot differentiate kernel
+            values; these themselves are exact.
         outputs: Number of outputs of the network.
         shares: What each group of variables costs.
         footprint: Bytes that the forward and the backward pass hold, a row.
@@ -45,6 +47,7 @@ class Plan:
     jacobian: tuple[keras.Variable, ...]
     forward_mode: bool = True
     vectorizes: bool = True
+    undifferentiable: tuple[str, ...] = ()
     outputs: int = 1
     shares: tuple[PlannedShare, ...] = ()
     footprint: float = 0.0

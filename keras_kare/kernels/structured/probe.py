@@ -14,7 +14,6 @@ What has no NTK at all is refused (`refusals.py`).
 from __future__ import annotations
 
 import math
-import warnings
 from typing import Any
 
 import keras
@@ -26,6 +25,7 @@ from keras_kare.kernels.factors import Cost
 from keras_kare.kernels.structured import reasons, refusals
 from keras_kare.kernels.structured.abilities import Abilities
 from keras_kare.kernels.structured.capture import Recorder, Unruled, run
+from keras_kare.kernels.structured.differentiability import undifferentiable
 from keras_kare.kernels.structured.plan import Plan, PlannedShare, holds
 from keras_kare.kernels.structured.registry import is_own, rule_for
 from keras_kare.kernels.structured.roads import Roads
@@ -138,12 +138,17 @@ class _Probe:
         graph = tf.compat.v1.get_default_graph()
         backward = len(graph.get_operations())
         self.abilities = Abilities.of(graph.as_graph_def(), roads.operations())
+        handles = list(roads.sources())
+        refusals.refuse_without_gradient(self.network, graph.get_operations(), handles, f)
         self.plain = _dense(tape.gradient(weighted, sources))
         self.sums: dict[int, tf.Tensor] = {}
         if self._outputs == "sum" and f.shape[1] > 1:
             self.sums = _dense(tape.gradient(summed, sources))
         self.alive = list(self.plain)
-        by_site = tape.gradient(total, [site.h for site in recorder.sites])
+        watched = [site.h for site in recorder.sites]
+        by_site = tape.gradient(total, watched)
+        passes = [t for t in (f, *watched, *by_site, *self.plain.values()) if t is not None]
+        self.lacking = undifferentiable(graph.get_operations(), handles, passes)
         unproven = roads.unproven(recorder.sites, f, by_site)
         self._structure(recorder, by_site, unproven, v)
         rest = [g for i, g in self.plain.items() if i not in self.structured]
@@ -188,8 +193,8 @@ class _Probe:
         for key in unproven | split_between(recorder.sites, self._ids):
             self.unproven.setdefault(self._place[key], reasons.OTHER_ROAD)
 
-        def serves(variable: keras.Variable) -> bool:
-            place = self._place.get(id(variable))
+        def serves(key: int) -> bool:
+            place = self._place.get(key)
             return place is not None and place not in self.unproven
 
         sites = [site for site in recorder.sites if id(site.h) in known]
@@ -229,15 +234,6 @@ class _Probe:
 
     def plan(self, why: dict[int, str]) -> Plan:
         """The plan in which the variables of `why` take the plain Jacobian."""
-        if self.abilities.stops_mean:
-            warnings.warn(
-                f"{self.network.name!r} uses `tf.nn.moments` (or `keras.ops.moments`) "
-                "outside the layers that keras_kare corrects. TensorFlow's second "
-                "derivative of it is wrong, so KARE's gradient through it will be off. "
-                "Use `keras.ops.mean` and `keras.ops.var`, or register a rule with "
-                "`kk.kernels.register_rule`.",
-                stacklevel=2,
-            )
         if not self.alive:
             raise ValueError(
                 "The outputs of `network` depend on none of its trainable variables. "
@@ -250,6 +246,7 @@ class _Probe:
             jacobian=tuple(self.variables[i] for i in rest),
             forward_mode=self.abilities.forward_mode,
             vectorizes=self.abilities.vectorizes,
+            undifferentiable=tuple(self.lacking),
             outputs=self.count_outputs,
             shares=self._shares(served, why),
             footprint=self.footprint,

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare.kernels.structured.differentiability import undifferentiable
 from keras_kare.kernels.structured.synthetic import ROWS
 
 COUPLED = (
@@ -44,6 +45,44 @@ def refuse_random(network: keras.Model, needed: Sequence[tf.Operation]) -> None:
             drawn = _reads_a_variable(op)
         if drawn:
             raise ValueError(COUPLED.format(name=network.name))
+
+
+def refuse_without_gradient(
+    network: keras.Model,
+    operations: Sequence[tf.Operation],
+    sources: Sequence[tf.Tensor],
+    f: tf.Tensor,
+) -> None:
+    """TensorFlow must have the first derivative of all that the outputs are made of."""
+    found = [
+        line
+        for line in undifferentiable(operations, sources, [f])
+        if not line.startswith("StopGradient")  # in `tf.nn.moments`: right but once
+    ]
+    if found:
+        raise ValueError(
+            f"{network.name!r} has no neural tangent kernel that TensorFlow could compute: "
+            f"it lacks derivatives, or has wrong ones, of {'; '.join(found)}. Replace "
+            f"these operations by others. Received: network={network.name!r}"
+        )
+
+
+def second_derivative(lacking: Sequence[str]) -> None:
+    """Refuse to differentiate kernel values where TensorFlow would be wrong.
+
+    Raises:
+        ValueError: If `lacking` names any operation.
+    """
+    if lacking:
+        raise ValueError(
+            "Kernel values of this network are exact, but TensorFlow cannot differentiate "
+            "them: KARE's gradient would miss a part, or be wrong, because of "
+            f"{'; '.join(lacking)}. Replace these operations by others "
+            "(`keras.ops.moments` by `keras.ops.mean` and `keras.ops.var`; linear ones by "
+            "a product with a matrix), or register a rule with "
+            "`kk.kernels.register_rule`. Without training, `fit_head` solves the kernel "
+            "machine of the network as it is."
+        )
 
 
 def _reads_a_variable(op: tf.Operation) -> bool:

@@ -73,7 +73,7 @@ class Roads:
                 cuts[key] = cuts.get(key, 0) | claimed
             key = site.h.ref()
             starts[key] = starts.get(key, 0) | 1 << (first + number)
-        marks = self._sources()
+        marks = {t.op: mark for t, mark in self._marked()}
         everything = (1 << first) - 1
 
         def mark(t: tf.Tensor) -> int:
@@ -104,15 +104,18 @@ class Roads:
                 other |= claims[number]
         return {id(v) for i, v in enumerate(self.variables) if other >> i & 1}
 
-    def _sources(self) -> dict[Any, int]:
-        """The marks of the placeholders by which variables enter this graph."""
+    def sources(self) -> list[tf.Tensor]:
+        """The placeholders by which the variables enter this graph."""
+        return [t for t, _ in self._marked()]
+
+    def _marked(self) -> list[tuple[tf.Tensor, int]]:
+        """These, and each variable's mark."""
         handles = {id(v.value.handle): 1 << i for i, v in enumerate(self.variables)}
-        marks: dict[Any, int] = {}
-        for outer, inner in getattr(self.graph, "captures", ()):
-            mark = handles.get(id(_origin(outer)))
-            if mark is not None:
-                marks[inner.op] = mark
-        return marks
+        return [
+            (inner, handles[key])
+            for outer, inner in getattr(self.graph, "captures", ())
+            if (key := id(_origin(outer))) in handles
+        ]
 
 
 def _union(marks: Iterable[int]) -> int:

@@ -14,6 +14,7 @@ from keras_kare.kernels.factors import Factor
 from keras_kare.kernels.jacobian import jacobian_factor, jacobians
 from keras_kare.kernels.structured.capture import Recorder, Site, run
 from keras_kare.kernels.structured.plan import Plan, holds
+from keras_kare.kernels.structured.refusals import second_derivative
 from keras_kare.kernels.structured.roads import Roads
 
 Share = tuple[list[keras.Variable], Factor]
@@ -76,14 +77,34 @@ class Traced:
         unproven = roads.unproven(recorder.sites, f, gradients)
         unproven |= split_between(recorder.sites, ids)
         sites = [site for site in recorder.sites if id(site.h) in found]
-        self.structured = list(shares(sites, found, lambda v: id(v) in ids, self._inner))
+        self.structured = [
+            (variables, self._guarded(factor))
+            for variables, factor in shares(sites, found, ids.__contains__, self._inner)
+        ]
         return [v for v in served if id(v) in unproven]
 
     def jacobian(self, variable: keras.Variable) -> Factor:
         """The gradients of a variable without a rule, written out."""
-        return jacobian_factor(
-            self._tape, self._targets, variable, self._dtype, self._plan.vectorizes
+        plan, tape = self._plan, self._tape
+        return self._guarded(
+            jacobian_factor(tape, self._targets, variable, self._dtype, plan.vectorizes)
         )
+
+    def _guarded(self, factor: Factor) -> Factor:
+        """A factor that refuses a derivative which would be wrong in silence."""
+        lacking = self._plan.undifferentiable
+        if not lacking:
+            return factor
+
+        @tf.custom_gradient
+        def guarded(values: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            def gradient(upstream: tf.Tensor) -> Any:
+                second_derivative(lacking)
+
+            return tf.identity(values), gradient
+
+        parts = [guarded(t) if t.dtype.is_floating else t for t in factor.parts()]
+        return factor.with_parts(parts)
 
 
 def split_between(sites: list[Site], ids: Collection[int]) -> set[int]:
@@ -114,7 +135,7 @@ def warn_of_other_ways(refused: list[keras.Variable]) -> None:
 def shares(
     sites: list[Site],
     gradients: dict[int, tf.Tensor],
-    serves: Callable[[keras.Variable], bool],
+    serves: Callable[[int], bool],
     dtype: tf.DType,
 ) -> Iterator[Share]:
     """One share a group of variables: all that was watched for it, side by side.
@@ -122,12 +143,12 @@ def shares(
     Args:
         sites: What was watched.
         gradients: `(n, C, ...)` by the identity of each `h`.
-        serves: Whether a variable is asked for.
+        serves: Whether the variable of an identity is asked for.
         dtype: Type of the factors.
     """
     groups: dict[tuple[int, ...], tuple[list[keras.Variable], list[Factor]]] = {}
     for site in sites:
-        variables = [v for v in site.variables if serves(v)]
+        variables = [v for v in site.variables if serves(id(v))]
         if not variables:
             continue
         factor = site.factor(variables, tf.cast(gradients[id(site.h)], dtype))
