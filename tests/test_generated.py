@@ -1,0 +1,112 @@
+"""Generated networks against a tape over one output of one row at a time.
+
+On rows that the plan did not see. `make test` tries some dozens, which cover every
+layer type and way of use; `make test-slow` tries 300.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from generated_layers import PARTS
+from generated_networks import (
+    Case,
+    as_tensors,
+    cases,
+    fresh_copy,
+    jacobians_by_hand,
+    kernel_by_hand,
+)
+from generated_uses import USES
+
+import keras_kare as kk
+
+SEED, FEW = 15, 48
+SLOW_SEED, MANY = 1500, 300
+
+
+def relative(values: Any, expected: np.ndarray, scale: float) -> float:
+    values = np.asarray(values, "float64")
+    assert values.shape == expected.shape
+    assert np.all(np.isfinite(values))
+    return float(np.max(np.abs(values - expected))) / scale
+
+
+def check_announced(kernel: Any, x: Any, messages: list[str]) -> None:
+    """Every variable that takes the plain Jacobian is named in a warning, no other."""
+    announced = " ".join(m for m in messages if "plain Jacobian" in m)
+    for layer in kernel.plan(x).layers:
+        for path in layer.variables:
+            assert (path in announced) is layer.fallback, (path, announced)
+
+
+def check(case: Case) -> None:
+    with case.policy():
+        network = case.make()
+        plan_rows, rows = case.plan_rows(), case.other_rows()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            kernel = kk.kernels.NTK(network, case.outputs)
+            if case.seed % 2:
+                kernel.check(plan_rows)
+                first = None
+            else:
+                first = kernel.gram(plan_rows)
+            gram, cross = kernel.gram(rows), kernel.cross(rows, plan_rows)
+        check_announced(kernel, rows, [str(w.message) for w in caught])
+
+        fresh = fresh_copy(case, network.get_weights())
+        j1, j2 = jacobians_by_hand(fresh, rows), jacobians_by_hand(fresh, plan_rows)
+        expected = kernel_by_hand(case.outputs, j1, j1)
+        scale = float(np.max(np.abs(expected)))
+        assert scale > 0.0
+        assert relative(gram, expected, scale) < case.tolerance
+        across = kernel_by_hand(case.outputs, j1, j2)
+        assert relative(cross, across, scale) < case.tolerance
+        if first is not None:
+            expected = kernel_by_hand(case.outputs, j2, j2)
+            assert relative(first, expected, scale) < case.tolerance
+
+        for count in (4, 5):  # of both, plans and kernels make traces
+            x = as_tensors(rows, slice(0, count))
+            before, after = (np.asarray(n(x, training=False)) for n in (fresh, network))
+            np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("case", cases(FEW, SEED), ids=str)
+def test_generated(case):
+    check(case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", cases(MANY, SLOW_SEED), ids=str)
+def test_many_generated(case):
+    check(case)
+
+
+def test_few_cover_all():
+    few = cases(FEW, SEED)
+    assert {case.use for case in few} == {*USES, "direct"}
+    assert {case.part for case in few} == set(PARTS)
+
+
+def test_the_same_seed_is_the_same_network():
+    one, other = (cases(3, SEED)[2].make() for _ in range(2))
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("case", cases(FEW, SEED)[::8], ids=str)
+def test_rows_of_the_plan_open_no_gate(case):
+    """What the rows of the plan do not show, the others do."""
+    with case.policy():
+        body = getattr(case.make(), "body", None)
+        if body is None:
+            pytest.skip("the body has no name of its own")
+        for rows, opened in ((case.plan_rows(), 0), (case.other_rows(), 2)):
+            gate = body.gate_of(tf.constant(rows[0] if case.two else rows))
+            assert np.count_nonzero(gate) == opened
