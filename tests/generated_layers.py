@@ -99,9 +99,9 @@ def plain(shape: tuple[int, ...], kind: Any, *args: Any, **more: Any) -> Part:
 
 def recurrent(kind: Any, **more: Any) -> Part:
     def make(**k: Any) -> Any:
-        return kind(4, return_sequences=True, **more, **k)
+        return kind(2, return_sequences=True, **more, **k)
 
-    return Part(STEPS, make, masks=True, heavy=True)
+    return Part((2, 2), make, masks=True, heavy=True)
 
 
 def attention(layer: Any, x: Any) -> Any:
