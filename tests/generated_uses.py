@@ -168,6 +168,14 @@ class Mapped(Body):
         return ops.tanh(looped) + gate * self.use(h)
 
 
+class Vectorised(Body):
+    """The same by `vectorized_map`, whose body TensorFlow traces for one row."""
+
+    def combine(self, h: Any, gate: Any) -> Any:
+        looped = ops.vectorized_map(lambda row: self.use(row[None])[0], h)
+        return ops.tanh(looped) + gate * self.use(self.view(h))
+
+
 class Routed(Body):
     """Rows are sent to one of two experts, and come back in order."""
 
@@ -480,6 +488,7 @@ USES: dict[str, Use] = {
     "cond any": Use(CondAny, light),
     "cond switch": Use(CondSwitch, light),
     "mapped": Use(Mapped, light),
+    "vectorised": Use(Vectorised, light),
     "routed": Use(Routed, takes_parts),
     "routed shared": Use(RoutedShared, takes_parts),
     "experts": Use(Experts),
