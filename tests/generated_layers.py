@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 from keras import layers, ops
 
 VOCABULARY = 6
@@ -80,9 +79,7 @@ DEPTHWISE = ("DepthwiseConv1D", "DepthwiseConv2D", "SeparableConv1D", "Separable
 def active(shape: tuple[int, ...], kind: Any, *args: Any, **more: Any) -> Part:
     """A layer with an `activation`."""
     empty = kind.__name__ not in DEPTHWISE
-    return Part(
-        shape, lambda **k: kind(*args, **more, **k), activates=True, empty=empty
-    )
+    return Part(shape, lambda **k: kind(*args, **more, **k), activates=True, empty=empty)
 
 
 def steps(*args: Any, **more: Any) -> Part:

@@ -79,7 +79,13 @@ class Case:
     rows: str
 
     def __str__(self) -> str:
-        bits = [self.part, self.use, self.form, self.types, f"{self.outputs} {self.columns}"]
+        bits = [
+            self.part,
+            self.use,
+            self.form,
+            self.types,
+            f"{self.outputs} {self.columns}",
+        ]
         return ", ".join([*bits, f"planned on {self.rows}", f"seed {self.seed}"])
 
     @property

@@ -287,7 +287,9 @@ def test_refused_networks(kind):
             call(kernel, x)
         witness.check(what)
     with pytest.raises((ValueError, RuntimeError)):
-        kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=0.1)).fit_head(x, np.ones((ROWS, 1)))
+        kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=0.1)).fit_head(
+            x, np.ones((ROWS, 1))
+        )
     witness.check("fit_head")
     after = keras.tree.flatten(network(x))
     for a, b in zip(before, after, strict=True):
@@ -300,7 +302,12 @@ def bad_rows(kind: str) -> dict[str, Any]:
         return {"wrong shape": x[:, :, None], "no rows": x[:0]}
     holes = x.copy()
     holes[2] = np.nan
-    return {"NaN": holes, "wrong shape": x[..., :-1], "no rows": x[:0], "text": x.astype("U3")}
+    return {
+        "NaN": holes,
+        "wrong shape": x[..., :-1],
+        "no rows": x[:0],
+        "text": x.astype("U3"),
+    }
 
 
 @pytest.mark.parametrize("kind", ["regularised", "traced method", "counts", "batch norm"])

@@ -108,7 +108,9 @@ COMBINATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def close(values: Any, expected: np.ndarray) -> None:
-    np.testing.assert_allclose(values, expected, rtol=0, atol=1e-10 * np.abs(expected).max())
+    np.testing.assert_allclose(
+        values, expected, rtol=0, atol=1e-10 * np.abs(expected).max()
+    )
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -229,7 +231,9 @@ def test_export_where_the_length_must_be_known(rng, tmp_path):
     x = rng.normal(size=(4, 2, 2))
     model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=0.1))
     model.fit_head(x, rng.normal(size=(4, 2)))
-    with pytest.warns(UserWarning, match=r"only rows of the shape .*\(None, 2, 2\).*lstm"):
+    with pytest.warns(
+        UserWarning, match=r"(?s)only rows of the shape .*\(None, 2, 2\).*lstm"
+    ):
         model.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(str(tmp_path / "served"))
     expected = model.predict(x, verbose=0)

@@ -149,7 +149,9 @@ class Kernel(keras.layers.Layer, abc.ABC):
         if len(inputs) != len(parts):  # a subclassed network does not say
             inputs = parts
         pairs = zip(parts, inputs, strict=True)
-        specs = [tf.TensorSpec(_open_axes(part, wanted), part.dtype) for part, wanted in pairs]
+        specs = [
+            tf.TensorSpec(_open_axes(part, wanted), part.dtype) for part, wanted in pairs
+        ]
         return keras.tree.pack_sequence_as(x, specs)
 
     def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
