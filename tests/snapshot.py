@@ -52,8 +52,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
 
 def _layers(network: Any) -> Iterator[Any]:
     yield network
-    for layer in network._flatten_layers(include_self=False):
-        yield layer
+    yield from network._flatten_layers(include_self=False)
 
 
 def _describe(path: str, value: Any, found: dict[str, Any], seen: set[int]) -> None:

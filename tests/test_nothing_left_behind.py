@@ -163,6 +163,10 @@ def made(kind: str) -> Any:
     return network
 
 
+def machine(network: Any) -> kk.KAREModel:
+    return kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=0.1))
+
+
 class Witness:
     """Compares a network with what it was, after each of our calls."""
 
@@ -207,7 +211,7 @@ batch norm, counts, recurrent""".replace("\n", " ").split(", ")
 def test_model_calls(kind):
     network, x = made(kind), rows_for(kind)
     y, witness = np.ones((ROWS, 1)), Witness(network)
-    model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=0.1))
+    model = machine(network)
     model.fit_head(x, y)
     witness.check("fit_head")
     model.predict(x[:2], verbose=0)
