@@ -226,6 +226,15 @@ def test_exported_signature_keeps_unknown_axes(form, rng, tmp_path):
     np.testing.assert_allclose(served.serve(tf.constant(xt)), expected, atol=1e-10)
 
 
+def test_recurrent_layers_need_their_length(rng):
+    network = keras.Sequential([keras.Input((None, 2)), layers.LSTM(2), layers.Dense(1)])
+    kernel, x = kk.kernels.NTK(network), rng.normal(size=(3, 2, 2))
+    kernel.check(x)
+    function = tf.function(kernel.gram, input_signature=[kernel.input_spec(x)])
+    with pytest.raises(ValueError, match="length of its sequences must"):
+        function(x)
+
+
 def test_export_where_the_length_must_be_known(rng, tmp_path):
     network = keras.Sequential([keras.Input((None, 2)), layers.LSTM(2), layers.Dense(1)])
     x = rng.normal(size=(4, 2, 2))
