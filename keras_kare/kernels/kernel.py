@@ -141,6 +141,28 @@ class Kernel(keras.layers.Layer, abc.ABC):
     def check_shapes(self, name: str, x: Any) -> None:
         """Refuse rows of a shape that the kernel does not take; names the argument."""
 
+    def input_spec(self, x: Any) -> Any:
+        """Shapes and types of such rows, `tf.TensorSpec`s nested as `x`.
+
+        The number of rows is unknown, and so are the axes that the inputs of the
+        kernel's network leave open (`keras.Input((None, 3))`).
+
+        Args:
+            x: `(n, ...)`.
+        """
+        inputs = getattr(getattr(self, "network", None), "inputs", None) or []
+        parts = keras.tree.flatten(x)
+        if isinstance(x, dict) and {t.name for t in inputs} >= set(x):
+            by_name = {t.name: t for t in inputs}
+            inputs = keras.tree.flatten({name: by_name[name] for name in x})
+        if len(inputs) != len(parts):  # a subclassed network does not say
+            inputs = parts
+        pairs = zip(parts, inputs, strict=True)
+        specs = [
+            tf.TensorSpec(_open_axes(part, wanted), part.dtype) for part, wanted in pairs
+        ]
+        return keras.tree.pack_sequence_as(x, specs)
+
     def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
         """Multiply-adds a predicted row, for each form of a head that this kernel allows.
 
@@ -179,3 +201,12 @@ class Kernel(keras.layers.Layer, abc.ABC):
     def call(self, x1: Any, x2: Any = None) -> tf.Tensor:
         """`gram(x1)`, or `cross(x1, x2)` where `x2` is given."""
         return self.gram(x1) if x2 is None else self.cross(x1, x2)
+
+
+def _open_axes(part: Any, wanted: Any) -> list[int | None]:
+    """The shape of `part` without what `wanted` leaves open."""
+    shape, open_shape = list(part.shape[1:]), list(wanted.shape[1:])
+    if len(shape) == len(open_shape):  # Keras adds and drops axes of length one
+        pairs = zip(shape, open_shape, strict=True)
+        shape = [None if size is None else own for own, size in pairs]
+    return [None, *shape]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -41,6 +42,9 @@ def export_saved_model(
 ) -> None:
     """Write the signatures `serve`, `serving_default` and, with classes, `classify`.
 
+    Axes that the network's inputs leave open stay open in the signatures; where the
+    network cannot be traced so, as with `LSTM`, a warning says that they do not.
+
     Only what the chosen form reads is tracked, so that a primal export holds the
     network's variables and `w`, and no training row.
 
@@ -66,7 +70,7 @@ def export_saved_model(
     archive.track(model.kernel if model.network is None else model.network)
     for variable in head.prediction_variables():
         archive.track(variable)
-    signature = [_named(head.input_signature())]
+    signature = [_named(_open_signature(serve, head, model.kernel))]
     endpoint = archive.add_endpoint("serve", serve, input_signature=signature)
     if labels is not None:
 
@@ -75,6 +79,25 @@ def export_saved_model(
 
         archive.add_endpoint("classify", classify, input_signature=signature)
     archive.write_out(str(filepath), verbose=True if verbose is None else verbose, **kwargs)
+
+
+def _open_signature(serve: Callable[[Any], Any], head: NTKRidgeHead, kernel: Any) -> Any:
+    """With the axes unknown that the network leaves open, if it can be traced so."""
+    known = head.input_signature()
+    signature = kernel.input_spec(known)
+    if keras.tree.flatten(signature) == keras.tree.flatten(known):
+        return known
+    try:
+        tf.function(serve, autograph=False).get_concrete_function(signature)
+    except (ValueError, TypeError) as error:
+        shapes = [tuple(spec.shape) for spec in keras.tree.flatten(known)]
+        warnings.warn(
+            "The exported signature takes only rows of the shape that the head was solved "
+            f"on, {shapes}: the network cannot be traced for others ({error}).",
+            stacklevel=4,
+        )
+        return known
+    return signature
 
 
 def _named(signature: Any) -> Any:

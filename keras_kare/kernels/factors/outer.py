@@ -160,8 +160,10 @@ class OuterFactor(Factor):
         """The same gradients written out, bias last; not in the variable's order."""
         count, q = self.b.shape[3:]
         groups, p = self.a.shape[1], self.a.shape[3]
-        steps = -1 if self.a.shape[2] is None else self.a.shape[2]
-        b = tf.reshape(self.b, (-1, groups, steps, count * q))
+        steps, rows = self.a.shape[2], -1
+        if steps is None:
+            steps, rows = -1, tf.shape(self.b)[0]
+        b = tf.reshape(self.b, (rows, groups, steps, count * q))
         # The transposed product is the faster one on a CPU.
         j = tf.matmul(b, self.a, transpose_a=True)
         j = tf.reshape(j, (-1, groups, count, q * p))
