@@ -31,6 +31,12 @@ from keras_kare.solvers.stream import Stream
 
 FORMS = ("auto", "dual", "primal")
 
+NOT_FINITE = (
+    "A prediction is not finite: it is too large for the type that models compute in, or "
+    "the network's derivatives at its row are. Scale targets and inputs to about one, or "
+    'use `keras.config.set_floatx("float64")`. Predictions'
+)
+
 
 @keras.saving.register_keras_serializable(package="keras_kare")
 class NTKRidgeHead(keras.layers.Layer):
@@ -51,8 +57,9 @@ class NTKRidgeHead(keras.layers.Layer):
         form: How predictions are computed. `"dual"`: kernel against the anchors.
             `"primal"`: from `w = (1/n) J(X)ᵀ α`, as one forward-mode derivative of
             the network in direction `w`; the cost does not depend on `n`, and no
-            anchors are needed. `"auto"`: whichever takes fewer operations. They
-            agree. Defaults to `"auto"`.
+            anchors are needed (`w` is held in the network's type; in float64 where it
+            would overflow or vanish there). `"auto"`: whichever takes fewer operations.
+            They agree. Defaults to `"auto"`.
         residual: Whether the machine corrects the network instead of replacing it:
             `ŷ(x) = f(x) + (1/n) K(x, X) (K/n + λI)⁻¹ (y − f(X))`. Defaults to `False`.
         keep_anchors: Whether training rows are kept, which lets a stale head be
@@ -146,7 +153,7 @@ class NTKRidgeHead(keras.layers.Layer):
         outputs = tf.cast(outputs, keras.config.floatx())
         if self.residual:
             outputs += tf.cast(network_outputs(kernel, inputs), outputs.dtype)
-        return outputs
+        return tf.debugging.check_numerics(outputs, NOT_FINITE)
 
     def posterior(self, kernel: Kernel) -> Posterior:
         """The Gaussian process of the solution, which needs the anchors.

@@ -130,6 +130,7 @@ def gather(
     x = _validation.check_rows(f"{name}x", without_pandas(x))
     rows = int(keras.tree.flatten(x)[0].shape[0])
     y = _validation.check_targets(f"{name}y", y, rows)
+    _validation.check_fits(f"{name}y", y)
     weights = _row_weights(f"{name}sample_weight", sample_weight, class_weight, y)
     return Rows(x, y, batch_size or rows, weights)
 
@@ -161,7 +162,9 @@ def stream(dataset: Any, steps: int | None) -> Stream:
         for x, y, weights in _batches(dataset, steps, ""):
             x = _validation.check_rows("x", x)
             rows = int(keras.tree.flatten(x)[0].shape[0])
-            y = np.asarray(_validation.check_targets("y", y, rows), "float64")
+            y = _validation.check_targets("y", y, rows)
+            _validation.check_fits("y", y)
+            y = np.asarray(y, "float64")
             if weights is not None:  # a batch alone may have no row that counts
                 weights = _validation.check_weights("sample_weight", weights, rows, 0)
             yield x, y, weights
