@@ -130,3 +130,68 @@ class TestArguments:
         np.testing.assert_allclose(
             model.predict(new), expected(network, x, y, new), rtol=1e-8
         )
+
+
+class Broken(kk.losses.FullKARE):
+    """A loss that supplies its gradients, of which one is not finite."""
+
+    def value_and_gradients(self, kernel, x, y_true, step, sample_weight=None):
+        gradients = [tf.ones_like(v) for v in kernel.trainable_variables]
+        gradients[-1] *= np.inf
+        return 1.0, gradients, np.zeros(y_true.shape)
+
+
+def relu_network():
+    dense = keras.layers.Dense
+    return keras.Sequential([keras.Input((4,)), dense(6, "relu"), dense(1)])
+
+
+class TestTraining:
+    @pytest.mark.parametrize(
+        ("loss", "size"),
+        [(kk.losses.KARE(1e-4), 1e17), (Broken(), 1.0)],
+        ids=["kare", "supplied"],
+    )
+    def test_gradients_that_are_not_finite_change_nothing(self, rng, loss, size):
+        x, y, _ = data(rng, y=size)  # |A⁻¹y|² is more than float32 holds
+        model = kk.KAREModel(relu_network(), head=kk.NTKRidgeHead(ridge=RIDGE))
+        model.compile(keras.optimizers.SGD(1.0, momentum=0.9), loss)
+        before = model.get_weights()
+        with pytest.raises(tf.errors.InvalidArgumentError, match="no weight has been changed"):
+            model.fit(x, y, epochs=3, verbose=0)
+        for now, then in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(now, then)
+        assert int(model.optimizer.iterations) == 0
+
+    @pytest.mark.parametrize(("size", "word"), [(1e-20, "vanish"), (1e19, "overflow")])
+    def test_squares_beyond_the_type_of_the_loss(self, rng, size, word):
+        x, y, _ = data(rng, y=size)
+        fine = x, y / size
+        model = kk.KAREModel(linear_network(), head=kk.NTKRidgeHead(ridge=RIDGE))
+        model.compile("sgd", "kare")
+        model.fit_head(x, y)  # no square is formed in float32
+        for call in (
+            lambda: model.fit(x, y, verbose=0),
+            lambda: model.fit(*fine, validation_data=(x, y), verbose=0),
+            lambda: model.train_on_batch(x, y),
+            lambda: model.evaluate(x, y, verbose=0),
+            lambda: model.test_on_batch(x, y),
+        ):
+            with pytest.raises(ValueError, match=f"y` has squares that {word} in float32"):
+                call()
+
+    def test_small_targets_train_as_scaled_ones(self, rng):
+        losses = []
+        for size in (1.0, 2.0**-40):
+            x, y, _ = data(np.random.default_rng(1), y=size)
+            keras.utils.set_random_seed(2)
+            model = kk.KAREModel(linear_network(), head=kk.NTKRidgeHead(ridge=RIDGE))
+            model.compile(keras.optimizers.SGD(0.0), "kare")
+            losses += model.fit(x, y, verbose=0).history["loss"]
+        np.testing.assert_allclose(losses[1], losses[0] * 2.0**-80, rtol=1e-5)
+
+    def test_targets_of_zero_train(self, rng):
+        x, y, _ = data(rng, y=0.0)
+        model = kk.KAREModel(linear_network(), head=kk.NTKRidgeHead(ridge=RIDGE))
+        model.compile("sgd", "kare")
+        assert model.fit(x, y, verbose=0).history["loss"] == [0.0]

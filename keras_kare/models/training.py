@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kare import losses
+from keras_kare import _validation, losses
 from keras_kare import metrics as metrics_module
 from keras_kare.kernels import Kernel
 from keras_kare.kernels.recompute import attach
@@ -23,6 +23,13 @@ ONE_ROW = (
     "`x` yields a batch of one row, which has no KARE. Use `drop_remainder=True`, or "
     "another batch size. (The model has been trained on the batches before it; `fit_head` "
     "takes batches of any size.)"
+)
+
+NOT_FINITE = (
+    "The gradient of the loss by the weight `{path}` is not finite at the present weights "
+    "and inputs; no weight has been changed by this step. Scale inputs and targets to about "
+    'one, take a larger ridge in the loss, use `keras.config.set_floatx("float64")`, or, if '
+    "training went well before this step, a smaller learning rate. The gradient"
 )
 
 PARTED = 3.0
@@ -121,9 +128,22 @@ class KARETrainer(keras.Model):
             # The kernel does not depend on the last bias, for one.
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        with tf.control_dependencies(self._refuse_not_finite(gradients, variables)):
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self._loss_tracker.update_state(loss, sample_weight=_count(y, weights))
         return self.compute_metrics(x, y, predictions, weights)
+
+    def _refuse_not_finite(self, gradients: Any, variables: Any) -> list[Any]:
+        """Checks to run before an update, which would lose all weights.
+
+        Scaled losses are meant to overflow at times: their optimizer leaves out the step.
+        """
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            return []
+        return [
+            tf.debugging.check_numerics(gradient, NOT_FINITE.format(path=variable.path))
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
 
     def make_train_function(self, force: bool = False) -> Any:
         """As in Keras; a loss that supplies its gradients trains outside of graphs."""
@@ -279,6 +299,8 @@ class KARETrainer(keras.Model):
 
         Raises:
             ValueError: For bad input, named, before any training.
+            tf.errors.InvalidArgumentError: If a gradient is not finite, before it
+                changes any weight; or if training has diverged.
         """
         if not self.compiled:
             raise ValueError("Call `compile` before `fit`.")
@@ -304,6 +326,7 @@ class KARETrainer(keras.Model):
             batch_size = len(rows) if full else rows_module.default_batch_size(len(rows))
         self._check_rows(rows, validation, batch_size or rows.batch_size)
         self._check_trainable()
+        self._check_squares(rows, validation)
         if arrays:
             x, y = rows.x, rows.y
             rows_module.check_batch_size(batch_size, len(rows))
@@ -389,6 +412,7 @@ class KARETrainer(keras.Model):
             self._refresh_head()
             if not rows_module.is_dataset(x):
                 rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
+                _validation.check_squares("y", rows.y, keras.config.floatx())
                 x, y, sample_weight = rows.parts()
                 batch_size = rows_module.prediction_batch_size(batch_size)
         self._forget_stale_traces()
@@ -418,6 +442,7 @@ class KARETrainer(keras.Model):
         )
         self._check_rows(rows, None)
         self._check_trainable()
+        self._check_squares(rows, None)
         self.head.trained = True
         return super().train_on_batch(*rows.parts(), return_dict=return_dict)
 
@@ -426,6 +451,7 @@ class KARETrainer(keras.Model):
     ) -> Any:
         """Mean squared error and metrics of the kernel machine on one batch."""
         rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
+        _validation.check_squares("y", rows.y, keras.config.floatx())
         self._refresh_head()
         self._forget_stale_traces()
         return super().test_on_batch(*rows.parts(), return_dict=return_dict)
@@ -437,6 +463,13 @@ class KARETrainer(keras.Model):
                 "without by `fit_head`. Received: a kernel of type "
                 f"{type(self.kernel).__name__}"
             )
+
+    def _check_squares(self, rows: Rows, validation: Rows | None) -> None:
+        """Refuse targets on which a loss would be 0, or overflow, whatever is trained."""
+        wide = any(v.dtype == "float64" for v in self.trainable_variables)
+        _validation.check_squares("y", rows.y, "float64" if wide else "float32")
+        if validation is not None:
+            _validation.check_squares("validation y", validation.y, keras.config.floatx())
 
     def _solve_if_stale(self) -> None:
         """Solve again where a callback has changed the weights."""
