@@ -181,8 +181,8 @@ def check_squares(name: str, y: np.ndarray, dtype: Any) -> None:
         return
     raise ValueError(
         f"`{name}` has squares that {'vanish' if largest < 1.0 else 'overflow'} in "
-        f"{keras.backend.standardize_dtype(dtype)}, the type of the loss: scale it to about "
-        'one, or use `keras.config.set_floatx("float64")`. Received: '
+        f"{keras.backend.standardize_dtype(dtype)}, the type of the loss: scale it to "
+        'about one, or use `keras.config.set_floatx("float64")`. Received: '
         f"{name} whose largest entry is {largest:.3g}"
     )
 

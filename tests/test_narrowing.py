@@ -157,7 +157,9 @@ class TestTraining:
         model = kk.KAREModel(relu_network(), head=kk.NTKRidgeHead(ridge=RIDGE))
         model.compile(keras.optimizers.SGD(1.0, momentum=0.9), loss)
         before = model.get_weights()
-        with pytest.raises(tf.errors.InvalidArgumentError, match="no weight has been changed"):
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match="no weight has been changed"
+        ):
             model.fit(x, y, epochs=3, verbose=0)
         for now, then in zip(model.get_weights(), before, strict=True):
             np.testing.assert_array_equal(now, then)

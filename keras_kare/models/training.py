@@ -14,7 +14,7 @@ from keras_kare.kernels import Kernel
 from keras_kare.kernels.recompute import attach
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.layers.ridge_selection import Choice
-from keras_kare.models import rehearsal
+from keras_kare.models import batches, rehearsal
 from keras_kare.models import rows as rows_module
 from keras_kare.models.rows import Rows
 from keras_kare.models.watch import Watch, keeps_best, watched
@@ -27,9 +27,10 @@ ONE_ROW = (
 
 NOT_FINITE = (
     "The gradient of the loss by the weight `{path}` is not finite at the present weights "
-    "and inputs; no weight has been changed by this step. Scale inputs and targets to about "
-    'one, take a larger ridge in the loss, use `keras.config.set_floatx("float64")`, or, if '
-    "training went well before this step, a smaller learning rate. The gradient"
+    "and inputs; no weight has been changed by this step. Scale inputs and targets to "
+    "about one, take a larger ridge in the loss, use "
+    '`keras.config.set_floatx("float64")`, or, if training went well before this step, a '
+    "smaller learning rate. The gradient"
 )
 
 PARTED = 3.0
@@ -235,8 +236,12 @@ class KARETrainer(keras.Model):
 
         Args:
             x: Inputs `(n, ...)`, a `tf.data.Dataset` or a `keras.utils.PyDataset` of
-                `(x, y)` batches. Datasets are read once more, to solve the head; of
-                an endless one, the first `steps_per_epoch` batches are its rows.
+                `(x, y)` batches. Datasets are read once more, to solve the head. Of
+                one that is endless, or of unknown cardinality (`filter`,
+                `from_generator`), the first `steps_per_epoch` batches are its rows,
+                while epochs go on in it as in Keras; where it is known to end (see
+                `tf.data.experimental.assert_cardinality`), or without
+                `steps_per_epoch`, all of them are.
             y: Targets `(n,)` or `(n, c)`, floats; classes are encoded as -1 and 1.
             batch_size: Rows of a Gram matrix. Defaults to all of them up to 4,096
                 rows, and to batches of about 1,024, evenly split, above. (Keras's 32
@@ -248,6 +253,7 @@ class KARETrainer(keras.Model):
                 machine is solved at the ridge of the loss, on at most
                 `validation_anchors` rows. `ridge="auto"` is chosen on these rows, once,
                 at the end.
+                Of a dataset, these are the first `validation_steps` batches.
             validation_split: The last share of the rows becomes `validation_data`.
             epochs, verbose, callbacks, shuffle, initial_epoch, steps_per_epoch,
                 validation_steps, validation_batch_size, validation_freq: As in Keras.
@@ -304,15 +310,17 @@ class KARETrainer(keras.Model):
         """
         if not self.compiled:
             raise ValueError("Call `compile` before `fit`.")
-        streams = self._streams(x)
+        _validation.check_whole("steps_per_epoch", steps_per_epoch, 1, optional=True)
+        _validation.check_whole("validation_steps", validation_steps, 1, optional=True)
+        streams, steps = self._streams(x), batches.steps_of_rows(x, steps_per_epoch)
         if streams:
             rows_module.check_alone(y, sample_weight, class_weight)
-            rows = rows_module.begin(x, steps_per_epoch, self.validation_anchors)
+            rows = rows_module.begin(x, steps, self.validation_anchors)
         else:
             weights = {"sample_weight": sample_weight, "class_weight": class_weight}
-            rows = rows_module.gather(x, y, steps_per_epoch, **weights)
+            rows = rows_module.gather(x, y, steps, **weights)
         if validation_split and validation_data is None:
-            if rows_module.is_dataset(x):
+            if batches.is_dataset(x):
                 raise ValueError(
                     "`validation_split` needs arrays. Split the dataset, and pass "
                     f"`validation_data`. Received: validation_split={validation_split}"
@@ -320,7 +328,7 @@ class KARETrainer(keras.Model):
             rows, held = rows.split(validation_split)
             validation_data = held.parts()
         validation = rows_module.gather_validation(validation_data, validation_steps)
-        arrays = not rows_module.is_dataset(x)
+        arrays = not batches.is_dataset(x)
         if arrays and batch_size is None:
             full = self.loss.supplies_gradients
             batch_size = len(rows) if full else rows_module.default_batch_size(len(rows))
@@ -330,10 +338,10 @@ class KARETrainer(keras.Model):
         if arrays:
             x, y = rows.x, rows.y
             rows_module.check_batch_size(batch_size, len(rows))
-            if validation is not None and not rows_module.is_dataset(validation_data):
+            if validation is not None and not batches.is_dataset(validation_data):
                 validation_data = validation.parts()
         if streams:
-            stream = rows_module.stream(x, steps_per_epoch)
+            stream = rows_module.stream(x, steps)
             self.head.check_stream(stream, validation is not None)
         self.head.hold(rows.x, rows.y, rows.weights)
         self.head.trained = self.head.trained or epochs > initial_epoch
@@ -376,7 +384,7 @@ class KARETrainer(keras.Model):
                 shuffle,
             )
         if streams:
-            self._solve_stream(x, steps_per_epoch, validation)
+            self._solve_stream(x, steps, validation)
         else:
             self._solve_head(rows, validation, choice)
         if not keeps_best(callbacks):
@@ -404,13 +412,14 @@ class KARETrainer(keras.Model):
         Raises:
             ValueError: For bad input, and as `predict`.
         """
+        batches.check_ends(x, steps)
         if not self.compiled:
             self.compile()
         if self._training_rows is not None:
             self._solve_for_validation(self._training_rows)
         else:
             self._refresh_head()
-            if not rows_module.is_dataset(x):
+            if not batches.is_dataset(x):
                 rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
                 _validation.check_squares("y", rows.y, keras.config.floatx())
                 x, y, sample_weight = rows.parts()
