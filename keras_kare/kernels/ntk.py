@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from keras_kare import _validation
 from keras_kare.kernels import memory
+from keras_kare.kernels.inputs import paired
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.kernels.plan import KernelPlan, kernel_plan
@@ -294,10 +295,7 @@ class NTK(Kernel):
         self.built = True
 
     def check_shapes(self, name: str, x: Any) -> None:
-        wanted, given = getattr(self.network, "inputs", None), keras.tree.flatten(x)
-        if not wanted or len(wanted) != len(given):
-            return  # a subclassed network does not say what it takes
-        for spec, part in zip(wanted, given, strict=True):
+        for spec, part in paired(self.network, name, x):
             # Keras adds and drops axes of length one.
             takes, got = ([d for d in t.shape[1:] if d != 1] for t in (spec, part))
             if not tf.TensorShape(takes).is_compatible_with(got):
@@ -309,7 +307,12 @@ class NTK(Kernel):
 
     def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
         variables = self.network.trainable_variables
-        plan = self._runtime.plans[tuple(id(v) for v in variables)]
+        plan = self._runtime.plans.get(tuple(id(v) for v in variables))
+        if plan is None:
+            raise ValueError(
+                "The cost of a prediction is known once the kernel has been planned: call "
+                "`kernel.plan(x)` with a few rows first."
+            )
         parameters = sum(math.prod(v.shape) for v in variables)
         c = plan.outputs if self.outputs == "trace" else 1
         pair = sum(share.cost.pair_flops for share in plan.shares) / 2
