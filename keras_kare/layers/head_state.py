@@ -10,6 +10,18 @@ import numpy as np
 import tensorflow as tf
 
 
+class Shelf(tf.Module):
+    """The variables that predictions read, where TensorFlow finds them.
+
+    So a user's own `tf.Module` round a model can be saved by `tf.saved_model.save`.
+    Keras leaves it alone: to its own files, `HeadState.save` writes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[tf.Variable] = []
+
+
 class HeadState:
     """Anchors, their targets, the dual solution and the primal weights.
 
@@ -26,11 +38,19 @@ class HeadState:
         self.weights: list[tf.Variable] | None = None
         self.facts: dict[str, Any] = {}
         self.trained = False
+        self.shelf = Shelf()
 
     @property
     def solved(self) -> bool:
         """Whether there is something to predict with."""
         return "report" in self.facts
+
+    def read(self) -> list[tf.Variable]:
+        """The variables that predictions read."""
+        if self.weights is not None:
+            return list(self.weights)
+        parts = keras.tree.flatten((self.anchors, self.dual))
+        return [part for part in parts if part is not None]
 
     def hold(self, x: Any, y: np.ndarray | None, row_weights: np.ndarray | None) -> None:
         """Keep rows to solve on.
@@ -41,10 +61,12 @@ class HeadState:
         self.anchors = _assigned(self.anchors, x)
         self.targets, self.row_weights = y, row_weights
         self.facts = {k: v for k, v in self.facts.items() if k == "choice"}
+        self.shelf.held = self.read()
 
     def drop_anchors(self) -> None:
         """Forget the rows, and the dual that belongs to them."""
         self.anchors = self.targets = self.row_weights = self.dual = None
+        self.shelf.held = self.read()
 
     def forget_targets(self) -> None:
         """Of anchors that are not the rows that were solved on."""
@@ -53,10 +75,12 @@ class HeadState:
     def set_dual(self, dual: np.ndarray) -> None:
         """Store `α`, `(n, c)`."""
         self.dual = _assigned(self.dual, dual)
+        self.shelf.held = self.read()
 
     def set_weights(self, weights: list[tf.Tensor] | None) -> None:
         """Store `w`, one array a variable, or forget it."""
         self.weights = weights and _exact(self.weights, weights)
+        self.shelf.held = self.read()
 
     def key(self) -> Any:
         """What a traced prediction depends on besides the values of variables."""
@@ -89,7 +113,7 @@ class HeadState:
 
     def load(self, store: Any) -> None:
         """Read what `save` wrote."""
-        self.__dict__.update(HeadState().__dict__)
+        self.__dict__.update({**HeadState().__dict__, "shelf": self.shelf})
         keys = set(store.keys())
         if "meta" not in keys:
             return
@@ -106,6 +130,7 @@ class HeadState:
         if meta["weights"] is not None:
             arrays = [np.asarray(store[f"weight_{i}"]) for i in range(meta["weights"])]
             self.set_weights([tf.constant(array) for array in arrays])
+        self.shelf.held = self.read()
 
 
 def describe(x: Any) -> Any:

@@ -135,6 +135,7 @@ class NTKRidgeHead(keras.layers.Layer):
         self.solver = solvers.get(solver)
         self.built = True
         self._state = HeadState()
+        self._shelf = self._state.shelf  # an attribute, for TensorFlow's savers
 
     def call(self, inputs: Any, kernel: Kernel) -> tf.Tensor:
         """Predictions for the rows `inputs`, `(n, c)`, by the kernel it was solved on."""
@@ -472,10 +473,7 @@ class NTKRidgeHead(keras.layers.Layer):
 
     def prediction_variables(self) -> list[tf.Variable]:
         """The variables that predictions read, besides the kernel's."""
-        state = self._state
-        if state.weights is not None:
-            return list(state.weights)
-        return [*keras.tree.flatten(state.anchors), state.dual]
+        return self._state.read()
 
     def input_signature(self) -> Any:
         """Shapes and types of the inputs it was solved on, as `tf.TensorSpec`s."""
