@@ -252,3 +252,33 @@ def test_a_module_round_a_copy(rng, tmp_path):
     tf.saved_model.save(Doubled(copied), tmp_path / "module")
     loaded = tf.saved_model.load(tmp_path / "module")
     same(loaded(x), 2.0 * model(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("anchor_0", {"form": "dual"}),
+        ("targets", {"form": "dual"}),
+        ("dual", {"form": "dual"}),
+        ("row_weights", {"form": "dual"}),
+        ("weight_2", {"form": "primal", "keep_anchors": False}),
+    ],
+)
+def test_damaged_arrays_are_named(rng, tmp_path, monkeypatch, name, head):
+    model, x, y = solved(rng, **head)
+    if name == "row_weights":
+        model.fit_head(x, y, sample_weight=np.ones(len(x)))
+    save = type(model.head).save_own_variables
+
+    def damaged(self, store):
+        arrays = {}
+        save(self, arrays)
+        arrays[name] = arrays[name].copy()
+        arrays[name].flat[0] = np.nan
+        for key, array in arrays.items():
+            store[key] = array
+
+    monkeypatch.setattr(type(model.head), "save_own_variables", damaged)
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match=f"its array `{name}` holds NaN or Inf"):
+        keras.saving.load_model(tmp_path / "m.keras")

@@ -142,7 +142,8 @@ class NTK(Kernel):
                 array of the result's shape (in memory, or a `numpy.memmap`) is filled.
                 The name of a `.npy` file is written tile by tile, with a note beside
                 it (`FILE.tiles.json`) of what is done: interrupted work goes on with
-                the next call of the same kernel, weights and rows.
+                the next call of the same kernel, weights and rows. The note has a
+                checksum of each tile; damaged ones are computed again, with a warning.
 
         Returns:
             `(n, n)`, or `(n, n, c, c)` for `outputs="full"`. A tensor, differentiable
@@ -154,6 +155,8 @@ class NTK(Kernel):
                 does not fit.
             MemoryError: Before the work, if it does not fit in `memory_limit`, or the
                 result not in memory.
+            OSError: Before the work, if the file does not fit on its disk, or another
+                call writes to it.
         """
         return self._run("gram", (x,), (), dtype, out)
 

@@ -39,6 +39,7 @@ class HeadState:
         self.facts: dict[str, Any] = {}
         self.trained = False
         self.shelf = Shelf()
+        self._damage: str | None = None
 
     @property
     def solved(self) -> bool:
@@ -112,25 +113,57 @@ class HeadState:
         store["meta"] = np.frombuffer(json.dumps(meta).encode(), "uint8")
 
     def load(self, store: Any) -> None:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If an array holds NaN or Inf, which `save` never writes.
+        """
+        damage = self._damage
+        self._clear()
+        if "meta" in store.keys():  # noqa: SIM118  Keras' stores are no mappings
+            try:
+                self._fill(store)
+            except ValueError as error:
+                self._clear()
+                self._damage = str(error)
+                raise
+        elif damage is not None:
+            # Keras looks for a layer that failed under its other names, where nothing is,
+            # and would take that for success.
+            self._damage = damage
+            raise ValueError(damage)
+
+    def _clear(self) -> None:
         self.__dict__.update({**HeadState().__dict__, "shelf": self.shelf})
+        self.shelf.held = []
+
+    def _fill(self, store: Any) -> None:
         keys = set(store.keys())
-        if "meta" not in keys:
-            return
         meta = json.loads(np.asarray(store["meta"], "uint8").tobytes().decode())
         self.facts, self.trained = meta["facts"], meta["trained"]
         if meta["anchors"] is not None:
-            x = _filled(meta["anchors"], lambda i: np.asarray(store[f"anchor_{i}"]))
+            x = _filled(meta["anchors"], lambda i: _sound(store, f"anchor_{i}"))
             self.anchors = _assigned(None, x)
-        self.targets = np.asarray(store["targets"]) if "targets" in keys else None
+        self.targets = _sound(store, "targets") if "targets" in keys else None
         if "row_weights" in keys:
-            self.row_weights = np.asarray(store["row_weights"])
+            self.row_weights = _sound(store, "row_weights")
         if "dual" in keys:
-            self.set_dual(np.asarray(store["dual"]))
+            self.set_dual(_sound(store, "dual"))
         if meta["weights"] is not None:
-            arrays = [np.asarray(store[f"weight_{i}"]) for i in range(meta["weights"])]
+            arrays = [_sound(store, f"weight_{i}") for i in range(meta["weights"])]
             self.set_weights([tf.constant(array) for array in arrays])
         self.shelf.held = self.read()
+
+
+def _sound(store: Any, name: str) -> np.ndarray:
+    array = np.asarray(store[name])
+    if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
+        raise ValueError(
+            f"The saved head is damaged: its array `{name}` holds NaN or Inf. Load another "
+            "copy of the file, or make the model anew and call `fit_head`. Received: "
+            f"{np.sum(~np.isfinite(array))} such entries of {array.size}"
+        )
+    return array
 
 
 def describe(x: Any) -> Any:
