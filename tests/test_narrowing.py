@@ -165,6 +165,19 @@ class TestTraining:
             np.testing.assert_array_equal(now, then)
         assert int(model.optimizer.iterations) == 0
 
+    @pytest.mark.parametrize("size", [1e8, 1e20])
+    def test_inputs_too_large_are_not_blamed_on_the_learning_rate_alone(self, rng, size):
+        x, y, _ = data(rng, x=size)
+        model = kk.KAREModel(relu_network(), head=kk.NTKRidgeHead(ridge=RIDGE))
+        model.compile(keras.optimizers.SGD(1.0), "kare")
+        before = model.get_weights()
+        with pytest.raises(
+            tf.errors.InvalidArgumentError, match=r"first step of training.* scale inputs"
+        ):
+            model.fit(x, y, verbose=0)
+        for now, then in zip(model.get_weights(), before, strict=True):
+            np.testing.assert_array_equal(now, then)
+
     @pytest.mark.parametrize(("size", "word"), [(1e-20, "vanish"), (1e19, "overflow")])
     def test_squares_beyond_the_type_of_the_loss(self, rng, size, word):
         x, y, _ = data(rng, y=size)
