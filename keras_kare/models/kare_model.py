@@ -141,6 +141,7 @@ class KAREModel(KARETrainer, keras.Model):
 
         A stale head is solved again first; inside a `tf.function` of your own the head
         is used as it is, so call `predict` or the model itself once after training.
+        (`tf.saved_model.save` writes a `tf.Module` with such a function.)
         """
         if tf.executing_eagerly():
             self._refresh_head()
