@@ -148,6 +148,15 @@ class TestTwoCalls:
         close(kernel.gram(x, out=path), gram)
         assert len(written) == 6
 
+    def test_a_file_system_without_locks(self, problem, monkeypatch):
+        kernel, x, path, gram = problem
+
+        def unknown(*given):
+            raise OSError(errno.ENOLCK, "No locks available")
+
+        monkeypatch.setattr(locking.fcntl, "flock", unknown)
+        close(kernel.gram(x, out=path), gram)
+
     def test_the_lock_is_given_back(self, problem, monkeypatch):
         kernel, x, path, gram = problem
 

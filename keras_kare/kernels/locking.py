@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from pathlib import Path
@@ -51,9 +52,11 @@ class LockedFile:
     def _try(self, kind: int) -> bool:
         try:
             fcntl.flock(self.file, kind | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             fcntl.flock(self.file, fcntl.LOCK_UN)  # or two readers wait for each other
             return False
+        except OSError:
+            return True  # a file system without locks
         if self.path.exists() and os.path.samestat(
             os.fstat(self.file.fileno()), self.path.stat()
         ):
@@ -76,7 +79,10 @@ class LockedFile:
         return os.fstat(self.file.fileno()).st_size
 
     def close(self) -> None:
-        """Give the lock back."""
+        """Give the lock back, also where a forked process still has the file open."""
+        if fcntl is not None and not self.file.closed:
+            with contextlib.suppress(OSError):
+                fcntl.flock(self.file, fcntl.LOCK_UN)
         self.file.close()
 
 
