@@ -259,12 +259,12 @@ def show_disk() -> None:
         for line in errors.decode().strip().splitlines()[-2:]:
             print(f"    {line}")
         begun = np.load(Path(folder) / "gram.npy", mmap_mode="r")
-        kept = [np.array(begun[i * tile, j * tile]) for i, j in done]
+        kept = [np.array(begun[i * tile, j * tile]) for i, j, _ in done]
         second = subprocess.run(command, capture_output=True, text=True, check=True)
         seconds = json.loads(second.stdout.strip().splitlines()[-1])["seconds"]
         total = len(json.loads(note.read_text())["done"])
         values = np.load(Path(folder) / "gram.npy", mmap_mode="r")
-        again = [np.array(values[i * tile, j * tile]) for i, j in done]
+        again = [np.array(values[i * tile, j * tile]) for i, j, _ in done]
         print(
             f"The same call again: {total - len(done)} of {total} tiles in {seconds:.0f} s"
         )

@@ -12,8 +12,9 @@ STEPS = 8
 LEVELS = 3
 _FAILED = (
     "K/n + z I is not positive definite, even with jitter on its diagonal. Use a larger "
-    "ridge, or float64. If this happened while training, it may have diverged: use a "
-    "smaller learning rate or clip gradients."
+    "ridge, or float64. At the first step of training, scale inputs to about one; after "
+    "steps that went well, it may have diverged: use a smaller learning rate or clip "
+    "gradients."
 )
 
 
@@ -105,8 +106,10 @@ def _succeeded(inverse: tf.Tensor) -> tf.Tensor:
 def _climb(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     matrix = tf.debugging.check_numerics(
         matrix,
-        "The Gram matrix holds NaN or Inf. If this happened while training, it has "
-        "diverged: use a smaller learning rate or clip gradients. Cholesky input",
+        "The Gram matrix holds NaN or Inf. At the first step of training, the network's "
+        "derivatives overflow on these inputs: scale inputs and weights to about one; "
+        "after steps that went well, training has diverged: use a smaller learning rate "
+        "or clip gradients. Cholesky input",
     )
     identity = tf.eye(tf.shape(matrix)[0], dtype=matrix.dtype)
     unit = tf.reduce_mean(tf.abs(tf.linalg.diag_part(matrix)))

@@ -140,6 +140,53 @@ def check_finite(name: str, value: Any) -> None:
         )
 
 
+def limits(dtype: Any) -> np.finfo:
+    """Those of a floating type; bfloat16 has the range of float32."""
+    name = keras.backend.standardize_dtype(dtype)
+    return np.finfo("float32" if name == "bfloat16" else name)
+
+
+def check_fits(name: str, y: np.ndarray) -> None:
+    """Refuse targets that overflow, or vanish, in the type that models compute in.
+
+    Args:
+        name: Of the argument.
+        y: Finite targets, `(n, c)`.
+    """
+    floatx = keras.config.floatx()
+    largest = np.max(np.abs(y.astype("float64")), axis=0)
+    bounds = limits(floatx)
+    if np.all((largest <= bounds.max) & ((largest >= bounds.tiny) | (largest == 0.0))):
+        return
+    raise ValueError(
+        f"`{name}` does not fit {floatx}, the type that models compute in: scale it to "
+        'about one, or use `keras.config.set_floatx("float64")`. Received: columns whose '
+        f"largest entries are from {largest.min():.3g} to {largest.max():.3g}"
+    )
+
+
+def check_squares(name: str, y: np.ndarray, dtype: Any) -> None:
+    """Refuse targets whose squares overflow, or vanish, in the type of a loss.
+
+    Args:
+        name: Of the argument.
+        y: Finite targets, `(n, c)`.
+        dtype: The type.
+    """
+    largest, bounds = float(np.max(np.abs(y))), limits(dtype)
+    if largest == 0.0:
+        return
+    # A loss is a small part of the mean of squares, and a gradient a part of that.
+    if float(bounds.tiny / bounds.eps) <= largest**2 <= float(bounds.max) / y.size:
+        return
+    raise ValueError(
+        f"`{name}` has squares that {'vanish' if largest < 1.0 else 'overflow'} in "
+        f"{keras.backend.standardize_dtype(dtype)}, the type of the loss: scale it to "
+        'about one, or use `keras.config.set_floatx("float64")`. Received: '
+        f"{name} whose largest entry is {largest:.3g}"
+    )
+
+
 def check_finite_weight(variable: keras.Variable) -> None:
     """Refuse NaN and Inf in a variable of the network."""
     value = tf.convert_to_tensor(variable.value)
@@ -225,11 +272,27 @@ def _numeric(name: str, part: Any) -> tf.Tensor:
                 f"Received: {name} of dtype {part.dtype}"
             )
         if part.dtype.kind == "f":
-            part = part.astype(keras.config.floatx(), copy=False)
+            part = _narrowed(name, part)
     part = tf.convert_to_tensor(part)
     if part.dtype == tf.string:
         raise ValueError(f"`{name}` must hold numbers. Received: {name} of dtype string")
     return part
+
+
+def _narrowed(name: str, part: np.ndarray) -> np.ndarray:
+    """In the type that models compute in."""
+    floatx = keras.config.floatx()
+    if part.dtype == floatx:
+        return part
+    with np.errstate(over="ignore"):
+        narrow = part.astype(floatx)
+    if not np.all(np.isfinite(narrow)) and np.all(np.isfinite(part)):
+        raise ValueError(
+            f"`{name}` overflows {floatx}, the type that models compute in: scale it, or "
+            'use `keras.config.set_floatx("float64")`. Received: '
+            f"{name} with an entry of size {np.max(np.abs(part)):.3g}"
+        )
+    return narrow
 
 
 def _refuse_labels(name: str, y: np.ndarray) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import networks
 import numpy as np
 import pytest
 import saved_models
+import tensorflow as tf
 
 import keras_kare as kk
 
@@ -206,3 +208,77 @@ class TestFilesOfEarlierVersions:
 
 def test_this_version_has_a_fixture():
     assert (FIXTURES / f"keras_kare-{kk.__version__}.keras").exists()
+
+
+class Doubled(tf.Module):
+    """A user's own function round a model."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    @tf.function(input_signature=[tf.TensorSpec((None, networks.D))])
+    def __call__(self, x):
+        return 2.0 * self.model(x)
+
+
+@pytest.mark.parametrize("form", ["primal", "dual"])
+def test_a_module_round_a_model(rng, tmp_path, form):
+    model, x, y = solved(rng, form=form)
+    module = Doubled(model)
+
+    def check(module, model):
+        tf.saved_model.save(module, tmp_path / "module")
+        loaded = tf.saved_model.load(tmp_path / "module")
+        same(loaded(x), 2.0 * model(x))
+        # What predictions read is in the files, and nothing else: no rows, if primal.
+        files = tf.train.load_checkpoint(tmp_path / "module" / "variables" / "variables")
+        shapes = files.get_variable_to_shape_map().values()
+        assert ([len(model.head.anchors), networks.D] in shapes) == (form == "dual")
+
+    check(module, model)
+    model.fit_head(x[:9], 3.0 * y[:9])  # the same variables, other values
+    check(module, model)
+    model.fit_head(x, np.concatenate([y, -y], axis=1))  # other variables
+    check(Doubled(model), model)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.saving.load_model(tmp_path / "m.keras")
+    check(Doubled(loaded), loaded)
+
+
+def test_a_module_round_a_copy(rng, tmp_path):
+    model, x, _ = solved(rng)
+    copied = copy.deepcopy(model)
+    tf.saved_model.save(Doubled(copied), tmp_path / "module")
+    loaded = tf.saved_model.load(tmp_path / "module")
+    same(loaded(x), 2.0 * model(x))
+
+
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [
+        ("anchor_0", {"form": "dual"}),
+        ("targets", {"form": "dual"}),
+        ("dual", {"form": "dual"}),
+        ("row_weights", {"form": "dual"}),
+        ("weight_2", {"form": "primal", "keep_anchors": False}),
+    ],
+)
+def test_damaged_arrays_are_named(rng, tmp_path, monkeypatch, name, head):
+    model, x, y = solved(rng, **head)
+    if name == "row_weights":
+        model.fit_head(x, y, sample_weight=np.ones(len(x)))
+    save = type(model.head).save_own_variables
+
+    def damaged(self, store):
+        arrays = {}
+        save(self, arrays)
+        arrays[name] = arrays[name].copy()
+        arrays[name].flat[0] = np.nan
+        for key, array in arrays.items():
+            store[key] = array
+
+    monkeypatch.setattr(type(model.head), "save_own_variables", damaged)
+    model.save(tmp_path / "m.keras")
+    with pytest.raises(ValueError, match=f"its array `{name}` holds NaN or Inf"):
+        keras.saving.load_model(tmp_path / "m.keras")

@@ -228,7 +228,7 @@ class TestStreams:
         model = machine(solver)
         model.compile(keras.optimizers.SGD(0.01), "kare")
         monkeypatch.setattr(
-            rows_module, "_concatenated", lambda *_: pytest.fail("all rows were gathered")
+            rows_module, "concatenated", lambda *_: pytest.fail("all rows were gathered")
         )
         history = model.fit(batches(x, y, 50), epochs=2, validation_data=(x[:40], y[:40]))
         assert len(history.history["loss"]) == 2

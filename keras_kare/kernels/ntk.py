@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_kare import _validation
 from keras_kare.kernels import adapters, memory
 from keras_kare.kernels.identity import Identity
+from keras_kare.kernels.inputs import paired
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.kernels.plan import KernelPlan, kernel_plan
@@ -150,7 +151,8 @@ class NTK(Kernel):
                 array of the result's shape (in memory, or a `numpy.memmap`) is filled.
                 The name of a `.npy` file is written tile by tile, with a note beside
                 it (`FILE.tiles.json`) of what is done: interrupted work goes on with
-                the next call of the same kernel, weights and rows.
+                the next call of the same kernel, weights and rows. The note has a
+                checksum of each tile; damaged ones are computed again, with a warning.
 
         Returns:
             `(n, n)`, or `(n, n, c, c)` for `outputs="full"`. A tensor, differentiable
@@ -162,6 +164,8 @@ class NTK(Kernel):
                 does not fit.
             MemoryError: Before the work, if it does not fit in `memory_limit`, or the
                 result not in memory.
+            OSError: Before the work, if the file does not fit on its disk, or another
+                call writes to it.
         """
         return self._run("gram", (x,), (), dtype, out)
 
@@ -308,10 +312,7 @@ class NTK(Kernel):
         second_derivative(self._plan(_validation.check_rows("x", x)).undifferentiable)
 
     def check_shapes(self, name: str, x: Any) -> None:
-        wanted, given = getattr(self.network, "inputs", None), keras.tree.flatten(x)
-        if not wanted or len(wanted) != len(given):
-            return  # a subclassed network does not say what it takes
-        for spec, part in zip(wanted, given, strict=True):
+        for spec, part in paired(self.network, name, x):
             # Keras adds and drops axes of length one.
             takes, got = ([d for d in t.shape[1:] if d != 1] for t in (spec, part))
             if not tf.TensorShape(takes).is_compatible_with(got):
@@ -323,7 +324,12 @@ class NTK(Kernel):
 
     def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
         variables = self.network.trainable_variables
-        plan = self._runtime.plans[tuple(id(v) for v in variables)]
+        plan = self._runtime.plans.get(tuple(id(v) for v in variables))
+        if plan is None:
+            raise ValueError(
+                "The cost of a prediction is known once the kernel has been planned: call "
+                "`kernel.plan(x)` with a few rows first."
+            )
         parameters = sum(math.prod(v.shape) for v in variables)
         c = plan.outputs if self.outputs == "trace" else 1
         pair = sum(share.cost.pair_flops for share in plan.shares) / 2

@@ -128,6 +128,11 @@ def _side(grid: Grid, side: int, index: int) -> slice:
     return grid.bounds(index, (grid.rows, grid.columns)[side])
 
 
+def mirrored(block: np.ndarray) -> np.ndarray:
+    """`K(x', x)`: rows swapped, and the outputs of a full kernel too."""
+    return block.transpose((1, 0, 3, 2) if block.ndim == 4 else (1, 0))
+
+
 class ArrayTarget:
     """A NumPy array, in memory or mapped from a disk."""
 
@@ -142,9 +147,7 @@ class ArrayTarget:
         block = values.numpy()
         self.array[rows, columns] = block
         if self.symmetric and i != j:
-            # `K(x', x)`: rows swapped, and the outputs of a full kernel too.
-            order = (1, 0, 3, 2) if block.ndim == 4 else (1, 0)
-            self.array[columns, rows] = block.transpose(order)
+            self.array[columns, rows] = mirrored(block)
 
     def close(self) -> None:
         pass

@@ -166,6 +166,7 @@ class Work:
             return target.result()
         if isinstance(out, np.ndarray):
             _check_array(out, shape)
+            disk.allocate_mapped(out)
             tiles.compute(engine, grid, tiles.ArrayTarget(out, grid.symmetric))
             return out
         path = _check_path(out)

@@ -10,6 +10,18 @@ import numpy as np
 import tensorflow as tf
 
 
+class Shelf(tf.Module):
+    """The variables that predictions read, where TensorFlow finds them.
+
+    So a user's own `tf.Module` round a model can be saved by `tf.saved_model.save`.
+    Keras leaves it alone: to its own files, `HeadState.save` writes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[tf.Variable] = []
+
+
 class HeadState:
     """Anchors, their targets, the dual solution and the primal weights.
 
@@ -26,11 +38,20 @@ class HeadState:
         self.weights: list[tf.Variable] | None = None
         self.facts: dict[str, Any] = {}
         self.trained = False
+        self.shelf = Shelf()
+        self._damage: str | None = None
 
     @property
     def solved(self) -> bool:
         """Whether there is something to predict with."""
         return "report" in self.facts
+
+    def read(self) -> list[tf.Variable]:
+        """The variables that predictions read."""
+        if self.weights is not None:
+            return list(self.weights)
+        parts = keras.tree.flatten((self.anchors, self.dual))
+        return [part for part in parts if part is not None]
 
     def hold(self, x: Any, y: np.ndarray | None, row_weights: np.ndarray | None) -> None:
         """Keep rows to solve on.
@@ -41,10 +62,12 @@ class HeadState:
         self.anchors = _assigned(self.anchors, x)
         self.targets, self.row_weights = y, row_weights
         self.facts = {k: v for k, v in self.facts.items() if k == "choice"}
+        self.shelf.held = self.read()
 
     def drop_anchors(self) -> None:
         """Forget the rows, and the dual that belongs to them."""
         self.anchors = self.targets = self.row_weights = self.dual = None
+        self.shelf.held = self.read()
 
     def forget_targets(self) -> None:
         """Of anchors that are not the rows that were solved on."""
@@ -53,10 +76,12 @@ class HeadState:
     def set_dual(self, dual: np.ndarray) -> None:
         """Store `α`, `(n, c)`."""
         self.dual = _assigned(self.dual, dual)
+        self.shelf.held = self.read()
 
     def set_weights(self, weights: list[tf.Tensor] | None) -> None:
         """Store `w`, one array a variable, or forget it."""
         self.weights = weights and _exact(self.weights, weights)
+        self.shelf.held = self.read()
 
     def key(self) -> Any:
         """What a traced prediction depends on besides the values of variables."""
@@ -88,24 +113,57 @@ class HeadState:
         store["meta"] = np.frombuffer(json.dumps(meta).encode(), "uint8")
 
     def load(self, store: Any) -> None:
-        """Read what `save` wrote."""
-        self.__dict__.update(HeadState().__dict__)
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: If an array holds NaN or Inf, which `save` never writes.
+        """
+        damage = self._damage
+        self._clear()
+        if "meta" in store.keys():  # noqa: SIM118  Keras' stores are no mappings
+            try:
+                self._fill(store)
+            except ValueError as error:
+                self._clear()
+                self._damage = str(error)
+                raise
+        elif damage is not None:
+            # Keras looks for a layer that failed under its other names, where nothing is,
+            # and would take that for success.
+            self._damage = damage
+            raise ValueError(damage)
+
+    def _clear(self) -> None:
+        self.__dict__.update({**HeadState().__dict__, "shelf": self.shelf})
+        self.shelf.held = []
+
+    def _fill(self, store: Any) -> None:
         keys = set(store.keys())
-        if "meta" not in keys:
-            return
         meta = json.loads(np.asarray(store["meta"], "uint8").tobytes().decode())
         self.facts, self.trained = meta["facts"], meta["trained"]
         if meta["anchors"] is not None:
-            x = _filled(meta["anchors"], lambda i: np.asarray(store[f"anchor_{i}"]))
+            x = _filled(meta["anchors"], lambda i: _sound(store, f"anchor_{i}"))
             self.anchors = _assigned(None, x)
-        self.targets = np.asarray(store["targets"]) if "targets" in keys else None
+        self.targets = _sound(store, "targets") if "targets" in keys else None
         if "row_weights" in keys:
-            self.row_weights = np.asarray(store["row_weights"])
+            self.row_weights = _sound(store, "row_weights")
         if "dual" in keys:
-            self.set_dual(np.asarray(store["dual"]))
+            self.set_dual(_sound(store, "dual"))
         if meta["weights"] is not None:
-            arrays = [np.asarray(store[f"weight_{i}"]) for i in range(meta["weights"])]
+            arrays = [_sound(store, f"weight_{i}") for i in range(meta["weights"])]
             self.set_weights([tf.constant(array) for array in arrays])
+        self.shelf.held = self.read()
+
+
+def _sound(store: Any, name: str) -> np.ndarray:
+    array = np.asarray(store[name])
+    if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
+        raise ValueError(
+            f"The saved head is damaged: its array `{name}` holds NaN or Inf. Load another "
+            "copy of the file, or make the model anew and call `fit_head`. Received: "
+            f"{np.sum(~np.isfinite(array))} such entries of {array.size}"
+        )
+    return array
 
 
 def describe(x: Any) -> Any:

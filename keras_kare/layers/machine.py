@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _validation
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.structured.capture import run
 from keras_kare.kernels.structured.untouched import untouched
@@ -73,9 +74,37 @@ def primal_weights(kernel: Kernel, x: Any, dual: np.ndarray) -> list[tf.Tensor]:
 
 
 def as_stored(kernel: Kernel, weights: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Weights of the primal form in the types of the kernel's variables."""
-    pairs = zip(weights, kernel.trainable_variables, strict=True)
-    return [tf.cast(w, v.dtype) for w, v in pairs]
+    """Weights of the primal form, in the types of the kernel's variables if they fit.
+
+    They fit where the largest of each target is far from both ends of a type: products
+    with them then neither overflow nor vanish. Elsewhere all stay in float64, and so do
+    their products.
+
+    Raises:
+        ValueError: If they are not finite.
+    """
+    largest = np.max([_largest(w) for w in weights], axis=0)
+    if not np.all(np.isfinite(largest)):
+        raise ValueError(
+            "The weights of the primal form are not finite: targets, or the network's "
+            "derivatives, are too large or too small for float64. Scale them to about one."
+        )
+    variables = kernel.trainable_variables
+    if not all(_fit(largest, v.dtype) for v in variables):
+        return [tf.cast(w, tf.float64) for w in weights]
+    return [tf.cast(w, v.dtype) for w, v in zip(weights, variables, strict=True)]
+
+
+def _largest(weights: tf.Tensor) -> np.ndarray:
+    """Of each target, `(c,)`; NaN where one of its weights is."""
+    flat = np.abs(np.reshape(weights, (len(weights), -1)))
+    return np.asarray(np.max(flat, axis=1, initial=0.0))
+
+
+def _fit(largest: np.ndarray, dtype: Any) -> bool:
+    limits = _validation.limits(dtype)
+    low, high = np.sqrt(float(limits.tiny)), np.sqrt(float(limits.max))
+    return bool(np.all((largest == 0.0) | ((low <= largest) & (largest <= high))))
 
 
 class Predictor:

@@ -32,6 +32,12 @@ from keras_kare.solvers.stream import Stream
 
 FORMS = ("auto", "dual", "primal")
 
+NOT_FINITE = (
+    "A prediction is not finite: it is too large for the type that models compute in, or "
+    "the network's derivatives at its row are. Scale targets and inputs to about one, or "
+    'use `keras.config.set_floatx("float64")`. Predictions'
+)
+
 
 @keras.saving.register_keras_serializable(package="keras_kare")
 class NTKRidgeHead(keras.layers.Layer):
@@ -52,8 +58,9 @@ class NTKRidgeHead(keras.layers.Layer):
         form: How predictions are computed. `"dual"`: kernel against the anchors.
             `"primal"`: from `w = (1/n) J(X)ᵀ α`, as one forward-mode derivative of
             the network in direction `w`; the cost does not depend on `n`, and no
-            anchors are needed. `"auto"`: whichever takes fewer operations. They
-            agree. Defaults to `"auto"`.
+            anchors are needed (`w` is held in the network's type; in float64 where it
+            would overflow or vanish there). `"auto"`: whichever takes fewer operations.
+            They agree. Defaults to `"auto"`.
         residual: Whether the machine corrects the network instead of replacing it:
             `ŷ(x) = f(x) + (1/n) K(x, X) (K/n + λI)⁻¹ (y − f(X))`. Defaults to `False`.
         keep_anchors: Whether training rows are kept, which lets a stale head be
@@ -129,6 +136,7 @@ class NTKRidgeHead(keras.layers.Layer):
         self.solver = solvers.get(solver)
         self.built = True
         self._state = HeadState()
+        self._shelf = self._state.shelf  # an attribute, for TensorFlow's savers
 
     def call(self, inputs: Any, kernel: Kernel) -> tf.Tensor:
         """Predictions for the rows `inputs`, `(n, c)`, by the kernel it was solved on."""
@@ -147,7 +155,7 @@ class NTKRidgeHead(keras.layers.Layer):
         outputs = tf.cast(outputs, keras.config.floatx())
         if self.residual:
             outputs += tf.cast(network_outputs(kernel, inputs), outputs.dtype)
-        return outputs
+        return tf.debugging.check_numerics(outputs, NOT_FINITE)
 
     def posterior(self, kernel: Kernel) -> Posterior:
         """The Gaussian process of the solution, which needs the anchors.
@@ -471,10 +479,7 @@ class NTKRidgeHead(keras.layers.Layer):
 
     def prediction_variables(self) -> list[tf.Variable]:
         """The variables that predictions read, besides the kernel's."""
-        state = self._state
-        if state.weights is not None:
-            return list(state.weights)
-        return [*keras.tree.flatten(state.anchors), state.dual]
+        return self._state.read()
 
     def input_signature(self) -> Any:
         """Shapes and types of the inputs it was solved on, as `tf.TensorSpec`s."""

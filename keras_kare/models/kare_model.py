@@ -15,6 +15,7 @@ from keras_kare.kernels import NTK, Kernel
 from keras_kare.kernels.operator import ONE_VALUE
 from keras_kare.layers import NTKRidgeHead, ridge_selection
 from keras_kare.layers.ridge_selection import Choice
+from keras_kare.models import batches
 from keras_kare.models import rows as rows_module
 from keras_kare.models.export import check_format, export_saved_model
 from keras_kare.models.rows import Rows
@@ -140,6 +141,7 @@ class KAREModel(KARETrainer, keras.Model):
 
         A stale head is solved again first; inside a `tf.function` of your own the head
         is used as it is, so call `predict` or the model itself once after training.
+        (`tf.saved_model.save` writes a `tf.Module` with such a function.)
         """
         if tf.executing_eagerly():
             self._refresh_head()
@@ -157,7 +159,8 @@ class KAREModel(KARETrainer, keras.Model):
         On a network trained by other means this is the paper's after-NTK.
 
         Args:
-            x: Inputs `(n, ...)` or a dataset of `(x, y)` batches. With a head whose
+            x: Inputs `(n, ...)` or a dataset of `(x, y)` batches, which is read to its
+                end (`dataset.take(...)` gives an endless one an end). With a head whose
                 `solver` is `"primal"`, `"nystrom"` or `"eigenpro"`, a dataset is
                 streamed: its rows are never in memory together, and none are kept but
                 the centres of `"nystrom"`.
@@ -201,8 +204,9 @@ class KAREModel(KARETrainer, keras.Model):
             ValueError: If no head was solved, if it is stale and kept no rows, or if
                 `x` is empty or holds NaN or Inf.
         """
+        batches.check_ends(x, steps)
         self._refresh_head()
-        if not rows_module.is_dataset(x):
+        if not batches.is_dataset(x):
             batch_size = rows_module.prediction_batch_size(batch_size)
             x = self._prediction_rows(x)
         self._forget_stale_traces()
@@ -395,7 +399,7 @@ class KAREModel(KARETrainer, keras.Model):
         """Whether these are batches, for a solver that takes them one by one."""
         solver = self.head.solver
         known = isinstance(solver, Solver) and solver.streams(self.kernel)
-        return known and rows_module.is_dataset(x)
+        return known and batches.is_dataset(x)
 
     def _solve_stream(self, x: Any, steps: int | None, validation: Rows | None) -> None:
         self.head.solve_stream(

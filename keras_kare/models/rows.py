@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
+from keras_kare.models.batches import concatenated, is_dataset, read
 from keras_kare.solvers.stream import Stream
 
 FULL_BATCH = 4096
@@ -70,11 +71,6 @@ class Rows:
         return self.take(numbers[:first]), self.take(numbers[first:])
 
 
-def is_dataset(x: Any) -> bool:
-    """Whether `x` yields batches by itself."""
-    return isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
-
-
 def check_alone(
     y: Any, sample_weight: Any = None, class_weight: Any = None, name: str = ""
 ) -> None:
@@ -108,7 +104,7 @@ def gather(
     Args:
         x: Inputs, or a dataset of `(x, y)` or `(x, y, sample_weight)` batches.
         y: Targets, or `None` for a dataset.
-        steps: How many batches of a dataset to read; `None` for all.
+        steps: How many batches of a dataset to read, at most; `None` for all.
         name: Prefix of argument names in errors: "" or "validation ".
         sample_weight: How often each row counts, `(n,)`; `None` for a dataset.
         class_weight: How often rows of each class count, by its number; arrays only.
@@ -120,7 +116,7 @@ def gather(
     batch_size = 0
     if is_dataset(x):
         check_alone(y, sample_weight, class_weight, name)
-        x, y, sample_weight, batch_size = _concatenated(x, steps, name)
+        x, y, sample_weight, batch_size = concatenated(x, steps, name)
     elif hasattr(x, "__next__") or (hasattr(x, "__iter__") and not hasattr(x, "__len__")):
         raise ValueError(
             f"`{name}x` must be arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`: "
@@ -130,6 +126,7 @@ def gather(
     x = _validation.check_rows(f"{name}x", without_pandas(x))
     rows = int(keras.tree.flatten(x)[0].shape[0])
     y = _validation.check_targets(f"{name}y", y, rows)
+    _validation.check_fits(f"{name}y", y)
     weights = _row_weights(f"{name}sample_weight", sample_weight, class_weight, y)
     return Rows(x, y, batch_size or rows, weights)
 
@@ -154,14 +151,16 @@ def stream(dataset: Any, steps: int | None) -> Stream:
 
     Args:
         dataset: A `tf.data.Dataset` or `PyDataset` of (x, y) or (x, y, sample_weight).
-        steps: How many batches to read; `None` for all.
+        steps: How many batches to read, at most; `None` for all.
     """
 
     def batches() -> Iterator[Any]:
-        for x, y, weights in _batches(dataset, steps, ""):
+        for x, y, weights in read(dataset, steps):
             x = _validation.check_rows("x", x)
             rows = int(keras.tree.flatten(x)[0].shape[0])
-            y = np.asarray(_validation.check_targets("y", y, rows), "float64")
+            y = _validation.check_targets("y", y, rows)
+            _validation.check_fits("y", y)
+            y = np.asarray(y, "float64")
             if weights is not None:  # a batch alone may have no row that counts
                 weights = _validation.check_weights("sample_weight", weights, rows, 0)
             yield x, y, weights
@@ -248,80 +247,6 @@ def check_batch_size(batch_size: Any, rows: int) -> None:
 def _fitting(batch_size: int, rows: int) -> int:
     larger = range(batch_size + 1, rows + 1)
     return next(size for size in larger if rows % size != 1)
-
-
-def _concatenated(
-    dataset: Any, steps: int | None, name: str
-) -> tuple[Any, Any, np.ndarray | None, int]:
-    batches = list(_batches(dataset, steps, name))
-    if not batches:
-        raise ValueError(f"`{name}x` has no rows. Received: an empty dataset")
-    for i, (x, _, _) in enumerate(batches):
-        count = keras.tree.flatten(x)[0].shape[0]
-        if count < 2 and not name:
-            raise ValueError(
-                f"`x` yields a batch of {count} rows (batch {i}), which has no KARE. Use "
-                "`drop_remainder=True`, or another batch size."
-            )
-    x = keras.tree.map_structure(_join, *[x for x, _, _ in batches])
-    y = _join(*[np.asarray(y) for _, y, _ in batches])
-    weights = [w for _, _, w in batches if w is not None]
-    joined = _join(*[np.ravel(w) for w in weights]) if weights else None
-    return x, y, joined, len(batches[0][1])
-
-
-def _join(*parts: np.ndarray) -> np.ndarray:
-    return np.concatenate(parts)
-
-
-def _in_words(targets: int, weighted: bool) -> str:
-    return f"{targets} targets and {'weights' if weighted else 'no weights'}"
-
-
-def _batches(dataset: Any, steps: int | None, name: str) -> Any:
-    """Batches of a dataset, that fit together: inputs, targets, weights or `None`."""
-    if isinstance(dataset, keras.utils.PyDataset):
-        count = steps if dataset.num_batches is None else dataset.num_batches
-        if count is None:
-            raise ValueError(
-                f"`{name}x` is an endless dataset: give `{name.strip() or 'epoch'}` steps "
-                "(`steps_per_epoch` or `validation_steps`)."
-            )
-        batches: Any = (dataset[i] for i in range(count))
-    else:
-        endless = dataset.cardinality() == tf.data.INFINITE_CARDINALITY
-        if endless and steps is None:
-            raise ValueError(
-                f"`{name}x` is an endless dataset: say how many batches are one epoch "
-                "with `steps_per_epoch` (or `validation_steps`), or by `dataset.take(...)`."
-            )
-        taken = dataset.take(steps) if endless else dataset
-        batches = taken.as_numpy_iterator()
-    first: tuple[int, bool] | None = None
-    for i, batch in enumerate(batches):
-        x, y, weights = keras.utils.unpack_x_y_sample_weight(batch)
-        if y is None:
-            raise ValueError(
-                f"`{name}x` must yield (x, y) batches: kernels are trained and solved on "
-                "targets. Received: batches without y"
-            )
-        x = keras.tree.map_structure(np.asarray, x)
-        inputs = keras.tree.flatten(x)[0]
-        if np.ndim(y) == 0 or (np.ndim(inputs) == 1 and len(inputs) != len(y)):
-            raise ValueError(
-                f"`{name}x` yields single rows: use `dataset.batch(...)`, so that KARE "
-                f"sees many rows at once. Received: x of shape {inputs.shape}, y of shape "
-                f"{np.shape(y)}"
-            )
-        now = int(np.prod(np.shape(y)[1:])), weights is not None
-        first = first or now
-        if now != first:
-            raise ValueError(
-                f"`{name}x` must yield the same number of targets with every batch, and a "
-                "`sample_weight` with every batch or with none. Received: batch 0 with "
-                f"{_in_words(*first)}, batch {i} with {_in_words(*now)}"
-            )
-        yield x, y, weights
 
 
 def without_pandas(x: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kare import losses
+from keras_kare import _validation, losses
 from keras_kare import metrics as metrics_module
 from keras_kare.kernels import Kernel
 from keras_kare.kernels.recompute import attach
@@ -16,7 +16,7 @@ from keras_kare.kernels.structured.capture import run
 from keras_kare.kernels.structured.untouched import untouched
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.layers.ridge_selection import Choice
-from keras_kare.models import rehearsal
+from keras_kare.models import batches, rehearsal
 from keras_kare.models import rows as rows_module
 from keras_kare.models.rows import Rows
 from keras_kare.models.watch import Watch, keeps_best, watched
@@ -25,6 +25,14 @@ ONE_ROW = (
     "`x` yields a batch of one row, which has no KARE. Use `drop_remainder=True`, or "
     "another batch size. (The model has been trained on the batches before it; `fit_head` "
     "takes batches of any size.)"
+)
+
+NOT_FINITE = (
+    "The gradient of the loss by the weight `{path}` is not finite at the present weights "
+    "and inputs; no weight has been changed by this step. Scale inputs and targets to "
+    "about one, take a larger ridge in the loss, use "
+    '`keras.config.set_floatx("float64")`, or, if training went well before this step, a '
+    "smaller learning rate. The gradient"
 )
 
 PARTED = 3.0
@@ -125,9 +133,22 @@ class KARETrainer(keras.Model):
             # The kernel does not depend on the last bias, for one.
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
-        self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        with tf.control_dependencies(self._refuse_not_finite(gradients, variables)):
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self._loss_tracker.update_state(loss, sample_weight=_count(y, weights))
         return self.compute_metrics(x, y, predictions, weights)
+
+    def _refuse_not_finite(self, gradients: Any, variables: Any) -> list[Any]:
+        """Checks to run before an update, which would lose all weights.
+
+        Scaled losses are meant to overflow at times: their optimizer leaves out the step.
+        """
+        if isinstance(self.optimizer, keras.optimizers.LossScaleOptimizer):
+            return []
+        return [
+            tf.debugging.check_numerics(gradient, NOT_FINITE.format(path=variable.path))
+            for gradient, variable in zip(gradients, variables, strict=True)
+        ]
 
     def make_train_function(self, force: bool = False) -> Any:
         """As in Keras; a loss that supplies its gradients trains outside of graphs."""
@@ -222,8 +243,12 @@ class KARETrainer(keras.Model):
 
         Args:
             x: Inputs `(n, ...)`, a `tf.data.Dataset` or a `keras.utils.PyDataset` of
-                `(x, y)` batches. Datasets are read once more, to solve the head; of
-                an endless one, the first `steps_per_epoch` batches are its rows.
+                `(x, y)` batches. Datasets are read once more, to solve the head. Of
+                one that is endless, or of unknown cardinality (`filter`,
+                `from_generator`), the first `steps_per_epoch` batches are its rows,
+                while epochs go on in it as in Keras; where it is known to end (see
+                `tf.data.experimental.assert_cardinality`), or without
+                `steps_per_epoch`, all of them are.
             y: Targets `(n,)` or `(n, c)`, floats; classes are encoded as -1 and 1.
             batch_size: Rows of a Gram matrix. Defaults to all of them up to 4,096
                 rows, and to batches of about 1,024, evenly split, above. (Keras's 32
@@ -235,6 +260,7 @@ class KARETrainer(keras.Model):
                 machine is solved at the ridge of the loss, on at most
                 `validation_anchors` rows. `ridge="auto"` is chosen on these rows, once,
                 at the end.
+                Of a dataset, these are the first `validation_steps` batches.
             validation_split: The last share of the rows becomes `validation_data`.
             epochs, verbose, callbacks, shuffle, initial_epoch, steps_per_epoch,
                 validation_steps, validation_batch_size, validation_freq: As in Keras.
@@ -286,18 +312,22 @@ class KARETrainer(keras.Model):
 
         Raises:
             ValueError: For bad input, named, before any training.
+            tf.errors.InvalidArgumentError: If a gradient is not finite, before it
+                changes any weight; or if training has diverged.
         """
         if not self.compiled:
             raise ValueError("Call `compile` before `fit`.")
-        streams = self._streams(x)
+        _validation.check_whole("steps_per_epoch", steps_per_epoch, 1, optional=True)
+        _validation.check_whole("validation_steps", validation_steps, 1, optional=True)
+        streams, steps = self._streams(x), batches.steps_of_rows(x, steps_per_epoch)
         if streams:
             rows_module.check_alone(y, sample_weight, class_weight)
-            rows = rows_module.begin(x, steps_per_epoch, self.validation_anchors)
+            rows = rows_module.begin(x, steps, self.validation_anchors)
         else:
             weights = {"sample_weight": sample_weight, "class_weight": class_weight}
-            rows = rows_module.gather(x, y, steps_per_epoch, **weights)
+            rows = rows_module.gather(x, y, steps, **weights)
         if validation_split and validation_data is None:
-            if rows_module.is_dataset(x):
+            if batches.is_dataset(x):
                 raise ValueError(
                     "`validation_split` needs arrays. Split the dataset, and pass "
                     f"`validation_data`. Received: validation_split={validation_split}"
@@ -305,19 +335,20 @@ class KARETrainer(keras.Model):
             rows, held = rows.split(validation_split)
             validation_data = held.parts()
         validation = rows_module.gather_validation(validation_data, validation_steps)
-        arrays = not rows_module.is_dataset(x)
+        arrays = not batches.is_dataset(x)
         if arrays and batch_size is None:
             full = self.loss.supplies_gradients
             batch_size = len(rows) if full else rows_module.default_batch_size(len(rows))
         self._check_rows(rows, validation, batch_size or rows.batch_size)
         self._check_trainable(rows.x)
+        self._check_squares(rows, validation)
         if arrays:
             x, y = rows.x, rows.y
             rows_module.check_batch_size(batch_size, len(rows))
-            if validation is not None and not rows_module.is_dataset(validation_data):
+            if validation is not None and not batches.is_dataset(validation_data):
                 validation_data = validation.parts()
         if streams:
-            stream = rows_module.stream(x, steps_per_epoch)
+            stream = rows_module.stream(x, steps)
             self.head.check_stream(stream, validation is not None)
         self.head.hold(rows.x, rows.y, rows.weights)
         self.head.trained = self.head.trained or epochs > initial_epoch
@@ -360,7 +391,7 @@ class KARETrainer(keras.Model):
                 shuffle,
             )
         if streams:
-            self._solve_stream(x, steps_per_epoch, validation)
+            self._solve_stream(x, steps, validation)
         else:
             self._solve_head(rows, validation, choice)
         if not keeps_best(callbacks):
@@ -388,14 +419,16 @@ class KARETrainer(keras.Model):
         Raises:
             ValueError: For bad input, and as `predict`.
         """
+        batches.check_ends(x, steps)
         if not self.compiled:
             self.compile()
         if self._training_rows is not None:
             self._solve_for_validation(self._training_rows)
         else:
             self._refresh_head()
-            if not rows_module.is_dataset(x):
+            if not batches.is_dataset(x):
                 rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
+                _validation.check_squares("y", rows.y, keras.config.floatx())
                 x, y, sample_weight = rows.parts()
                 batch_size = rows_module.prediction_batch_size(batch_size)
         self._forget_stale_traces()
@@ -425,6 +458,7 @@ class KARETrainer(keras.Model):
         )
         self._check_rows(rows, None)
         self._check_trainable(rows.x)
+        self._check_squares(rows, None)
         self.head.trained = True
         return super().train_on_batch(*rows.parts(), return_dict=return_dict)
 
@@ -433,6 +467,7 @@ class KARETrainer(keras.Model):
     ) -> Any:
         """Mean squared error and metrics of the kernel machine on one batch."""
         rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
+        _validation.check_squares("y", rows.y, keras.config.floatx())
         self._refresh_head()
         self._forget_stale_traces()
         return super().test_on_batch(*rows.parts(), return_dict=return_dict)
@@ -445,6 +480,13 @@ class KARETrainer(keras.Model):
                 f"{type(self.kernel).__name__}"
             )
         self.kernel.check_gradient(x)
+
+    def _check_squares(self, rows: Rows, validation: Rows | None) -> None:
+        """Refuse targets on which a loss would be 0, or overflow, whatever is trained."""
+        wide = any(v.dtype == "float64" for v in self.trainable_variables)
+        _validation.check_squares("y", rows.y, "float64" if wide else "float32")
+        if validation is not None:
+            _validation.check_squares("validation y", validation.y, keras.config.floatx())
 
     def _solve_if_stale(self) -> None:
         """Solve again where a callback has changed the weights."""

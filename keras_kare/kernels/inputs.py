@@ -1,0 +1,54 @@
+"""Which part of some rows goes to which input of a network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+
+def paired(network: keras.Model, name: str, x: Any) -> list[tuple[Any, Any]]:
+    """Each input that a network says it takes, and the part of `x` that it gets.
+
+    As Keras pairs them: by name for a dictionary, also where the network was made with a
+    list; else by order. Empty for a subclassed network, which does not say what it takes.
+
+    Args:
+        network: The network.
+        name: Of the argument, in errors.
+        x: Rows, nested as the network takes them.
+
+    Raises:
+        ValueError: If names are missing, or unknown.
+    """
+    takes = getattr(network, "inputs", None)
+    if not takes:
+        return []
+    given = keras.tree.flatten(x)
+    if isinstance(x, dict) and len(x) == len(given):
+        named = _named(network, takes)
+        if named is not None:
+            _check_names(name, sorted(named), sorted(x))
+            return [(named[key], part) for key, part in x.items()]
+    return list(zip(takes, given, strict=True)) if len(takes) == len(given) else []
+
+
+def _named(network: keras.Model, takes: list[Any]) -> dict[str, Any] | None:
+    """Inputs by the names that rows in a dictionary have; `None` where they are nested."""
+    structure = takes if isinstance(network, keras.Sequential) else network.input
+    if isinstance(structure, dict):
+        return structure if len(structure) == len(takes) else None
+    return {tensor.name: tensor for tensor in takes}
+
+
+def _check_names(name: str, wanted: list[str], got: list[str]) -> None:
+    if wanted == got:
+        return
+    missing, unknown = (
+        ", ".join(repr(key) for key in a if key not in b) or "none"
+        for a, b in ((wanted, got), (got, wanted))
+    )
+    raise ValueError(
+        f"`{name}` must be a dictionary with the names of the network's inputs, "
+        f"{', '.join(map(repr, wanted))}. Received: missing {missing}; unknown {unknown}"
+    )
