@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kare as kk
-from keras_kare.kernels.structured.untouched import own_copy
+from keras_kare.kernels.structured.untouched import of_our_own
 
 ROOT = Path(__file__).parent.parent
 FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -174,10 +174,10 @@ def test_the_private_name_that_training_needs():
 
 
 def test_settings_of_functions_are_where_we_think():
-    """`untouched.own_copy` copies a `tf.function` with its settings, but not its cache."""
+    """`of_our_own` copies a `tf.function` with its settings, but not its cache."""
     function = tf.function(lambda x: x + 1.0, autograph=False, jit_compile=True)
     function(tf.constant(1.0))
-    copy = own_copy(function)
+    copy = of_our_own(function)
     assert copy.experimental_get_tracing_count() == 0, "TensorFlow moved `_clone`"
     assert copy.python_function is function.python_function
     assert (copy._autograph, copy._jit_compile) == (False, True)

@@ -3,8 +3,8 @@
 For the time of one forward pass, the `call` of every registered layer *type* is
 replaced. The replacement looks for a recorder of its own thread and for the exact
 type, and is the original in all other cases; the network itself is not touched. A
-`tf.function` inside the network is traced in a copy of its own, so that nothing of our
-trace stays in the user's.
+`tf.function` inside the network is traced into the same graph, or in a copy of its own, so
+that nothing of our trace stays in the user's.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import tensorflow as tf
 from keras_kare.kernels.jacobian import outputs_of
 from keras_kare.kernels.structured.registry import registered, rule_for
 from keras_kare.kernels.structured.rule import MakeFactor
-from keras_kare.kernels.structured.untouched import Function, own_copy
+from keras_kare.kernels.structured.untouched import Function, of_our_own
 
 _LOCK = threading.RLock()
 _ACTIVE = threading.local()
@@ -118,7 +118,7 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
             layer_type.call = _replacement(layer_type)
             restore.callback(_restore, layer_type, own)
         own = Function.__call__
-        Function.__call__ = _in_a_copy(own)
+        Function.__call__ = _without_its_cache(own)
         restore.callback(setattr, Function, "__call__", own)
         outer = getattr(_ACTIVE, "recorder", None)
         _ACTIVE.recorder = recorder
@@ -167,14 +167,17 @@ def _replacement(layer_type: Any) -> Callable[..., Any]:
     return call
 
 
-def _in_a_copy(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Calls a copy of a `tf.function` that is met while a network runs for us."""
+def _without_its_cache(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Runs what a `tf.function` does that is met while a network runs for us."""
 
     @functools.wraps(original)
     def call(function: Any, *args: Any, **kwargs: Any) -> Any:
         if getattr(_ACTIVE, "recorder", None) is None:
             return original(function, *args, **kwargs)
-        return original(own_copy(function), *args, **kwargs)
+        own = of_our_own(function)
+        if isinstance(own, Function):
+            return original(own, *args, **kwargs)
+        return own(*args, **kwargs)
 
     return call
 

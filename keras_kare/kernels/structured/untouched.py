@@ -107,12 +107,29 @@ def _refill(value: Any, copy: Any) -> None:
     kind.update(value, copy)
 
 
-def own_copy(function: Any) -> Any:
-    """A `tf.function` of the same Python function and settings, with an empty cache.
+def of_our_own(function: Any) -> Any:
+    """What a `tf.function` does, without its cache.
+
+    Its Python, to be traced into the graph around it, where layer rules see the layers
+    inside; or, where it is compiled by XLA or casts its arguments, a copy of it.
 
     No public name gives the settings, nor silences the advice not to trace anew;
     `tests/test_package.py` fails clearly if these move.
     """
+    plain = not function._jit_compile and function.input_signature is None
+    if plain and not tf.executing_eagerly():
+        return _converted(function.python_function, function._autograph)
     copy = function._clone(None)
     copy._omit_frequent_tracing_warning = True
     return copy
+
+
+def _converted(function: Any, autograph: bool) -> Any:
+    """A Python function as `tf.function` would run it: `if` and `for` of tensors work."""
+    module = getattr(function, "__module__", None) or ""
+    if not autograph or module.startswith(("keras.", "tensorflow.")):
+        return function
+    try:
+        return tf.autograph.to_graph(function)
+    except (ValueError, TypeError, AttributeError, RuntimeError):
+        return function  # as of `tf.function`, where there is no source to convert
