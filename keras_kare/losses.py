@@ -235,9 +235,13 @@ class HoldoutKARE(GramLoss):
                 f"Received: a batch of {gram.shape[0]} rows"
             )
         half = tf.shape(gram)[0] // 2
+
+        def other(a: slice, b: slice) -> tf.Tensor:
+            """Of the rows `b`, by the machine of the rows `a`."""
+            return risk.predict(y[a], gram[a, a], z, gram[b, a], intercept)
+
         upper, lower = slice(None, half), slice(half, None)
-        second = risk.predict(y[upper], gram[upper, upper], z, gram[lower, upper], intercept)
-        first = risk.predict(y[lower], gram[lower, lower], z, gram[upper, lower], intercept)
+        second, first = other(upper, lower), other(lower, upper)
         predictions = tf.concat([first, second], axis=0)
         return tf.reduce_mean(tf.square(y - predictions)), predictions
 

@@ -130,9 +130,7 @@ class FeatureIterate(Iterate):
         self._w = [tf.cast(t, self.dtype) for t in w]
         return values
 
-    def _pull(
-        self, held: Any, numbers: Any, p: np.ndarray, dtype: str
-    ) -> list[tf.Tensor]:
+    def _pull(self, held: Any, numbers: Any, p: np.ndarray, dtype: str) -> list[tf.Tensor]:
         """`Jᵀp` of some rows."""
         v = p if self.scale is None else self.scale[numbers, None] * p
         w: list[tf.Tensor] = self.kernel.pull(held, tf.constant(v, dtype))

@@ -22,7 +22,7 @@ from keras_kare.solvers.intercept import CentredOperator, less_means
 from keras_kare.solvers.result import Solution
 from keras_kare.solvers.solver import Prepared
 from keras_kare.solvers.stream import OTHER_ROWS, Stream, slices
-from keras_kare.solvers.system import System
+from keras_kare.solvers.system import System, above_rounding
 
 if TYPE_CHECKING:
     from keras_kare.solvers.eigenpro import EigenPro
@@ -241,7 +241,8 @@ class EigenProStream(EigenProPrepared):
 
     @property
     def scales(self) -> np.ndarray:
-        return np.sum(np.square(self.y), axis=0) / self.count
+        squares = np.sum(np.square(self.y), axis=0) / self.count
+        return above_rounding(squares, self._centre)
 
     def solve(self, ridge: float, start: Solution | None = None) -> Solution:
         begun = time.perf_counter()

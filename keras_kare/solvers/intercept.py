@@ -44,7 +44,7 @@ class CentredOperator(KernelOperator):
         self._product: np.ndarray | None = None
 
     @property
-    def kernel(self) -> Any:  # type: ignore[override]
+    def kernel(self) -> Any:
         """The kernel, whose values know of no mean."""
         return self.plain.kernel
 

@@ -37,6 +37,7 @@ class NormalEquations:
         squared: `Σ w_i y_ij²`, `(c,)`.
         rows: Number of rows `n`.
         count: `N = Σ w`.
+        centre: What is subtracted from targets as they come, `(c,)`, with an intercept.
         trace: `tr(Φᵀ W Φ)/N`, which is `tr(W½ K W½)/N`, after `finish`; with the mean.
     """
 
@@ -46,7 +47,7 @@ class NormalEquations:
         self.squared = np.zeros(columns)
         self.rows, self.count, self.trace = 0, 0.0, 0.0
         self.intercept = intercept
-        self._centre: np.ndarray | None = None
+        self.centre: np.ndarray | None = None
         self._f, self._of_y, self._s = np.zeros(features), np.zeros(columns), 0.0
 
     @staticmethod
@@ -73,9 +74,9 @@ class NormalEquations:
         self.rows += len(y)
         ones = np.ones(len(y)) if ones is None else ones
         if self.intercept:  # about a mean, so that few digits are lost
-            if self._centre is None:
-                self._centre = np.mean(y, axis=0, dtype="float64")
-            y = y - np.outer(ones, self._centre)
+            if self.centre is None:
+                self.centre = np.mean(y, axis=0, dtype="float64")
+            y = y - np.outer(ones, self.centre)
         if weights is None:
             self.count += len(y)
         else:
@@ -109,9 +110,9 @@ class NormalEquations:
 
     def constant(self, w: np.ndarray) -> np.ndarray | None:
         """`b`, `(c,)`, that belongs to `w`; `None` without an intercept."""
-        if self._centre is None:
+        if self.centre is None:
             return None
-        return self._centre + (self._of_y - self._f @ w) / self._s
+        return self.centre + (self._of_y - self._f @ w) / self._s
 
     @property
     def small(self) -> bool:

@@ -15,7 +15,7 @@ from keras_kare.solvers.normal import NormalEquations
 from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.result import Solution
 from keras_kare.solvers.solver import Prepared, Solver
-from keras_kare.solvers.system import check_trace
+from keras_kare.solvers.system import above_rounding, check_trace
 
 Batch = tuple[Any, np.ndarray, np.ndarray | None]
 """Inputs, targets `(k, c)`, and how often each row counts."""
@@ -155,7 +155,9 @@ class StreamPrepared(Prepared):
 
     @property
     def scales(self) -> np.ndarray:
-        return self.normal.squared / self.normal.count
+        normal = self.normal
+        centre = np.zeros(1) if normal.centre is None else normal.centre
+        return above_rounding(normal.squared / normal.count, centre)
 
     def predictor(self, solution: Solution) -> np.ndarray:
         assert solution.dual is not None

@@ -99,7 +99,8 @@ class System:
         By what they are measured in: errors divided by it have no unit.
         """
         y, weights = self._given
-        return np.average(np.square(y - self.centre), axis=0, weights=weights)
+        squares = np.average(np.square(y - self.centre), axis=0, weights=weights)
+        return above_rounding(squares, self.centre)
 
     def rows_given(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Targets and weights of some rows, as they were given."""
@@ -157,6 +158,11 @@ class System:
         """`w`, `(F, c)`, of the predictor `J(x) w`."""
         assert solution.weights is not None
         return solution.weights * np.sqrt(self.rows / self.count)
+
+
+def above_rounding(squares: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Mean squares about `centre`; zero where rounding alone makes them, `(c,)`."""
+    return np.where(squares > (1e-12 * centre) ** 2, squares, 0.0)
 
 
 def check_trace(trace: float) -> None:
