@@ -67,9 +67,9 @@ class NTKRidgeHead(keras.layers.Layer):
             zero on the training rows: where its mean is more than 3 times its standard
             deviation, or it is constant, and not zero. Targets that all are -1 or 1,
             as classes are encoded, never are. (Measured on diabetes, with targets
-            shifted: at 3 standard deviations the machine without a constant loses 1 to
-            4 % of its accuracy, at 10 up to 17 %, at 50 half of it and more; with one,
-            nothing at any shift.) Defaults to `"auto"`.
+            shifted by 3 standard deviations: errors without a constant are 1 to 4 %
+            larger than with one; by 10, up to 17 %; by 50, up to 113 %.) Defaults to
+            `"auto"`.
         solver: How the system is solved: the name of a solver of `keras_kare.solvers`, or
             one with its settings, such as `kk.solvers.CG(tolerance=1e-4)`.
             `"spectral"`, `"cholesky"`: the matrix is formed; thousands of rows.

@@ -44,12 +44,12 @@ class CentredOperator(KernelOperator):
         self._product: np.ndarray | None = None
 
     @property
-    def kernel(self) -> Any:
+    def kernel(self) -> Any:  # type: ignore[override]
         """The kernel, whose values know of no mean."""
         return self.plain.kernel
 
     @property
-    def x(self) -> Any:  # type: ignore[override]
+    def x(self) -> Any:
         """The rows."""
         return self.plain.x
 
