@@ -424,6 +424,9 @@ def test_far_is_far_beside_the_spread(case):
         for i in range(0, len(y), 2)
     ]
     assert decide("auto", parts).intercept is far
+    for unit in (1e-200, 1e200):
+        if case not in ("classes", "one class"):
+            assert decide("auto", [(unit * y, weights)]).intercept is far
     assert decide(False, iter(())).intercept is False
     assert decide(True, iter(())).by == "the user"
 

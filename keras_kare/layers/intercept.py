@@ -62,13 +62,18 @@ class Moments:
 
     def __init__(self) -> None:
         self.classes = True
+        self._unit: np.ndarray | None = None
         self._count = 0.0
         self._mean, self._squares = np.zeros(1), np.zeros(1)
 
     def add(self, y: np.ndarray, weights: np.ndarray | None) -> None:
         """Some rows."""
         y = np.asarray(y, "float64")
+        if self._unit is None:  # in some unit of their own, squares are numbers
+            largest = np.max(np.abs(y), axis=0)
+            self._unit = np.where(largest > 0.0, largest, 1.0)
         self.classes = self.classes and bool(np.all(np.abs(y) == 1.0))
+        y = y / self._unit
         w = np.ones(len(y)) if weights is None else np.asarray(weights, "float64")
         count = float(np.sum(w))
         if not count:

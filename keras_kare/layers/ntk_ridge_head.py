@@ -68,8 +68,8 @@ class NTKRidgeHead(keras.layers.Layer):
             deviation, or it is constant, and not zero. Targets that all are -1 or 1,
             as classes are encoded, never are. (Measured on diabetes, with targets
             shifted by 3 standard deviations: errors without a constant are 1 to 4 %
-            larger than with one; by 10, up to 17 %; by 50, up to 113 %.) Defaults to
-            `"auto"`.
+            larger than with one; by 10, up to 17 %; by 50, up to 113 %.) A stream is
+            read once more for that. Defaults to `"auto"`.
         solver: How the system is solved: the name of a solver of `keras_kare.solvers`, or
             one with its settings, such as `kk.solvers.CG(tolerance=1e-4)`.
             `"spectral"`, `"cholesky"`: the matrix is formed; thousands of rows.

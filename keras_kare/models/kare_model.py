@@ -244,7 +244,8 @@ class KAREModel(KARETrainer, keras.Model):
         of variance `s² n λ`. This is its posterior variance, with `s²` such that
         leave-one-out errors on the training rows are as large as expected. Those errors
         are optimistic for a kernel that was trained on these rows: compare with errors
-        on other rows before relying on it.
+        on other rows before relying on it. With `sample_weight` it is the variance of as
+        many rows; an intercept is a constant of which nothing is known beforehand.
 
         Args:
             x: Inputs `(n, ...)`.
@@ -265,8 +266,8 @@ class KAREModel(KARETrainer, keras.Model):
         ```
 
         References:
-            - Rasmussen, Williams, "Gaussian Processes for Machine Learning", eq. 2.26
-              and 5.12.
+            - Rasmussen, Williams, "Gaussian Processes for Machine Learning", eq. 2.26,
+              2.42 and 5.12.
         """
         self._refresh_head()
         x = self._prediction_rows(x)
