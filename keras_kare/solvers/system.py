@@ -74,10 +74,10 @@ class System:
     def gram(self) -> np.ndarray:
         """`n` times what stands in for `K/n`, written out, `(n, n)` float64."""
         gram = self.operator.dense()
-        if self.intercept:  # what is left of a kernel may be zero
-            check_trace(self.scaled.trace + 0.0 * float(np.sum(gram)))
-        else:
-            check_trace(float(np.sum(np.abs(gram))))
+        total = float(np.sum(np.abs(gram)))
+        if self.intercept:  # without its mean, a kernel that is not zero may be
+            total += self.scaled.trace
+        check_trace(total)
         return gram
 
     @functools.cached_property
