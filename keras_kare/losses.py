@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,8 @@ class GramLoss(keras.losses.Loss):
 
     Subclasses define `evaluate`, which also returns the predictions that training
     metrics are computed on. One that takes weights of rows, too, has a third argument,
-    `sample_weight`.
+    `sample_weight`; one for machines with an intercept (see `NTKRidgeHead`) an argument
+    `intercept`.
 
     Args:
         ridge: Ridge of the kernel machine that the loss is about, `z` in
@@ -44,7 +46,11 @@ class GramLoss(keras.losses.Loss):
         self.relative = relative
 
     def evaluate(
-        self, y_true: tf.Tensor, gram: tf.Tensor, sample_weight: Any = None
+        self,
+        y_true: tf.Tensor,
+        gram: tf.Tensor,
+        sample_weight: Any = None,
+        intercept: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The loss, a scalar, and predictions of the training rows, `(n, c)`.
 
@@ -52,11 +58,18 @@ class GramLoss(keras.losses.Loss):
             y_true: Targets, `(n, c)`.
             gram: The Gram matrix, `(n, n)`.
             sample_weight: How often each row counts, `(n,)`; passed only if given.
+            intercept: Whether the machine has a constant; passed only where it has.
         """
         raise NotImplementedError("A `GramLoss` defines `evaluate(y_true, gram)`.")
 
     def value_and_gradients(
-        self, kernel: Kernel, x: Any, y_true: Any, step: int, sample_weight: Any = None
+        self,
+        kernel: Kernel,
+        x: Any,
+        y_true: Any,
+        step: int,
+        sample_weight: Any = None,
+        intercept: bool = False,
     ) -> tuple[float, list[tf.Tensor], np.ndarray]:
         """The loss of a batch, its gradients, and predictions of its rows.
 
@@ -67,12 +80,29 @@ class GramLoss(keras.losses.Loss):
             x: Rows, `(n, ...)`.
             y_true: Targets, `(n, c)`.
             step: Number of the training step.
-            sample_weight: As in `evaluate`.
+            sample_weight, intercept: As in `evaluate`.
 
         Returns:
             The loss; one array a trainable variable of the kernel; `(n, c)`.
         """
         raise NotImplementedError(f"{type(self).__name__} needs a Gram matrix.")
+
+    def check_intercept(self) -> None:
+        """Refuse an intercept that the loss knows nothing of.
+
+        Raises:
+            ValueError: If the method that training takes has no argument `intercept`.
+        """
+        name = "value_and_gradients" if self.supplies_gradients else "evaluate"
+        taken = inspect.signature(getattr(self, name)).parameters
+        if "intercept" not in taken:
+            raise ValueError(
+                "The targets get an intercept (see `intercept` of `NTKRidgeHead`), and the "
+                f"loss knows none: give its `{name}` an argument `intercept=False`, take "
+                "`NTKRidgeHead(intercept=False)`, or subtract the mean of `y`. Received: "
+                f"loss of type {type(self).__name__}, whose `{name}` takes "
+                + ", ".join(taken)
+            )
 
     def call(self, y_true: tf.Tensor, y_pred: tf.Tensor) -> tf.Tensor:
         return self.evaluate(y_true, y_pred)[0]
@@ -134,12 +164,17 @@ class KARE(GramLoss):
         super().__init__(ridge=ridge, relative=relative, name=name)
 
     def evaluate(
-        self, y_true: tf.Tensor, gram: tf.Tensor, sample_weight: Any = None
+        self,
+        y_true: tf.Tensor,
+        gram: tf.Tensor,
+        sample_weight: Any = None,
+        intercept: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         ridge = self.absolute_ridge(gram, sample_weight)
         y, gram, z = risk.checked(y_true, gram, ridge)
-        y, gram, count, root = risk.counted(y, gram, sample_weight)
-        solved = risk.regress(y, gram, z)
+        system = risk.counted(y, gram, sample_weight)
+        y, gram, count, root = system
+        solved = risk.regress(y, gram, z, system.constant if intercept else None)
         loss = risk.kare_of(y, gram, z, solved, count)
         return loss, risk.leave_one_out_of(y, gram, z, solved) / root
 
@@ -182,7 +217,11 @@ class HoldoutKARE(GramLoss):
         super().__init__(ridge=ridge, relative=relative, name=name)
 
     def evaluate(
-        self, y_true: tf.Tensor, gram: tf.Tensor, sample_weight: Any = None
+        self,
+        y_true: tf.Tensor,
+        gram: tf.Tensor,
+        sample_weight: Any = None,
+        intercept: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         if sample_weight is not None:
             raise ValueError(
@@ -196,8 +235,13 @@ class HoldoutKARE(GramLoss):
                 f"Received: a batch of {gram.shape[0]} rows"
             )
         half = tf.shape(gram)[0] // 2
-        second = risk.predict(y[:half], gram[:half, :half], z, gram[half:, :half])
-        first = risk.predict(y[half:], gram[half:, half:], z, gram[:half, half:])
+
+        def other(a: slice, b: slice) -> tf.Tensor:
+            """Of the rows `b`, by the machine of the rows `a`."""
+            return risk.predict(y[a], gram[a, a], z, gram[b, a], intercept)
+
+        upper, lower = slice(None, half), slice(half, None)
+        second, first = other(upper, lower), other(lower, upper)
         predictions = tf.concat([first, second], axis=0)
         return tf.reduce_mean(tf.square(y - predictions)), predictions
 
@@ -280,7 +324,13 @@ class FullKARE(KARE):
         self._told = False
 
     def value_and_gradients(
-        self, kernel: Kernel, x: Any, y_true: Any, step: int, sample_weight: Any = None
+        self,
+        kernel: Kernel,
+        x: Any,
+        y_true: Any,
+        step: int,
+        sample_weight: Any = None,
+        intercept: bool = False,
     ) -> tuple[float, list[tf.Tensor], np.ndarray]:
         if sample_weight is not None:
             raise ValueError(
@@ -301,6 +351,7 @@ class FullKARE(KARE):
                 self.method,
                 solver,
                 self.relative,
+                intercept,
             )
         if not self._told and not found.converged:
             self._told = True  # once, not at every step

@@ -13,6 +13,14 @@ with `W½ K W½`, `W½ y`, `A = W½ K W½/N + zI` and
     t = (tr(A⁻¹) + (N − n)/z)/N,   s = |a|²/(N c),
 
 for any `w >= 0`, whole numbers or not, at the cost of `n` rows.
+
+An intercept is a constant `b` beside the machine that no ridge holds back:
+`A α + ρ b = W½ y`, `ρᵀα = 0`, with `ρ = w½` (ones without weights). With `u = A⁻¹ρ`,
+
+    P = A⁻¹ − u uᵀ/(ρᵀu)
+
+then stands in for `A⁻¹` in every formula: `α = P W½ y`, and `∂P = −P ∂A P` as
+`∂A⁻¹ = −A⁻¹ ∂A A⁻¹`. KARE is GCV still, with the constant as one more degree of freedom.
 """
 
 from __future__ import annotations
@@ -41,7 +49,7 @@ class Regression(NamedTuple):
     Attributes:
         a: `A⁻¹y`, `(n, c)`.
         b: `A⁻¹A⁻¹y`, `(n, c)`.
-        inverse: `A⁻¹`, `(n, n)`.
+        inverse: `A⁻¹`, `(n, n)`; with an intercept, `P`, here and above.
     """
 
     a: tf.Tensor
@@ -49,7 +57,9 @@ class Regression(NamedTuple):
     inverse: tf.Tensor
 
 
-def kare(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> tf.Tensor:
+def kare(
+    y: Any, gram: Any, ridge: Any, sample_weight: Any = None, intercept: bool = False
+) -> tf.Tensor:
     """KARE, the kernel alignment risk estimator, of a kernel ridge regression.
 
     `KARE(y, K, z) = (1/n) yᵀ(K/n + zI)⁻²y / ((1/n) tr (K/n + zI)⁻¹)²`, averaged over
@@ -65,6 +75,8 @@ def kare(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> tf.Tensor:
         sample_weight: How often each row counts, `(n,)`, non-negative. The result is
             that of repeating rows so often: `n` becomes the sum of the weights, so
             that their scale matters. Defaults to once each.
+        intercept: Whether the machine has a constant beside it, which no ridge holds
+            back. Then KARE does not depend on the mean of `y`. Defaults to `False`.
 
     Returns:
         A scalar tensor of the type of `gram` (float32 at least), in the units of `y²`.
@@ -95,12 +107,16 @@ def kare(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> tf.Tensor:
         - Jacot et al., "Kernel alignment risk estimator", arXiv:2006.09796.
     """
     y, gram, ridge = checked(y, gram, ridge)
-    y, gram, count, _ = counted(y, gram, sample_weight)
-    risk = kare_of(y, gram, ridge, regress(y, gram, ridge), count)
+    system = counted(y, gram, sample_weight)
+    y, gram, count, _ = system
+    solved = regress(y, gram, ridge, system.constant if intercept else None)
+    risk = kare_of(y, gram, ridge, solved, count)
     return tf.debugging.check_numerics(risk, f"KARE {_OVERFLOW}")
 
 
-def leave_one_out(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> tf.Tensor:
+def leave_one_out(
+    y: Any, gram: Any, ridge: Any, sample_weight: Any = None, intercept: bool = False
+) -> tf.Tensor:
     """For each row, the prediction of the kernel machine fitted without that row.
 
     The ridge `n z` of the system `K + n z I` is held fixed when a row is left out.
@@ -111,6 +127,7 @@ def leave_one_out(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> t
         gram: Symmetric positive semi-definite matrix, `(n, n)`.
         ridge: The ridge `z`, a positive scalar, in the units of `K/n`.
         sample_weight: As in `kare`. A row is left out with all that it counts for.
+        intercept: As in `kare`. Defaults to `False`.
 
     Returns:
         Predictions, `(n, c)`, of the type of `gram`, differentiable in closed form.
@@ -126,18 +143,30 @@ def leave_one_out(y: Any, gram: Any, ridge: Any, sample_weight: Any = None) -> t
     ```
     """
     y, gram, ridge = checked(y, gram, ridge)
-    y, gram, _, root = counted(y, gram, sample_weight)
-    predictions = leave_one_out_of(y, gram, ridge, regress(y, gram, ridge)) / root
+    system = counted(y, gram, sample_weight)
+    y, gram, _, root = system
+    solved = regress(y, gram, ridge, system.constant if intercept else None)
+    predictions = leave_one_out_of(y, gram, ridge, solved) / root
     return tf.debugging.check_numerics(predictions, f"Leave-one-out {_OVERFLOW}")
 
 
-def regress(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> Regression:
+def regress(
+    y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor, constant: tf.Tensor | None = None
+) -> Regression:
     """Factorise once: one Cholesky, one triangular inverse, one product.
 
     The result is a constant to automatic differentiation; `kare_of` and
     `leave_one_out_of` supply the gradients.
+
+    Args:
+        y: `(n, c)`.
+        gram: `(n, n)`.
+        ridge: `z`.
+        constant: `ρ`, `(n, 1)`, for an intercept.
     """
     y, gram, ridge = (tf.stop_gradient(t) for t in (y, gram, ridge))
+    if constant is not None:
+        y = y - constant * mean_of(y, constant)  # P y is the same, with less rounding
 
     def solve(dtype: tf.DType) -> Regression:
         n = tf.shape(gram)[0]
@@ -147,6 +176,8 @@ def regress(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> Regression:
         )
         lower, _ = inverse_cholesky(system)
         inverse = inverse_of(lower)
+        if constant is not None:
+            inverse = _less_constant(inverse, tf.cast(constant, dtype))
         a = tf.matmul(inverse, tf.cast(y, dtype))
         b = tf.matmul(inverse, a)
         return Regression(*(tf.cast(t, gram.dtype) for t in (a, b, inverse)))
@@ -156,6 +187,18 @@ def regress(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> Regression:
     small = ridge < FLOAT64_BELOW * tf.reduce_mean(tf.linalg.diag_part(gram))
     solved = tf.cond(small, lambda: solve(tf.float64), lambda: solve(gram.dtype))
     return Regression(*solved)
+
+
+def mean_of(y: tf.Tensor, constant: tf.Tensor) -> tf.Tensor:
+    """The mean of each target, `(1, c)`: of `y/ρ`, where rows count `ρ²` times."""
+    total = tf.matmul(constant, y, transpose_a=True)
+    return total / tf.reduce_sum(tf.square(constant))
+
+
+def _less_constant(inverse: tf.Tensor, constant: tf.Tensor) -> tf.Tensor:
+    """`P = A⁻¹ − u uᵀ/(ρᵀu)`, `u = A⁻¹ρ`."""
+    u = tf.matmul(inverse, constant)
+    return inverse - tf.matmul(u / tf.reduce_sum(constant * u), u, transpose_b=True)
 
 
 def kare_of(
@@ -202,20 +245,28 @@ def kare_of(
     return value(y, gram, ridge)
 
 
-def predict(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor, cross: tf.Tensor) -> tf.Tensor:
+def predict(
+    y: tf.Tensor,
+    gram: tf.Tensor,
+    ridge: tf.Tensor,
+    cross: tf.Tensor,
+    intercept: bool = False,
+) -> tf.Tensor:
     """`(1/n) K(x, X) (K/n + zI)⁻¹ y` for other rows `x`, `(m, c)`, differentiable.
 
     For an upstream `u` by `a = A⁻¹y`, with `v = A⁻¹u`: the gradient by the system is
-    `−(v aᵀ + a vᵀ)/2`, by `y` it is `v`.
+    `−(v aᵀ + a vᵀ)/2`, by `y` it is `v`. An intercept is the mean of `y − K a/n`.
 
     Args:
         y: `(n, c)`.
         gram: `(n, n)`.
         ridge: `z`.
         cross: `K(x, X)`, `(m, n)`.
+        intercept: Whether there is a constant.
     """
-    a, _, inverse = regress(y, gram, ridge)
     n = tf.cast(tf.shape(gram)[0], gram.dtype)
+    ones = tf.ones_like(gram[:, :1]) if intercept else None
+    a, _, inverse = regress(y, gram, ridge, ones)
 
     @tf.custom_gradient
     def solution(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor) -> tuple[tf.Tensor, Any]:
@@ -229,7 +280,13 @@ def predict(y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor, cross: tf.Tensor) -
 
         return tf.identity(a), gradient
 
-    return tf.matmul(cross, solution(y, gram, ridge)) / n
+    dual = solution(y, gram, ridge)
+    outputs = tf.matmul(cross, dual) / n
+    if ones is None:
+        return outputs
+    centre = tf.stop_gradient(mean_of(y, ones))  # float32 has few digits beyond it
+    left = y - centre - tf.matmul(gram, dual) / n
+    return outputs + tf.reduce_mean(left, axis=0) + centre
 
 
 def leave_one_out_of(
@@ -274,6 +331,11 @@ class Counted(NamedTuple):
     gram: tf.Tensor
     total: tf.Tensor | None
     root: Any
+
+    @property
+    def constant(self) -> tf.Tensor:
+        """`ρ`, `(n, 1)`: what an intercept adds to each target of this system."""
+        return self.root * tf.ones_like(self.gram[:, :1])
 
 
 def counted(y: tf.Tensor, gram: tf.Tensor, sample_weight: Any) -> Counted:

@@ -64,17 +64,51 @@ def test_leave_one_out_errors_are_as_large_as_expected(solved):
     np.testing.assert_allclose(np.mean(standardised, axis=0), 1.0, 1e-6)
 
 
-def test_weights_are_repeated_rows(solved):
+COUNTS = {
+    "repeated": np.arange(30) % 3 + 1,
+    "left out": np.arange(30) % 2,
+    "both": np.arange(30) % 4,
+}
+
+
+@pytest.mark.parametrize("intercept", [False, True])
+@pytest.mark.parametrize("case", COUNTS)
+def test_weights_are_as_many_rows(solved, case, intercept):
+    """The variance, its scale and its noise, of rows that count and of as many rows."""
     model, x, y, new = solved
-    counts = np.arange(len(x)) % 3 + 1
+    counts = COUNTS[case]
+    head = kk.NTKRidgeHead(ridge=0.2, intercept=intercept)
+    model = kk.KAREModel(model.network, head=head)
     model.fit_head(x, y, sample_weight=counts)
-    weighted = model.head.posterior(model.kernel)
-    before = weighted.unit_variance_at(model.kernel, new, x)
-    repeated = np.repeat(np.arange(len(x)), counts)
-    model.fit_head(x[repeated], y[repeated])
-    again = model.head.posterior(model.kernel)
-    after = again.unit_variance_at(model.kernel, new, x[repeated])
-    np.testing.assert_allclose(before, after, 1e-6)
+    found = model.variance(new), model.variance(new, noise=True)
+    rows = np.repeat(np.arange(len(x)), counts)
+    model.fit_head(x[rows], y[rows])
+    np.testing.assert_allclose(found[0], model.variance(new), 1e-7)
+    np.testing.assert_allclose(found[1], model.variance(new, noise=True), 1e-7)
+
+
+def test_one_copy_is_left_out_at_a_time(solved):
+    """By machines of their own, of all rows but one copy; of rows below 1, all."""
+    model, x, y, _ = solved
+    weights = np.array([0.3, 1.0, 2.5, 4.0, 0.0, 0.7] * 5)
+    model.fit_head(x, y, sample_weight=weights)
+    gram = model.kernel.gram(x).numpy()
+    noise = np.sum(weights) * model.head.ridge_value
+    total = np.zeros(2)
+    for row, weight in enumerate(weights):
+        if not weight:
+            continue
+        left = weights.copy()
+        left[row] = max(weight - 1.0, 0.0)
+        kept = left > 0.0
+        system = gram[np.ix_(kept, kept)] + np.diag(noise / left[kept])
+        seen = np.linalg.solve(system, gram[kept, row])
+        error = y[row] - seen @ y[kept]
+        # a row that counts less than once has more noise than one that does
+        variance = gram[row, row] - seen @ gram[kept, row] + noise / min(weight, 1.0)
+        total += weight * error**2 / variance
+    expected = total / np.sum(weights)
+    np.testing.assert_allclose(model.head.posterior(model.kernel).scale, expected, 1e-7)
 
 
 def test_needs_anchors(solved):

@@ -123,7 +123,9 @@ of centred `K` and `y` |
         gram = self._gram()
         _, y, weights = self._seen.parts()
         ridge = float(self.model.loss.absolute_ridge(tf.constant(gram), weights))
-        logs |= spectrum.diagnose(gram, y, weights, ridge, self.eigenvalues)
+        decided = self.model._intercept
+        constant = decided is not None and decided.intercept
+        logs |= spectrum.diagnose(gram, y, weights, ridge, self.eigenvalues, constant)
         logs["drift"] = spectrum.drift(gram, self._start)
 
     def on_train_end(self, logs: Any = None) -> None:

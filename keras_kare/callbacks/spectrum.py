@@ -16,8 +16,9 @@ def diagnose(
     weights: np.ndarray | None,
     ridge: float,
     eigenvalues: int,
+    intercept: bool = False,
 ) -> dict[str, float]:
-    """Numbers of a kernel machine, all from one eigendecomposition.
+    """Numbers of a kernel machine, from one eigendecomposition (two with a constant).
 
     Args:
         gram: Symmetric positive semi-definite, `(n, n)`.
@@ -25,12 +26,16 @@ def diagnose(
         weights: How often each row counts, `(n,)`; `None` for once.
         ridge: `z > 0`.
         eigenvalues: How many of the largest eigenvalues of `K/n` to give.
+        intercept: Whether the machine has a constant.
 
     Returns:
         Values by name, as `KernelDiagnostics` lists them, without `drift`.
     """
-    spectral = Spectral().prepare(System(DenseOperator(gram), y, weights))
+    operator = DenseOperator(gram)
+    spectral = Spectral().prepare(System(operator, y, weights, intercept))
     solution = spectral.solve(ridge)
+    if intercept:  # the eigenvalues are the kernel's own
+        spectral = Spectral().prepare(System(operator, y, weights))
     error, dimension = solution.leave_one_out_mse, solution.effective_dimension
     assert error is not None
     assert dimension is not None

@@ -23,7 +23,7 @@ class Shelf(tf.Module):
 
 
 class HeadState:
-    """Anchors, their targets, the dual solution and the primal weights.
+    """Anchors, their targets, the dual solution, the primal weights and the constant.
 
     Arrays that predictions read live in `tf.Variable`s of unknown length, so that a
     traced prediction function stays valid when the head is solved again. Plain
@@ -36,6 +36,7 @@ class HeadState:
         self.row_weights: np.ndarray | None = None
         self.dual: tf.Variable | None = None
         self.weights: list[tf.Variable] | None = None
+        self.constant: tf.Variable | None = None
         self.facts: dict[str, Any] = {}
         self.trained = False
         self.shelf = Shelf()
@@ -48,9 +49,8 @@ class HeadState:
 
     def read(self) -> list[tf.Variable]:
         """The variables that predictions read."""
-        if self.weights is not None:
-            return list(self.weights)
-        parts = keras.tree.flatten((self.anchors, self.dual))
+        solution = (self.anchors, self.dual) if self.weights is None else self.weights
+        parts = keras.tree.flatten((solution, self.constant))
         return [part for part in parts if part is not None]
 
     def hold(self, x: Any, y: np.ndarray | None, row_weights: np.ndarray | None) -> None:
@@ -83,9 +83,16 @@ class HeadState:
         self.weights = weights and _exact(self.weights, weights)
         self.shelf.held = self.read()
 
+    def set_constant(self, constant: np.ndarray | None) -> None:
+        """Store `b`, `(c,)`, or forget it."""
+        before = None if self.constant is None else [self.constant]
+        wanted = [] if constant is None else [tf.constant(constant, tf.float64)]
+        self.constant = _exact(before, wanted)[0] if wanted else None
+        self.shelf.held = self.read()
+
     def key(self) -> Any:
         """What a traced prediction depends on besides the values of variables."""
-        parts = (self.anchors, self.dual, self.weights)
+        parts = (self.anchors, self.dual, self.weights, self.constant)
         return repr(
             [keras.tree.map_structure(id, part) for part in parts if part is not None]
         )
@@ -101,6 +108,8 @@ class HeadState:
             store["row_weights"] = self.row_weights
         if self.solved and self.dual is not None:
             store["dual"] = self.dual.numpy()
+        if self.solved and self.constant is not None:
+            store["constant"] = self.constant.numpy()
         weights = self.weights if self.solved else None
         for i, weight in enumerate(weights or []):
             store[f"weight_{i}"] = weight.numpy()
@@ -149,6 +158,8 @@ class HeadState:
             self.row_weights = _sound(store, "row_weights")
         if "dual" in keys:
             self.set_dual(_sound(store, "dual"))
+        if "constant" in keys:
+            self.set_constant(_sound(store, "constant"))
         if meta["weights"] is not None:
             arrays = [_sound(store, f"weight_{i}") for i in range(meta["weights"])]
             self.set_weights([tf.constant(array) for array in arrays])

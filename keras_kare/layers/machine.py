@@ -28,13 +28,15 @@ def system_of(
     y: np.ndarray,
     residual: bool = False,
     weights: np.ndarray | None = None,
+    intercept: bool = False,
 ) -> System:
     """That of the rows `x`; with `residual`, for what the network leaves of `y`.
 
     Raises:
         ValueError: If `residual` does not fit.
     """
-    return System(kernel.operator(x), machine_targets(kernel, x, y, residual), weights)
+    targets = machine_targets(kernel, x, y, residual)
+    return System(kernel.operator(x), targets, weights, intercept)
 
 
 def machine_targets(kernel: Kernel, x: Any, y: np.ndarray, residual: bool) -> np.ndarray:
@@ -122,6 +124,10 @@ class Predictor:
 
     def __call__(self, solution: Solution) -> np.ndarray:
         """`ŷ`, `(v, c)`."""
+        values = self._without_constant(solution)
+        return values if solution.constant is None else values + solution.constant
+
+    def _without_constant(self, solution: Solution) -> np.ndarray:
         kernel, prepared = self._kernel, self._prepared
         if solution.weights is not None:
             w = kernel.weights_from(prepared.predictor_weights(solution), self._x)

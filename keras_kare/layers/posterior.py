@@ -21,9 +21,19 @@ class Posterior:
 
         var f(x) = s² (K(x, x) − (1/n) K(x, X) A⁻¹ K(X, x)).
 
+    An intercept is a constant of which nothing is known beforehand: with `u = A⁻¹1` it adds
+    `s² n (1 − (1/n) K(x, X) u)²/(1ᵀu)`, and `P = A⁻¹ − u uᵀ/(1ᵀu)` takes the place of
+    `A⁻¹` below.
+
     `s²` is chosen for each target so that leave-one-out errors are as large as they are
     said to be: the mean over rows of `e_i² / v_i` is one, where `e_i = a_i/(A⁻¹)_ii` is
     the error and `v_i = s² n/(A⁻¹)_ii` its variance, noise included.
+
+    Rows that count `w_i` times are as many rows: what is left out is one of them, while
+    the others stay. With `a` and `d = diag(A⁻¹)` of the system of `keras_kare.risk`, a copy
+    has `e²/v` of `(a_i²/w_i)/(d_i/w_i + (1 − 1/w_i)/λ)` in units of `1/(s² N)`, and there
+    are `w_i` of them. Where `w_i < 1` all of the row is left out. A row that counts zero
+    times is not there.
 
     Args:
         system: What was solved.
@@ -34,19 +44,27 @@ class Posterior:
         unit_noise: `n λ`; a row that counts `w` times has it divided by `w`.
 
     References:
-        - Rasmussen, Williams, "Gaussian Processes for Machine Learning", equations 2.26
-          and 5.10 to 5.12.
+        - Rasmussen, Williams, "Gaussian Processes for Machine Learning", equations 2.26,
+          2.42 (the constant) and 5.10 to 5.12.
     """
 
     def __init__(self, system: System, ridge: float):
-        self._system, rows = system, len(system.gram)
-        matrix = system.gram / rows
+        self._system, rows = system, system.rows
+        matrix = system.scaled.dense() / rows
         matrix[np.diag_indices(rows)] += ridge
         factor, _ = inverse_cholesky(tf.constant(matrix))
         self._factor = factor.numpy()
-        a = self._factor.T @ (self._factor @ system.y)
-        diagonal = np.sum(self._factor**2, axis=0)[:, None]
-        self.scale = np.mean(a**2 / diagonal, axis=0) / system.count
+        half = self._factor @ system.y
+        diagonal = np.sum(self._factor**2, axis=0)
+        self._constant: np.ndarray | None = None
+        if system.intercept:
+            root = self._factor @ system.root
+            self._constant = root / np.linalg.norm(root)
+            self._constant_norm = float(np.linalg.norm(root))
+            half -= np.outer(self._constant, self._constant @ half)
+            diagonal = diagonal - (self._constant @ self._factor) ** 2
+        a = self._factor.T @ half
+        self.scale = _scale(a, diagonal, system.root**2, ridge) / system.count**2
         self.unit_noise = system.count * ridge
 
     @property
@@ -56,10 +74,14 @@ class Posterior:
 
     def unit_variance(self, prior: np.ndarray, cross: np.ndarray) -> np.ndarray:
         """`var f(x)/s²` of rows, `(m,)`, from `K(x, x)` and `K(x, X)`, `(m, n)`."""
+        count = self._system.count
         seen = (cross * self._system.root) @ self._factor.T
-        known = np.sum(seen**2, axis=1) / self._system.count
         # Rounding may leave less than nothing at rows that are well known.
-        return np.maximum(prior - known, 0.0)
+        variance = np.maximum(prior - np.sum(seen**2, axis=1) / count, 0.0)
+        if self._constant is None:
+            return variance
+        unseen = 1.0 / self._constant_norm - seen @ self._constant / count
+        return variance + count * unseen**2
 
     def unit_variance_at(self, kernel: Kernel, x: Any, anchors: Any) -> np.ndarray:
         """The same for rows `x`, a few at a time."""
@@ -71,3 +93,13 @@ class Posterior:
             for rows in chunks(x)
         ]
         return np.concatenate(parts)
+
+
+def _scale(
+    a: np.ndarray, diagonal: np.ndarray, weights: np.ndarray, ridge: float
+) -> np.ndarray:
+    """The sum over rows of `e²/v`, in units of `1/(s² N)`, one copy left out, `(c,)`."""
+    copies = np.maximum(weights, 1.0)
+    of_copy = diagonal / copies + (1.0 - 1.0 / copies) / ridge
+    times = np.minimum(weights, 1.0)  # w (a²/w) = a² for copies
+    return np.sum(times[:, None] * a**2 / of_copy[:, None], axis=0)

@@ -1,4 +1,9 @@
-"""Choosing the ridge of a kernel machine: all candidates at once, or downhill."""
+"""Choosing the ridge of a kernel machine: all candidates at once, or downhill.
+
+Errors of several targets are measured in each target's own unit, its mean square on the
+training rows (about its mean, for a machine with an intercept): what is chosen does not
+change when a target is given in other units. A target that is zero throughout has no say.
+"""
 
 from __future__ import annotations
 
@@ -57,9 +62,10 @@ def by_rows(
         weights: How often each of the other rows counts, `(v,)`; `None` for once.
         by: How the report should name these rows.
     """
+    scales = _scales(prepared)
 
     def error(solution: Solution) -> float:
-        squared = np.mean((predict(solution) - targets) ** 2, axis=1)
+        squared = np.mean((predict(solution) - targets) ** 2 / scales, axis=1)
         return float(np.average(squared, weights=weights))
 
     if prepared.direct:
@@ -69,13 +75,20 @@ def by_rows(
 
 def by_leave_one_out(prepared: Prepared) -> Choice:
     """The ridge with the least leave-one-out error. Only for kernels that never saw y."""
+    scales = _scales(prepared)
 
     def error(solution: Solution) -> float:
-        found = solution.leave_one_out_mse
+        found = solution.leave_one_out_error(scales)
         assert found is not None
         return found
 
     return _least(prepared, error, "leave-one-out")
+
+
+def _scales(prepared: Prepared) -> np.ndarray:
+    """What squared errors of each target are divided by, `(c,)`."""
+    scales = prepared.scales
+    return np.where(scales > 0.0, scales, np.inf)
 
 
 def _least(prepared: Prepared, error: Callable[[Solution], float], by: str) -> Choice:

@@ -54,7 +54,11 @@ def _choose_on_held_out(kernel: Kernel, prepared: Prepared) -> Choice:
     held = order[: min(MOST_HELD_OUT, max(1, system.rows // 10))]
     rest = np.sort(order[len(held) :])
     operator = system.unscaled
-    kept = System(kernel.operator(operator.rows_of(rest)), *system.rows_given(rest))
+    kept = System(
+        kernel.operator(operator.rows_of(rest)),
+        *system.rows_given(rest),
+        intercept=system.intercept,
+    )
     yv, weights = system.rows_given(held)
     others = prepared.solver.prepare(kept)
     predict = Predictor(kernel, others, operator.rows_of(held))
@@ -64,6 +68,7 @@ def _choose_on_held_out(kernel: Kernel, prepared: Prepared) -> Choice:
 
 def report(solution: Solution) -> dict[str, Any]:
     """What a solution tells of itself, as JSON."""
+    constant = solution.constant
     names = (
         "rows",
         "leave_one_out_mse",
@@ -78,7 +83,8 @@ def report(solution: Solution) -> dict[str, Any]:
         "stopped",
         "kernel_error",
     )
-    return {name: getattr(solution, name) for name in names}
+    told = {name: getattr(solution, name) for name in names}
+    return {**told, "intercept": None if constant is None else constant.tolist()}
 
 
 def shape(solution: Solution) -> tuple[int, int]:

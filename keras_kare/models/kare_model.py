@@ -14,6 +14,7 @@ from keras_kare import _validation
 from keras_kare.kernels import NTK, Kernel
 from keras_kare.kernels.operator import ONE_VALUE
 from keras_kare.layers import NTKRidgeHead, ridge_selection
+from keras_kare.layers.intercept import Decision
 from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import batches
 from keras_kare.models import rows as rows_module
@@ -122,6 +123,7 @@ class KAREModel(KARETrainer, keras.Model):
         self.validation_anchors = validation_anchors
         self._training_rows: Rows | None = None
         self._traced_for: Any = None
+        self._intercept: Decision | None = None
         network = self.network
         if network is not None and network.built:
             kernel.built = self.built = True
@@ -179,11 +181,12 @@ class KAREModel(KARETrainer, keras.Model):
         if self._streams(x):
             rows_module.check_alone(y, sample_weight)
             self._check_rows(rows_module.begin(x, None, 2), validation)
-            self._solve_stream(x, None, validation)
+            self._solve_stream(x, None, validation, None)
             return
         rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
         self._check_rows(rows, validation)
-        self._solve_head(rows, validation, self._choice_without_rows(validation))
+        choice = self._choice_without_rows(validation)
+        self._solve_head(rows, validation, choice, None)
 
     def predict(
         self,
@@ -245,7 +248,8 @@ class KAREModel(KARETrainer, keras.Model):
         of variance `s² n λ`. This is its posterior variance, with `s²` such that
         leave-one-out errors on the training rows are as large as expected. Those errors
         are optimistic for a kernel that was trained on these rows: compare with errors
-        on other rows before relying on it.
+        on other rows before relying on it. With `sample_weight` it is the variance of as
+        many rows; an intercept is a constant of which nothing is known beforehand.
 
         Args:
             x: Inputs `(n, ...)`.
@@ -266,8 +270,8 @@ class KAREModel(KARETrainer, keras.Model):
         ```
 
         References:
-            - Rasmussen, Williams, "Gaussian Processes for Machine Learning", eq. 2.26
-              and 5.12.
+            - Rasmussen, Williams, "Gaussian Processes for Machine Learning", eq. 2.26,
+              2.42 and 5.12.
         """
         self._refresh_head()
         x = self._prediction_rows(x)
@@ -384,7 +388,11 @@ class KAREModel(KARETrainer, keras.Model):
         self.built = True
 
     def _solve_head(
-        self, rows: Rows, validation: Rows | None, choice: Choice | None
+        self,
+        rows: Rows,
+        validation: Rows | None,
+        choice: Choice | None,
+        intercept: Decision | None,
     ) -> None:
         self.head.solve(
             self.kernel,
@@ -393,6 +401,7 @@ class KAREModel(KARETrainer, keras.Model):
             validation=None if validation is None else validation.parts(),
             choice=choice,
             weights=rows.weights,
+            intercept=intercept,
         )
 
     def _streams(self, x: Any) -> bool:
@@ -401,11 +410,18 @@ class KAREModel(KARETrainer, keras.Model):
         known = isinstance(solver, Solver) and solver.streams(self.kernel)
         return known and batches.is_dataset(x)
 
-    def _solve_stream(self, x: Any, steps: int | None, validation: Rows | None) -> None:
+    def _solve_stream(
+        self,
+        x: Any,
+        steps: int | None,
+        validation: Rows | None,
+        intercept: Decision | None,
+    ) -> None:
         self.head.solve_stream(
             self.kernel,
             rows_module.stream(x, steps),
             validation=None if validation is None else validation.parts(),
+            intercept=intercept,
         )
 
     def _choice_without_rows(self, validation: Rows | None) -> Choice | None:

@@ -105,6 +105,7 @@ def rehearse(
             choosing.parts(),
             by=NAME,
             weights=training.weights,
+            intercept=model._intercept.intercept,
         )
     except (tf.errors.InvalidArgumentError, ValueError) as error:
         warnings.warn(

@@ -15,6 +15,7 @@ from keras_kare.kernels.recompute import attach
 from keras_kare.kernels.structured.capture import run
 from keras_kare.kernels.structured.untouched import untouched
 from keras_kare.layers import NTKRidgeHead
+from keras_kare.layers.intercept import Decision
 from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import batches, rehearsal
 from keras_kare.models import rows as rows_module
@@ -46,6 +47,7 @@ class KARETrainer(keras.Model):
     head: NTKRidgeHead
     validation_anchors: int
     _training_rows: Rows | None
+    _intercept: Decision | None
     _streams: Any
     _solve_stream: Any
     history: Any
@@ -163,6 +165,8 @@ class KARETrainer(keras.Model):
         self, tape: tf.GradientTape, x: Any, y: Any, weights: tuple[Any, ...]
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         """Targets `(n, c)`, the loss of the batch, and predictions of its rows."""
+        asked = self._intercept is not None and self._intercept.intercept
+        constant = {"intercept": True} if asked else {}
         if not self.loss.supplies_gradients:
             gram = self.kernel.gram(x)
             if gram.shape[0] is None:  # streams show their last batch only when it comes
@@ -170,12 +174,12 @@ class KARETrainer(keras.Model):
                 with tf.control_dependencies([several] if several is not None else []):
                     gram = tf.identity(gram)
             y = _columns(y, gram)
-            return y, *self.loss.evaluate(y, gram, *weights)
+            return y, *self.loss.evaluate(y, gram, *weights, **constant)
         variables, step = self.kernel.trainable_variables, int(self.optimizer.iterations)
         y = _columns(y, variables[0])
         with tape.stop_recording():
             value, gradients, predictions = self.loss.value_and_gradients(
-                self.kernel, x, y, step, *weights
+                self.kernel, x, y, step, *weights, **constant
             )
         loss = attach(
             tf.constant(value, y.dtype),
@@ -350,6 +354,9 @@ class KARETrainer(keras.Model):
         if streams:
             stream = rows_module.stream(x, steps)
             self.head.check_stream(stream, validation is not None)
+            self._train_with(self.head.decide_intercept_of(stream))
+        else:
+            self._train_with(self.head.decide_intercept(rows.y, rows.weights))
         self.head.hold(rows.x, rows.y, rows.weights)
         self.head.trained = self.head.trained or epochs > initial_epoch
         if not self.optimizer.built:  # else the step would be traced twice
@@ -391,9 +398,9 @@ class KARETrainer(keras.Model):
                 shuffle,
             )
         if streams:
-            self._solve_stream(x, steps, validation)
+            self._solve_stream(x, steps, validation, self._intercept)
         else:
-            self._solve_head(rows, validation, choice)
+            self._solve_head(rows, validation, choice, self._intercept)
         if not keeps_best(callbacks):
             _warn_if_parted(history)
         return history
@@ -460,6 +467,8 @@ class KARETrainer(keras.Model):
         self._check_trainable(rows.x)
         self._check_squares(rows, None)
         self.head.trained = True
+        if self._intercept is None:  # else as the first batch, or the last `fit`, said
+            self._train_with(self.head.decide_intercept(rows.y, rows.weights))
         return super().train_on_batch(*rows.parts(), return_dict=return_dict)
 
     def test_on_batch(
@@ -488,6 +497,15 @@ class KARETrainer(keras.Model):
         if validation is not None:
             _validation.check_squares("validation y", validation.y, keras.config.floatx())
 
+    def _train_with(self, intercept: Decision) -> None:
+        """Train for a machine with a constant or without, decided before any tracing."""
+        if intercept.intercept:
+            self.loss.check_intercept()
+        before = self._intercept is not None and self._intercept.intercept
+        if before != intercept.intercept:
+            self.train_function = None  # it was traced for the other
+        self._intercept = intercept
+
     def _solve_if_stale(self) -> None:
         """Solve again where a callback has changed the weights."""
         if self.head.is_fresh(self.kernel):
@@ -508,6 +526,7 @@ class KARETrainer(keras.Model):
             choice=choice,
             weights=rows.weights,
             solver="auto",
+            intercept=self._intercept,
         )
 
     def compile_from_config(self, config: dict[str, Any]) -> None:

@@ -118,7 +118,7 @@ class CGPrepared(Prepared):
         run.go()
         return Solution(
             ridge=ridge,
-            dual=run.best,
+            **self.system.finished(run.best),
             residual=run.residual,
             iterations=run.iterations,
             stopped=run.stopped,

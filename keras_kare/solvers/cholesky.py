@@ -66,10 +66,12 @@ class CholeskyPrepared(Prepared):
         matrix[np.diag_indices_from(matrix)] += ridge
         lower, jitter = _linalg.inverse_cholesky(tf.constant(matrix))
         half = tf.matmul(lower, tf.constant(y))
+        dual = tf.matmul(lower, half, transpose_a=True).numpy()
+        diagonal = tf.reduce_sum(tf.square(lower), axis=0).numpy()
         return Solution(
-            dual=tf.matmul(lower, half, transpose_a=True).numpy(),
+            **self.system.finished(dual),
             ridge=float(ridge),
-            inverse_diagonal=tf.reduce_sum(tf.square(lower), axis=0).numpy(),
+            inverse_diagonal=self.system.less_constant(diagonal, ridge),
             jitter=float(jitter),
             **self._facts(begun),
         )

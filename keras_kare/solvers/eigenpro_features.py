@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -10,6 +11,45 @@ import tensorflow as tf
 
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.solvers.eigenpro_steps import Batch, Iterate, Passes, Subspace
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of the features, which machines with a constant take out.
+
+    Attributes:
+        unit: `q`, `(n,)`; see `keras_kare.solvers.intercept`.
+        features: `Jᵀq`, `(1, ...)` each, as `kernel.pull` returns it.
+    """
+
+    unit: np.ndarray
+    features: list[tf.Tensor]
+
+    @classmethod
+    def of(
+        cls, kernel: Kernel, unit: np.ndarray, scale: np.ndarray | None, passes: Passes
+    ) -> Mean:
+        """By one pass over the rows, which are multiplied by `scale`, `(n,)`."""
+        v = (unit if scale is None else unit * scale)[:, None]
+        total: list[tf.Tensor] = []
+        for rows, x in passes():
+            part = kernel.pull(kernel.held(x), tf.constant(v[rows]))
+            total = list(map(tf.add, total, part)) if total else part
+        return cls(unit, total)
+
+    def less(self, w: list[tf.Tensor], numbers: Any, p: np.ndarray) -> list[tf.Tensor]:
+        """`JᵀC p`, from `Jᵀp` of some rows alone."""
+        share = self.unit[numbers] @ p
+        pairs = zip(w, self.features, strict=True)
+        return [t - tf.tensordot(share[:, None], _as(e, t), 1) for t, e in pairs]
+
+    def less_values(
+        self, values: np.ndarray, numbers: Any, w: list[tf.Tensor]
+    ) -> np.ndarray:
+        """`C J w`, of some rows, from `J w`."""
+        pairs = zip(w, self.features, strict=True)
+        parts = [tf.matmul(_flat(t), _flat(_as(e, t)), transpose_b=True) for t, e in pairs]
+        return values - np.outer(self.unit[numbers], tf.add_n(parts).numpy())
 
 
 class FeatureIterate(Iterate):
@@ -21,6 +61,7 @@ class FeatureIterate(Iterate):
         rows, columns, ridge, scale: As in `Iterate`.
         held: What `kernel.held` gives of all rows, where that is kept.
         dtype: Type of the products.
+        mean: Of the features, for a machine with a constant.
     """
 
     def __init__(
@@ -33,9 +74,10 @@ class FeatureIterate(Iterate):
         scale: np.ndarray | None = None,
         held: Any = None,
         dtype: str = "float64",
+        mean: Mean | None = None,
     ):
         super().__init__(subspace, rows, columns, ridge, scale)
-        self.kernel, self._held = kernel, held
+        self.kernel, self._held, self._mean = kernel, held, mean
         self._w = [tf.zeros((columns, *e.shape[1:]), dtype) for e in subspace.images]
         self.set_dtype(dtype)
 
@@ -46,27 +88,21 @@ class FeatureIterate(Iterate):
 
     def batch(self, numbers: np.ndarray, x_rows: Any) -> Batch:
         held = self._held_of(numbers, x_rows)
-        scale = None if self.scale is None else self.scale[numbers, None]
         found, vectors = self.subspace.inside(numbers)
         if not self._w:  # without a subspace, nothing has told their shapes
             zero = tf.zeros((len(numbers), self.dual.shape[1]), self.dtype)
             self._w = self.kernel.pull(held, zero)
 
-        def pushed(w: list[tf.Tensor]) -> np.ndarray:
-            values = np.asarray(self.kernel.push(held, w).numpy(), "float64")
-            return values if scale is None else scale * values
-
         def product(p: np.ndarray) -> tuple[np.ndarray, list[Any]]:
-            v = p if scale is None else scale * p
-            w = self.kernel.pull(held, tf.constant(v, self.dtype))
+            w = self._pull(held, numbers, p, self.dtype)
             coupling = self._on_images(w) + self.ridge * (p[found].T @ vectors)
             z = self._inverse * coupling
             w = [t / self.rows for t in self._less_images(w, z)]
-            ap = pushed(w) + self.ridge * p
+            ap = self._push(held, numbers, w) + self.ridge * p
             ap[found] -= self.ridge * (vectors @ z.T)
             return ap, [z, *w]
 
-        return Batch(pushed(self._w), product)
+        return Batch(self._push(held, numbers, self._w), product)
 
     def move(self, parts: list[Any]) -> None:
         super().move(parts)
@@ -85,15 +121,27 @@ class FeatureIterate(Iterate):
             return np.zeros_like(self.dual)
         w: list[tf.Tensor] = []
         for rows, x_rows in passes():
-            v = self.dual[rows] / self.rows
-            v = v if self.scale is None else v * self.scale[rows, None]
-            part = self.kernel.pull(self._held_of(rows, x_rows), tf.constant(v))
+            held = self._held_of(rows, x_rows)
+            part = self._pull(held, rows, self.dual[rows] / self.rows, "float64")
             w = [a + b for a, b in zip(w, part, strict=True)] if w else part
         values = np.empty_like(self.dual)
         for rows, x_rows in passes():
-            values[rows] = self.kernel.push(self._held_of(rows, x_rows), w).numpy()
+            values[rows] = self._push(self._held_of(rows, x_rows), rows, w)
         self._w = [tf.cast(t, self.dtype) for t in w]
-        return values if self.scale is None else values * self.scale[:, None]
+        return values
+
+    def _pull(self, held: Any, numbers: Any, p: np.ndarray, dtype: str) -> list[tf.Tensor]:
+        """`Jᵀp` of some rows."""
+        v = p if self.scale is None else self.scale[numbers, None] * p
+        w: list[tf.Tensor] = self.kernel.pull(held, tf.constant(v, dtype))
+        return w if self._mean is None else self._mean.less(w, numbers, p)
+
+    def _push(self, held: Any, numbers: Any, w: list[tf.Tensor]) -> np.ndarray:
+        """`J w` of some rows, float64."""
+        values = np.asarray(self.kernel.push(held, w).numpy(), "float64")
+        if self.scale is not None:
+            values = self.scale[numbers, None] * values
+        return values if self._mean is None else self._mean.less_values(values, numbers, w)
 
     def _held_of(self, numbers: np.ndarray | slice, x_rows: Any) -> Any:
         if self._held is None:
@@ -120,7 +168,11 @@ class FeatureIterate(Iterate):
 
 
 def add_images(
-    subspace: Subspace, kernel: Kernel, x: Any, scale: np.ndarray | None = None
+    subspace: Subspace,
+    kernel: Kernel,
+    x: Any,
+    scale: np.ndarray | None = None,
+    mean: Mean | None = None,
 ) -> None:
     """Form `E`, and turn `V` so that `EᵀE` is diagonal in the arithmetic of `E`.
 
@@ -129,6 +181,7 @@ def add_images(
         kernel: A kernel with a feature map.
         x: The inputs of the rows `S`.
         scale: By which each of these rows is multiplied, `(m,)`.
+        mean: Of the features, for a machine with a constant.
     """
     q = len(subspace.values)
     if not q:
@@ -142,11 +195,17 @@ def add_images(
         pulled = kernel.pull(kernel.held(inputs), tf.constant(v[part]))
         total = pulled if total is None else list(map(tf.add, total, pulled))
     assert total is not None
+    if mean is not None:
+        total = mean.less(total, subspace.rows, subspace.vectors)
     flat = [_flat(t) for t in total]
     inner = tf.add_n([tf.matmul(e, e, transpose_b=True) for e in flat]).numpy()
     values, turn = np.linalg.eigh(inner)
     subspace.values, subspace.vectors = np.maximum(values, 0.0), subspace.vectors @ turn
     subspace.images = [tf.tensordot(turn.T, t, 1) for t in total]
+
+
+def _as(t: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    return tf.cast(t, like.dtype)
 
 
 def _flat(t: tf.Tensor) -> tf.Tensor:

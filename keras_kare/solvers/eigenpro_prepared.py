@@ -15,13 +15,14 @@ import tensorflow as tf
 
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
-from keras_kare.solvers.eigenpro_features import FeatureIterate, add_images
+from keras_kare.solvers.eigenpro_features import FeatureIterate, Mean, add_images
 from keras_kare.solvers.eigenpro_run import Run
 from keras_kare.solvers.eigenpro_steps import Iterate, MatrixIterate, Subspace
+from keras_kare.solvers.intercept import CentredOperator, less_means
 from keras_kare.solvers.result import Solution
 from keras_kare.solvers.solver import Prepared
 from keras_kare.solvers.stream import OTHER_ROWS, Stream, slices
-from keras_kare.solvers.system import System
+from keras_kare.solvers.system import System, above_rounding
 
 if TYPE_CHECKING:
     from keras_kare.solvers.eigenpro import EigenPro
@@ -66,6 +67,7 @@ class EigenProPrepared(Prepared):
     y: np.ndarray
     subspace: Subspace
     _begun: float
+    _mean: Mean | None = None
 
     def rough(self, tolerance: float) -> EigenProPrepared:
         config = {**self.solver.get_config(), "tolerance": tolerance}
@@ -99,7 +101,11 @@ class EigenProPrepared(Prepared):
         """All rows once, in order."""
 
     def _begin(
-        self, operator: KernelOperator, numbers: np.ndarray, sample: np.ndarray
+        self,
+        operator: KernelOperator,
+        numbers: np.ndarray,
+        sample: np.ndarray,
+        gram: np.ndarray,
     ) -> None:
         """The plan and the subspace.
 
@@ -107,13 +113,14 @@ class EigenProPrepared(Prepared):
             operator: `K`, of all rows or of the subsample alone.
             numbers: The subsample's numbers among all rows.
             sample: Its numbers among those of `operator`.
+            gram: What stands in for `K` of the subsample.
         """
         columns = self.y.shape[1]
-        gram = operator.block(sample, sample)
         self.subspace = Subspace(numbers, gram, self.plan.components)
         if self.plan.by_features:
             scale = None if operator.scale is None else operator.scale[sample]
-            add_images(self.subspace, operator.kernel, operator.rows_of(sample), scale)
+            x = operator.rows_of(sample)
+            add_images(self.subspace, operator.kernel, x, scale, self._mean)
             self._step, self._holds = operator.kernel.chunk(operator.x, columns)
 
 
@@ -131,7 +138,12 @@ class EigenProArrays(EigenProPrepared):
         count = min(solver.subsample, len(self.usable))
         rows = np.sort(rng.choice(self.usable, count, replace=False))
         self.plan = solver.plan(operator, self.y.shape[1])
-        self._begin(operator, rows, rows)
+        if self.plan.by_features and isinstance(operator, CentredOperator):
+            self._step, _ = operator.kernel.chunk(operator.x, self.y.shape[1])
+            self._mean = Mean.of(
+                operator.kernel, operator.unit, operator.scale, self.passes
+            )
+        self._begin(operator, rows, rows, operator.block(rows, rows))
         if self.plan.by_features and self._holds:
             self._held = operator.kernel.held(operator.x)
 
@@ -141,7 +153,7 @@ class EigenProArrays(EigenProPrepared):
         run.go()
         return Solution(
             ridge=float(ridge),
-            dual=run.best,
+            **self.system.finished(run.best),
             residual=run.residual,
             iterations=run.epochs,
             stopped=run.stopped,
@@ -161,6 +173,7 @@ class EigenProArrays(EigenProPrepared):
             operator.scale,
             self._held,
             "float32" if operator.narrow else "float64",
+            self._mean,
         )
 
     def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
@@ -206,14 +219,19 @@ class EigenProStream(EigenProPrepared):
         self._given, self.rows, self.scale = y, len(y), None
         needed += solver.row_bytes(self.rows, stream.columns)
         solver.check_bytes(needed, self.rows, "rows")
-        self.y, self.count, root = y, float(self.rows), np.ones(self.rows)
+        self.count, self._root = float(self.rows), np.ones(self.rows)
         if weights is not None:
-            self.count, root = float(np.sum(weights)), np.sqrt(weights)
-            self.y = root[:, None] * y
-            self.scale = root * math.sqrt(self.rows / self.count)
+            self.count, self._root = float(np.sum(weights)), np.sqrt(weights)
+            self.scale = self._root * math.sqrt(self.rows / self.count)
             operator = operator.scaled(self.scale[numbers])
-        self._trace, self._root = trace / self.count, root
-        self._begin(operator, numbers, np.arange(operator.rows))
+        self._trace, self._centre = trace / self.count, np.zeros(stream.columns)
+        self._step, _ = kernel.chunk(operator.x, stream.columns)
+        if stream.intercept:
+            self._centre = self._take_mean(y)
+            y = y - self._centre
+        self.y = y if weights is None else self._root[:, None] * y
+        sample = np.arange(operator.rows)
+        self._begin(operator, numbers, sample, self._sample_gram(operator, numbers))
         self._narrow = operator.narrow
         self._last: np.ndarray | None = None
 
@@ -221,19 +239,30 @@ class EigenProStream(EigenProPrepared):
     def unit(self) -> float:
         return self._trace / self.count
 
+    @property
+    def scales(self) -> np.ndarray:
+        squares = np.sum(np.square(self.y), axis=0) / self.count
+        return above_rounding(squares, self._centre)
+
     def solve(self, ridge: float, start: Solution | None = None) -> Solution:
         begun = time.perf_counter()
         run = Run(self, float(ridge), None if start is None else self._last)
         run.go()
-        self._last = run.best
+        self._last, dual, constant = run.best, run.best, None
+        if self._mean is not None:
+            unit = self._mean.unit
+            dual = dual - np.outer(unit, unit @ dual)
+            values = self._product @ dual / self.rows
+            constant = self._centre - values / math.sqrt(self.count)
         return Solution(
             ridge=float(ridge),
             solver=self.solver.name,
             rows=self.rows,
             columns=self.y.shape[1],
             count=self.count,
-            weights=self._weights(run.best),
-            squared=float(np.sum(run.best**2)),
+            weights=self._weights(dual),
+            constant=constant,
+            squared=float(np.sum(dual**2)),
             residual=run.residual,
             tolerance=self.solver.tolerance,
             iterations=run.epochs,
@@ -250,6 +279,7 @@ class EigenProStream(EigenProPrepared):
             ridge,
             self.scale,
             dtype="float32" if self._narrow else "float64",
+            mean=self._mean,
         )
 
     def batches(self, size: int, rng: np.random.Generator) -> Iterator[tuple[Any, Any]]:
@@ -262,6 +292,28 @@ class EigenProStream(EigenProPrepared):
     def predictor_weights(self, solution: Solution) -> np.ndarray:
         assert solution.weights is not None
         return solution.weights
+
+    def _take_mean(self, y: np.ndarray) -> np.ndarray:
+        """For a machine with a constant: two more passes, and the targets' mean, `(c,)`."""
+        unit = self._root / math.sqrt(self.count)
+        self._mean = Mean.of(self.kernel, unit, self.scale, self.passes)
+        self._product = np.empty(self.rows)  # K q
+        for rows, x in self.passes():
+            values = self.kernel.push(self.kernel.held(x), self._mean.features)
+            self._product[rows] = values.numpy()[:, 0]
+        if self.scale is not None:
+            self._product *= self.scale
+        return np.asarray(self._root**2 @ y / self.count)
+
+    def _sample_gram(self, operator: KernelOperator, numbers: np.ndarray) -> np.ndarray:
+        """What stands in for `K` of the subsample."""
+        sample = np.arange(operator.rows)
+        gram = operator.block(sample, sample)
+        if self._mean is None:
+            return gram
+        q, t = self._mean.unit, self._product
+        parts = q[numbers], t[numbers]
+        return less_means(gram, *parts, *parts, float(q @ t))
 
     def _weights(self, dual: np.ndarray) -> np.ndarray:
         """`w = Jᵀ W½ α/N`, `(F, c)`, in the order of `kernel.feature_rows`."""

@@ -22,9 +22,14 @@ REFINEMENTS = 3
 class NormalEquations:
     """`(G + λI) w = b` with `G = Φᵀ W Φ/N` and `b = Φᵀ W y/N`, one pass over the rows.
 
+    With an intercept, features and targets are those less their means, which are known
+    after the last row: `Φᵀ C Φ = Φᵀ Φ − f fᵀ/S` with `C` of `keras_kare.solvers.intercept`,
+    `f = Φᵀρ`, `S = |ρ|²`, where `Φ` and `ρ` have the rows' weights.
+
     Args:
         features: Number `F` of features.
         columns: Number `c` of targets.
+        intercept: Whether there is a constant beside the features. Defaults to `False`.
 
     Attributes:
         gram: `G`, `(F, F)` float64, after `finish`.
@@ -32,13 +37,18 @@ class NormalEquations:
         squared: `Σ w_i y_ij²`, `(c,)`.
         rows: Number of rows `n`.
         count: `N = Σ w`.
+        centre: What is subtracted from targets as they come, `(c,)`, with an intercept.
+        trace: `tr(Φᵀ W Φ)/N`, which is `tr(W½ K W½)/N`, after `finish`; with the mean.
     """
 
-    def __init__(self, features: int, columns: int):
+    def __init__(self, features: int, columns: int, intercept: bool = False):
         self.gram = np.zeros((features, features))
         self.right = np.zeros((features, columns))
         self.squared = np.zeros(columns)
-        self.rows, self.count = 0, 0.0
+        self.rows, self.count, self.trace = 0, 0.0, 0.0
+        self.intercept = intercept
+        self.centre: np.ndarray | None = None
+        self._f, self._of_y, self._s = np.zeros(features), np.zeros(columns), 0.0
 
     @staticmethod
     def memory(features: int, columns: int) -> float:
@@ -46,16 +56,37 @@ class NormalEquations:
         return 8.0 * (3.0 * features**2 + 4.0 * features * columns)
 
     def add(
-        self, phi: np.ndarray, y: np.ndarray, weights: np.ndarray | None = None
+        self,
+        phi: np.ndarray,
+        y: np.ndarray,
+        weights: np.ndarray | None = None,
+        ones: np.ndarray | None = None,
     ) -> None:
-        """Some rows: features `(k, F)`, targets `(k, c)`, how often each counts `(k,)`."""
+        """Some rows.
+
+        Args:
+            phi: Features, `(k, F)`.
+            y: Targets, `(k, c)`.
+            weights: How often each row counts, `(k,)`. Defaults to once.
+            ones: What a constant of one is in these rows, `(k,)`, where they are scaled
+                already. Defaults to ones.
+        """
         self.rows += len(y)
+        ones = np.ones(len(y)) if ones is None else ones
+        if self.intercept:  # about a mean, so that few digits are lost
+            if self.centre is None:
+                self.centre = np.mean(y, axis=0, dtype="float64")
+            y = y - np.outer(ones, self.centre)
         if weights is None:
             self.count += len(y)
         else:
             root = np.sqrt(np.asarray(weights, "float64"))[:, None]
-            phi, y = root * phi, root * y
+            phi, y, ones = root * phi, root * y, root[:, 0] * ones
             self.count += float(np.sum(weights, dtype="float64"))
+        if self.intercept:
+            self._f += ones @ phi
+            self._of_y += ones @ y
+            self._s += float(ones @ ones)
         for begin in range(0, len(self.gram), BLOCK):  # the lower triangle, by columns
             end = begin + BLOCK
             self.gram[begin:, begin:end] += phi[:, begin:].T @ phi[:, begin:end]
@@ -70,17 +101,23 @@ class NormalEquations:
             gram[begin:end, end:] = gram[end:, begin:end].T
         gram /= self.count
         self.right /= self.count
+        self.trace = float(np.trace(gram))
+        if self.intercept:
+            gram -= np.outer(self._f, self._f / (self._s * self.count))
+            self.right -= np.outer(self._f, self._of_y / (self._s * self.count))
+            self.squared -= self._of_y**2 / self._s
         return self
+
+    def constant(self, w: np.ndarray) -> np.ndarray | None:
+        """`b`, `(c,)`, that belongs to `w`; `None` without an intercept."""
+        if self.centre is None:
+            return None
+        return self.centre + (self._of_y - self._f @ w) / self._s
 
     @property
     def small(self) -> bool:
         """Whether an eigendecomposition is affordable."""
         return len(self.gram) <= ALL_RIDGES
-
-    @property
-    def trace(self) -> float:
-        """`tr(G)`, which is `tr(W½ K W½)/N`."""
-        return float(np.trace(self.gram))
 
     @functools.cached_property
     def basis(self) -> tuple[np.ndarray, np.ndarray]:
@@ -129,9 +166,9 @@ class NormalEquations:
         return np.sqrt(ratio)
 
     def freedom(self, ridge: float) -> float:
-        """`tr G (G + λI)⁻¹`."""
+        """`tr G (G + λI)⁻¹`, and one for a constant."""
         values = self.basis[0]
-        return float(np.sum(values / (values + ridge)))
+        return float(np.sum(values / (values + ridge))) + self.intercept
 
     def dual_squared(self, w: np.ndarray, ridge: float) -> float:
         """`|α|²` of all targets, `|y − Φw|²/λ²`."""

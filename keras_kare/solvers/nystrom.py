@@ -91,7 +91,8 @@ class Nystrom(Solver):
         _, anchors = stream.sample(self.centres, self.seed)
         operator = KernelOperator(kernel, anchors)
         span = CentreFeatures(operator.block(slice(None), np.arange(operator.rows)))
-        normal = NormalEquations(span.transform.shape[1], stream.columns)
+        features_kept = span.transform.shape[1]
+        normal = NormalEquations(features_kept, stream.columns, stream.intercept)
 
         def features(x: Any) -> np.ndarray:
             parts = [
@@ -112,7 +113,9 @@ class NystromPrepared(Prepared):
 
     def __init__(self, system: System, solver: Nystrom):
         super().__init__(system, solver)
-        operator = system.operator
+        # The centres' own features are centred: kernel values less their mean would be of
+        # functions that the centres do not span.
+        operator = system.scaled
         usable = np.flatnonzero(system.root)
         rng = np.random.default_rng(solver.seed)
         drawn = rng.choice(usable, min(solver.centres, len(usable)), replace=False)
@@ -120,16 +123,18 @@ class NystromPrepared(Prepared):
         self.features = CentreFeatures(operator.block(self.centres, self.centres))
         self.normal = self.features.equations(
             lambda rows: operator.block(rows, self.centres),
-            system.y,
+            system,
             operator.chunks(chunk_rows(len(self.centres))),
         )
 
     def solve(self, ridge: float, start: Solution | None = None) -> Solution:
         begun, normal = time.perf_counter(), self.normal
         w, jitter = normal.solve(ridge)
-        trace = self.system.operator.trace / self.system.rows
+        trace = self.system.scaled.trace / self.system.rows
+        constant = normal.constant(w)
         return Solution(
             ridge=ridge,
+            constant=None if constant is None else self.system.centre + constant,
             # (1/m) K(x, Z) α = K(x, Z) β
             dual=len(self.centres) * self.features.coefficients(w),
             centres=self.centres,
@@ -163,20 +168,21 @@ class CentreFeatures:
     def equations(
         self,
         block: Callable[[slice], np.ndarray],
-        y: np.ndarray,
+        system: System,
         chunks: Iterator[slice],
     ) -> NormalEquations:
         """The normal equations of these features.
 
         Args:
             block: Kernel values between some rows and the centres.
-            y: Targets of all rows.
+            system: Targets of all rows, and whether they have an intercept.
             chunks: The rows, a few at a time.
         """
-        normal = NormalEquations(self.transform.shape[1], y.shape[1])
+        y, root = system.y, system.root
+        normal = NormalEquations(self.transform.shape[1], y.shape[1], system.intercept)
         progress = Progress(len(y), "row")
         for rows in chunks:
-            normal.add(block(rows) @ self.transform, y[rows])
+            normal.add(block(rows) @ self.transform, y[rows], ones=root[rows])
             progress.step(rows.stop)
         progress.close()
         return normal.finish()

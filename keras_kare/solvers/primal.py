@@ -72,7 +72,8 @@ class Primal(Solver):
         features = FeatureOperator(kernel, stream.first).features
         assert features is not None
         self.check_bytes(NormalEquations.memory(features, stream.columns), features)
-        normal, step = NormalEquations(features, stream.columns), chunk_rows(features)
+        normal = NormalEquations(features, stream.columns, stream.intercept)
+        step = chunk_rows(features)
 
         def rows(x: Any) -> np.ndarray:
             parts = [
@@ -113,20 +114,24 @@ class PrimalPrepared(Prepared):
             ridge=ridge,
             dual=(self.system.y - predicted) / ridge,
             weights=w,
+            constant=self.system.constant_of(w),
             jitter=jitter,
             inverse_diagonal=diagonal,
             **self._facts(begun),
         )
 
     def _leverages(self, w: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
-        """`J w`, and `diag(A⁻¹) = (1 − h)/λ` with `h_i = J_i (G + λI)⁻¹ J_iᵀ/n`."""
+        """`J w`, and `diag(A⁻¹) = (1 − h)/λ` with `h_i = J_i (G + λI)⁻¹ J_iᵀ/n`.
+
+        With an intercept `P` stands in for `A⁻¹`.
+        """
         values, vectors = self.normal.basis
         shrunk = 1.0 / (values + ridge) / self.system.rows
         predicted, diagonal = np.empty_like(self.system.y), np.empty(self.system.rows)
         for rows, phi in self._features():
             predicted[rows] = phi @ w
             diagonal[rows] = (1.0 - (phi @ vectors) ** 2 @ shrunk) / ridge
-        return predicted, diagonal
+        return predicted, self.system.less_constant(diagonal, ridge)
 
     def solve_grid(self, ridges: Iterable[float]) -> Iterator[Solution]:
         """Weights and leave-one-out errors, from one more pass over the rows."""
@@ -137,23 +142,26 @@ class PrimalPrepared(Prepared):
         values, vectors = self.normal.basis
         turned = vectors.T @ self.normal.right
         shrunk = 1.0 / (values[:, None] + np.array(grid))  # (F, ridges)
-        errors, rows = np.zeros(len(grid)), self.system.rows
+        system, rows = self.system, self.system.rows
+        errors = np.zeros((len(grid), system.y.shape[1]))
+        whole = system.less_constant(np.ones(rows), 1.0)  # λ (A⁻¹)_ii + h_i
         for chunk, phi in self._features():
             seen = phi @ vectors
-            kept = 1.0 - (seen**2 @ shrunk) / rows  # 1 − h_i, (k, ridges)
-            y = self.system.y[chunk]
+            kept = whole[chunk, None] - (seen**2 @ shrunk) / rows  # (k, ridges)
+            y = system.y[chunk]
             for i in range(len(grid)):
                 left = y - seen @ (turned * shrunk[:, i : i + 1])
-                errors[i] += np.sum((left / kept[:, i : i + 1]) ** 2)
+                errors[i] += np.sum((left / kept[:, i : i + 1]) ** 2, axis=0)
         facts = self._facts(begun)
         for i, ridge in enumerate(grid):
             w = vectors @ (turned * shrunk[:, i : i + 1])
             yield Solution(
                 ridge=ridge,
                 weights=w,
-                freedom=float(np.sum(values * shrunk[:, i])),
+                constant=system.constant_of(w),
+                freedom=float(np.sum(values * shrunk[:, i])) + system.intercept,
                 squared=self.normal.dual_squared(w, ridge),
-                loo_mse=float(errors[i] / (self.system.count * y.shape[1])),
+                loo_errors=errors[i] / system.count,
                 **facts,
             )
 

@@ -31,11 +31,14 @@ class Solution:
         weights: `w = (1/n) Jᵀ α`, `(F, c)` float64, in the order of
             `kernel.feature_rows`; `None` where the solver does not make them.
         centres: Numbers of the rows that `dual` belongs to, where not to all.
-        inverse_diagonal: `diag((K/n + λI)⁻¹)`, `(n,)`, where known.
+        constant: `b`, `(c,)`, of a machine with an intercept, else `None`.
+        inverse_diagonal: `diag((K/n + λI)⁻¹)`, `(n,)`, where known; with an intercept,
+            of the `P` that stands in for the inverse.
         jitter: What had to be added to `λ` for the factorisation to succeed.
         count: How often all rows count together, `N`; `n` where each counts once. The
             system then is the one of `keras_kare.risk`: `W½ K W½/N + λI`, `W½ y`.
-        freedom: Degrees of freedom, where known without `inverse_diagonal`.
+        freedom: Degrees of freedom, the constant's with them, where known without
+            `inverse_diagonal`.
         squared: `|α|²` summed over all columns, where known without `dual`.
         residual: The largest over the targets of `|y − (K/n + λI) α| / |y|`, computed
             from the solution itself. Predictions of the training rows are off by at most
@@ -46,7 +49,8 @@ class Solution:
         stopped: Why it ended: `"direct"`, `"tolerance"`, `"iterations"`, `"time"`,
             `"stalled"` (rounding errors allow no more), or `"interrupted"`.
         kernel_error: `(tr K − tr K̂)/tr K` where an approximation `K̂` was solved.
-        loo_mse: The leave-one-out error, where known without `inverse_diagonal`.
+        loo_errors: Mean squared leave-one-out error of each target, `(c,)`, where known
+            without `inverse_diagonal`.
     """
 
     ridge: float
@@ -56,6 +60,7 @@ class Solution:
     dual: np.ndarray | None = None
     weights: np.ndarray | None = None
     centres: Any = None
+    constant: np.ndarray | None = None
     inverse_diagonal: np.ndarray | None = None
     jitter: float = 0.0
     count: float | None = None
@@ -67,7 +72,7 @@ class Solution:
     stopped: str = "direct"
     kernel_error: float | None = None
     squared: float | None = None
-    loo_mse: float | None = None
+    loo_errors: np.ndarray | None = None
 
     @property
     def converged(self) -> bool:
@@ -76,11 +81,22 @@ class Solution:
 
     @property
     def leave_one_out_mse(self) -> float | None:
-        """Mean squared leave-one-out error: residual of row i is `α_i / (A⁻¹)_ii`."""
+        """Mean squared leave-one-out error, in the units of `y²`."""
+        return self.leave_one_out_error(np.ones(self.columns))
+
+    def leave_one_out_error(self, scales: np.ndarray) -> float | None:
+        """The same with each target's part divided by its scale, where known.
+
+        The residual of row i is `α_i / (A⁻¹)_ii`.
+
+        Args:
+            scales: `(c,)`.
+        """
         if self.inverse_diagonal is None or self.dual is None:
-            return self.loo_mse
+            found = self.loo_errors
+            return None if found is None else float(np.mean(found / scales))
         residual = self.dual / self.inverse_diagonal[:, None]
-        return float(np.sum(residual**2) / (self._count * self.columns))
+        return float(np.sum(residual**2 / scales) / (self._count * self.columns))
 
     @property
     def kare(self) -> float | None:
@@ -101,7 +117,10 @@ class Solution:
 
     @property
     def effective_dimension(self) -> float | None:
-        """Degrees of freedom, `tr K (K + nλI)⁻¹ = n − λ tr(A⁻¹)`, where known."""
+        """Degrees of freedom, `tr K (K + nλI)⁻¹ = n − λ tr(A⁻¹)`, where known.
+
+        With an intercept, one more: that of the constant.
+        """
         if self.inverse_diagonal is None:
             return self.freedom
         return float(self.rows - self.ridge * np.sum(self.inverse_diagonal))

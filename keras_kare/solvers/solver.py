@@ -138,6 +138,11 @@ class Prepared(abc.ABC):
         """That of a relative ridge, `tr(K)/n²`."""
         return self.system.unit
 
+    @property
+    def scales(self) -> np.ndarray:
+        """The mean square of each target, `(c,)`; about its mean with an intercept."""
+        return self.system.scales
+
     def rough(self, tolerance: float) -> Prepared:
         """The same, for solutions that need be no better than that; direct ones are."""
         return self

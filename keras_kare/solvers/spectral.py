@@ -91,9 +91,11 @@ class SpectralPrepared(Prepared):
         for ridge in ridges:
             begun = time.perf_counter()
             shrunk = self.eigenvalues + ridge
+            dual = self.vectors @ (self._rotated / shrunk[:, None])
+            diagonal = self._squared @ (1.0 / shrunk)
             yield Solution(
-                dual=self.vectors @ (self._rotated / shrunk[:, None]),
+                **self.system.finished(dual),
                 ridge=float(ridge),
-                inverse_diagonal=self._squared @ (1.0 / shrunk),
+                inverse_diagonal=self.system.less_constant(diagonal, ridge),
                 **self._facts(begun),
             )

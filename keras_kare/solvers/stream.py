@@ -15,7 +15,7 @@ from keras_kare.solvers.normal import NormalEquations
 from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.result import Solution
 from keras_kare.solvers.solver import Prepared, Solver
-from keras_kare.solvers.system import check_trace
+from keras_kare.solvers.system import above_rounding, check_trace
 
 Batch = tuple[Any, np.ndarray, np.ndarray | None]
 """Inputs, targets `(k, c)`, and how often each row counts."""
@@ -35,14 +35,15 @@ class Stream:
 
     Args:
         batches: Begins to read from the start.
+        intercept: Whether a machine of these rows has a constant. Defaults to `False`.
 
     Attributes:
         first: The inputs of the first batch.
         columns: Number of targets `c`.
     """
 
-    def __init__(self, batches: Callable[[], Iterator[Batch]]):
-        self.batches = batches
+    def __init__(self, batches: Callable[[], Iterator[Batch]], intercept: bool = False):
+        self.batches, self.intercept = batches, intercept
         x, y, _ = next(self.batches())
         self.first, self.columns, self._y = x, y.shape[1], y
 
@@ -71,7 +72,11 @@ class Stream:
             for x, y, weights in self.batches():
                 yield x, targets(x, y), weights
 
-        return Stream(batches)
+        return Stream(batches, self.intercept)
+
+    def with_intercept(self, intercept: bool) -> Stream:
+        """The same rows, for machines with a constant or without."""
+        return Stream(self.batches, intercept)
 
     def sample(self, count: int, seed: int) -> tuple[np.ndarray, Any]:
         """Numbers and inputs of so many rows, in order.
@@ -148,6 +153,12 @@ class StreamPrepared(Prepared):
     def unit(self) -> float:
         return self._trace / self.normal.count
 
+    @property
+    def scales(self) -> np.ndarray:
+        normal = self.normal
+        centre = np.zeros(1) if normal.centre is None else normal.centre
+        return above_rounding(normal.squared / normal.count, centre)
+
     def predictor(self, solution: Solution) -> np.ndarray:
         assert solution.dual is not None
         return solution.dual
@@ -175,6 +186,7 @@ class StreamPrepared(Prepared):
             count=normal.count,
             dual=dual,
             weights=None if centres else w,
+            constant=normal.constant(w),
             centres="of the stream" if centres else None,
             jitter=jitter,
             squared=None if centres else normal.dual_squared(w, ridge),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
 from keras_kare import _validation
 from keras_kare.kernels.operator import KernelOperator
+from keras_kare.solvers.intercept import CentredOperator
 from keras_kare.solvers.result import Solution
 
 
@@ -15,47 +17,67 @@ class System:
     """`(K/n + λI) α = y`, to be solved for any `λ`.
 
     Rows may count `w_i` times, `N = Σ w` in all: then `W½ K W½/N` and `W½ y` stand in
-    for `K/n` and `y` (see `keras_kare.risk`).
+    for `K/n` and `y` (see `keras_kare.risk`). With an intercept, features and targets
+    are those less their means (see `keras_kare.solvers.intercept`), and the constant is
+    read off the solution.
 
     Args:
         operator: `K`, by its products: `kernel.operator(x)`, or
             `kernels.DenseOperator(gram)`.
         y: `(n, c)`.
         weights: How often each row counts, `(n,)`. Defaults to once.
+        intercept: Whether there is a constant beside the machine. Defaults to `False`.
 
     Attributes:
         operator: `n` times what stands in for `K/n`.
         unscaled: `K` itself.
         y: What stands in for `y`, float64.
+        scaled: The same before its mean was taken out.
         rows: `n`.
         count: `N`; `n` where each row counts once.
         root: `w½`, `(n,)`.
+        intercept: As given.
+        centre: What was subtracted from the targets, `(c,)`: their means with an
+            intercept, else zeros.
 
     Raises:
         ValueError: If shapes do not fit, or `y` or the weights hold NaN or Inf.
     """
 
     def __init__(
-        self, operator: KernelOperator, y: np.ndarray, weights: np.ndarray | None = None
+        self,
+        operator: KernelOperator,
+        y: np.ndarray,
+        weights: np.ndarray | None = None,
+        intercept: bool = False,
     ):
         rows = operator.rows
         y = np.asarray(_validation.check_targets("y", y, rows), "float64")
         self.unscaled = self.operator = operator
-        self.y, self.rows = y, rows
+        self.rows, self.intercept = rows, intercept
         self.count, self.root = float(rows), np.ones(rows)
         self._given = y, None if weights is None else np.asarray(weights)
         if weights is not None:
             weights = _validation.check_weights("weights", weights, rows)
             self.count = float(np.sum(weights, dtype="float64"))
             self.root = np.sqrt(np.asarray(weights, "float64"))
-            self.y = self.root[:, None] * y
             self.operator = operator.scaled(self.root * np.sqrt(rows / self.count))
+        self.scaled = self.operator
+        self.centre = np.zeros(y.shape[1])
+        if intercept:
+            self.centre = self.root**2 @ y / self.count
+            y = y - self.centre
+            self.operator = CentredOperator(self.operator, self.root)
+        self.y = y if weights is None else self.root[:, None] * y
 
     @functools.cached_property
     def gram(self) -> np.ndarray:
         """`n` times what stands in for `K/n`, written out, `(n, n)` float64."""
         gram = self.operator.dense()
-        check_trace(float(np.sum(np.abs(gram))))
+        total = float(np.sum(np.abs(gram)))
+        if self.intercept:  # without its mean, a kernel that is not zero may be
+            total += self.scaled.trace
+        check_trace(total)
         return gram
 
     @functools.cached_property
@@ -65,10 +87,20 @@ class System:
         Raises:
             ValueError: If the kernel is zero, or not finite.
         """
-        formed = "gram" in self.__dict__
-        trace = float(np.trace(self.gram)) if formed else self.operator.trace
+        formed = "gram" in self.__dict__ and not self.intercept
+        trace = float(np.trace(self.gram)) if formed else self.scaled.trace
         check_trace(trace)
         return trace / (self.rows * self.count)
+
+    @functools.cached_property
+    def scales(self) -> np.ndarray:
+        """The mean square of each target, `(c,)`; about its mean with an intercept.
+
+        By what they are measured in: errors divided by it have no unit.
+        """
+        y, weights = self._given
+        squares = np.average(np.square(y - self.centre), axis=0, weights=weights)
+        return above_rounding(squares, self.centre)
 
     def rows_given(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Targets and weights of some rows, as they were given."""
@@ -92,10 +124,45 @@ class System:
         root = self.root if solution.centres is None else self.root[solution.centres]
         return solution.dual * root[:, None] * (self.rows / self.count)
 
+    def project(self, v: np.ndarray) -> np.ndarray:
+        """`C v`, `(n, m)`; `v` itself without an intercept."""
+        operator = self.operator
+        return operator.project(v) if isinstance(operator, CentredOperator) else v
+
+    def finished(self, dual: np.ndarray) -> dict[str, Any]:
+        """`dual` and `constant` of a `Solution`, from what a solver found as `α`.
+
+        With an intercept, `ρᵀα = 0` is made to hold, which iterations come near to only.
+        """
+        operator, dual = self.operator, self.project(dual)
+        if not isinstance(operator, CentredOperator):
+            return {"dual": dual}
+        values = operator.product @ dual / self.rows
+        return {"dual": dual, "constant": self.centre - values / np.sqrt(self.count)}
+
+    def constant_of(self, weights: np.ndarray) -> np.ndarray | None:
+        """`b`, `(c,)`, that belongs to `w`, `(F, c)`; `None` without an intercept."""
+        operator = self.operator
+        if not isinstance(operator, CentredOperator):
+            return None
+        return self.centre - operator.flat_mean @ weights / np.sqrt(self.count)
+
+    def less_constant(self, diagonal: np.ndarray, ridge: float) -> np.ndarray:
+        """The diagonal of `A⁻¹`, or of the `P` that stands in for it, `(n,)`."""
+        operator = self.operator
+        if not isinstance(operator, CentredOperator):
+            return diagonal
+        return diagonal - operator.unit**2 / ridge
+
     def predictor_weights(self, solution: Solution) -> np.ndarray:
         """`w`, `(F, c)`, of the predictor `J(x) w`."""
         assert solution.weights is not None
         return solution.weights * np.sqrt(self.rows / self.count)
+
+
+def above_rounding(squares: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Mean squares about `centre`; zero where rounding alone makes them, `(c,)`."""
+    return np.where(squares > (1e-12 * centre) ** 2, squares, 0.0)
 
 
 def check_trace(trace: float) -> None:

@@ -28,6 +28,7 @@ def kare(
     seed: int = 0,
     method: str = "auto",
     solver: Solver | None = None,
+    intercept: bool = False,
 ) -> Estimate:
     """KARE of all rows of an operator; no Gram matrix is formed.
 
@@ -45,6 +46,8 @@ def kare(
             `"auto"`.
         solver: Of the block system; `"primal"` needs none. Defaults to
             `kk.solvers.CG()`.
+        intercept: Whether the machine has a constant, as in `kk.risk.kare`; a `System`
+            says so itself. Defaults to `False`.
 
     Returns:
         An `Estimate`. Its error has a random part, of which `standard_error` tells; a
@@ -78,7 +81,7 @@ def kare(
           squares problems with noisy data".
     """
     _check(ridge, probes, seed, method, solver)
-    system = _system(operator, y)
+    system = _system(operator, y, intercept)
     solved = _solved(system, float(ridge), probes, seed, method, solver)
     return solved.estimate.require_finite().warn_if_rough()
 
@@ -93,6 +96,7 @@ def kare_and_gradient(
     method: str = "auto",
     solver: Solver | None = None,
     relative: bool = False,
+    intercept: bool = False,
 ) -> tuple[Estimate, list[tf.Tensor]]:
     """KARE of all rows, and its gradient by the kernel's trainable variables.
 
@@ -110,6 +114,7 @@ def kare_and_gradient(
             for `c` columns, with the preconditioner of the first.
         relative: Whether `z = ridge * tr(K)/n²`, whose dependence on the kernel then is
             part of the gradient. Defaults to `False`.
+        intercept: As in `kare`. Defaults to `False`.
 
     Returns:
         An `Estimate`, and one tensor a trainable variable of the kernel.
@@ -129,7 +134,7 @@ def kare_and_gradient(
     ```
     """
     found, gradients = found_with_gradient(
-        kernel, x, y, ridge, probes, seed, method, solver, relative
+        kernel, x, y, ridge, probes, seed, method, solver, relative, intercept
     )
     return found.warn_if_rough(), gradients
 
@@ -144,6 +149,7 @@ def found_with_gradient(
     method: str,
     solver: Solver | None,
     relative: bool,
+    intercept: bool = False,
 ) -> tuple[Estimate, list[tf.Tensor]]:
     """`kare_and_gradient`, for those who warn themselves."""
     _check(ridge, probes, seed, method, solver)
@@ -158,7 +164,7 @@ def found_with_gradient(
             '(an `NTK` with `outputs="sum"` or `outputs="trace"` has one). '
             f"Received: kernel of type {type(kernel).__name__}"
         )
-    system = _system(kernel.operator(x), y)
+    system = _system(kernel.operator(x), y, intercept)
     z, slope = float(ridge), 0.0
     if relative:
         z, slope = float(ridge) * system.unit, float(ridge) / system.rows**2
@@ -180,7 +186,7 @@ def _check(ridge: Any, probes: Any, seed: Any, method: Any, solver: Solver | Non
         )
 
 
-def _system(operator: Any, y: Any) -> System:
+def _system(operator: Any, y: Any, intercept: bool) -> System:
     """The system to be solved, of a kernel that is neither zero nor infinite."""
     if isinstance(operator, System):
         if y is not None:
@@ -188,9 +194,14 @@ def _system(operator: Any, y: Any) -> System:
                 "`y` must be None with a `System`, which brings its targets. "
                 f"Received: y of type {type(y).__name__}"
             )
+        if intercept and not operator.intercept:
+            raise ValueError(
+                "`intercept` must be said to the `System`. Received: intercept=True, with "
+                "a `System` without an intercept"
+            )
         system = operator
     elif isinstance(operator, KernelOperator):
-        system = System(operator, y)
+        system = System(operator, y, intercept=intercept)
     else:
         raise ValueError(
             "`operator` must be `kernel.operator(x)` or a `kk.solvers.System`. "

@@ -8,6 +8,11 @@ With `G = JᵀJ/n`, `H = (G + zI)⁻¹` and `w = H Jᵀy/n`,
 and the gradient of KARE by `J` is
 
     −(2/(n c t²)) (b wᵀ + a (H w)ᵀ) + (4 s/(n² t³)) J H².
+
+With an intercept, `J` and `y` are those less their means, `1/z` less is the trace of the
+`P` that stands in for `A⁻¹`, and `1/z²` that of its square (see
+`keras_kare.solvers.intercept`). The gradient by `J` less its mean is the one by `J`: it
+has no mean, either.
 """
 
 from __future__ import annotations
@@ -22,6 +27,7 @@ from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.memory import available, in_words
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers import System
+from keras_kare.solvers.intercept import CentredOperator
 from keras_kare.solvers.normal import NormalEquations
 from keras_kare.solvers.primal import CHUNK_BYTES, chunk_rows
 from keras_kare.stochastic.estimate import Estimate
@@ -55,7 +61,8 @@ class Primal:
         self._solve()
         with np.errstate(over="ignore"):  # the estimate is checked
             self._s = float(np.sum(self._a**2)) / (count * c)
-        null = (count - self._features) / ridge
+        self._null = count - self._features - system.intercept
+        null = self._null / ridge
         self._t = (null + float(np.trace(self._inverse))) / count
         self.estimate = Estimate(
             value=self._s / self._t**2,
@@ -78,12 +85,10 @@ class Primal:
         """
         (n, c), s, t, z = self._a.shape, self._s, self._t, self._ridge
         by_s, by_t = 1.0 / t**2, -2.0 * s / t**3
-        trace_of_square = (n - self._features) / z**2 + float(np.sum(self._inverse**2))
+        trace_of_square = self._null / z**2 + float(np.sum(self._inverse**2))
         by_ridge = -2.0 * by_s * float(np.sum(self._a * self._b)) / (n * c)
         by_ridge -= by_t * trace_of_square / n
-        inner = (-2.0 * by_t / n**2) * (self._inverse @ self._inverse)
-        inner[np.diag_indices_from(inner)] += 2.0 * slope * by_ridge
-        inner = tf.constant(inner)
+        inner = tf.constant((-2.0 * by_t / n**2) * (self._inverse @ self._inverse))
         left = np.concatenate([self._b, self._a], axis=1) * (-2.0 * by_s / (n * c))
         right = tf.constant(np.concatenate([self._w, self._hw], axis=1))
         variables = kernel.trainable_variables
@@ -94,10 +99,18 @@ class Primal:
                 tape.watch([v.value for v in variables])
                 j = kernel.feature_rows(x)
             # H is large where J is small: float64, whatever the network's type.
-            upstream = tf.matmul(tf.cast(j, tf.float64), inner)
+            wide = tf.cast(j, tf.float64)
+            upstream = tf.matmul(self._less_mean(wide, rows), inner)
+            upstream += 2.0 * slope * by_ridge * wide
             upstream += tf.matmul(left[rows], right, transpose_b=True)
             total = added(total, tape, j, variables, tf.cast(upstream, j.dtype))
         return total
+
+    def _less_mean(self, j: tf.Tensor, rows: slice) -> tf.Tensor:
+        operator = self._system.operator
+        if not isinstance(operator, CentredOperator):
+            return j
+        return j - np.outer(operator.unit[rows], operator.flat_mean)
 
     def _factorise(self) -> None:
         """`H`, `w` and `H w`: one pass over the rows."""

@@ -16,6 +16,9 @@ iterations of the solver: with `b = A⁻¹a`,
 
     ∂s = −(2/(n c)) Σ_k b_kᵀ ∂A a_k,    ∂q_i = −(1/n) u_iᵀ ∂A u_i,
     uᵀ ∂K v = uᵀ ∂J (Jᵀv) + vᵀ ∂J (Jᵀu).
+
+With an intercept, probes are those less their means, and `A` that of features less
+theirs: `A⁻¹C z = P z` (see `keras_kare.solvers.intercept`).
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ class Probed:
         self._system, self._ridge, self._solver = system, ridge, solver
         n, c = system.y.shape
         z = 2.0 * np.random.default_rng(seed).integers(0, 2, (n, probes)) - 1.0
+        z = system.project(z)
         self._prepared = self._prepare(np.concatenate([system.y, z], axis=1))
         dual, solution = self._solved(self._prepared)
         self._a, self._u = dual[:, :c], dual[:, c:]
@@ -124,7 +128,7 @@ class Probed:
                 "`solver` must solve for the dual of all rows, as `kk.solvers.CG()` does. "
                 f"Received: solver={self._solver.name!r}"
             )
-        return solution.dual, solution
+        return self._system.project(solution.dual), solution
 
 
 def bilinear_gradients(
