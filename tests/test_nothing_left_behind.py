@@ -240,6 +240,9 @@ class Broken(layers.Layer):
             raise RuntimeError("a user's error")
         return x
 
+    def compute_output_shape(self, shape: Any) -> Any:
+        return shape  # Keras would call it to find out
+
 
 def coupled() -> Any:
     return between(lambda: layers.Lambda(lambda h: h - ops.mean(h, axis=0)))()
@@ -321,7 +324,9 @@ def test_bad_rows(kind):
     witness, kernel = Witness(network), kk.kernels.NTK(network)
     for planned in (False, True):
         for what, bad in bad_rows(kind).items():
-            for call in VERBS.values():
+            for verb, call in VERBS.items():
+                if planned and (verb, what) == ("plan", "wrong shape"):
+                    continue  # a plan that is made needs no rows
                 with contextlib.suppress(ValueError, TypeError, tf.errors.OpError):
                     call(kernel, bad)
                     pytest.fail(f"{what} was taken")

@@ -239,7 +239,7 @@ class TestFunctionsInside:
         x = rng.normal(size=(6, 4))
         kernel = kk.kernels.NTK(network)
         before = traces(parts[1].function)
-        with plain_jacobian_announced():
+        with plain_jacobian_announced(False):
             gram = kernel.gram(x)
         assert traces(parts[1].function) == before
         assert relative(gram, by_hand(network, x)) < 1e-9
@@ -252,7 +252,7 @@ class TestFunctionsInside:
         function = network.call if make is TracedCall else network.function
         before = traces(function)
         kernel = kk.kernels.NTK(network, method=method)
-        with plain_jacobian_announced(method == "auto"):
+        with plain_jacobian_announced(False):
             gram = kernel.gram(x)
         assert traces(function) == before
         np.testing.assert_array_equal(network(x), outputs)
@@ -266,13 +266,53 @@ class TestFunctionsInside:
         before = traces(network.call)
         head = kk.NTKRidgeHead(ridge=1.0, form="primal")
         model = kk.KAREModel(network, head=head)
-        with plain_jacobian_announced():
+        with plain_jacobian_announced(False):
             model.fit_head(x, x[:, :1])
         predicted = model.predict(x, verbose=0)
         assert traces(network.call) == before
         gram = by_hand(network, x)
         system = gram + np.trace(gram) / 6 * np.eye(6)
         assert relative(predicted, gram @ np.linalg.solve(system, x[:, :1])) < 1e-6
+
+    def test_compiled_by_xla(self, rng):
+        """Stays a function of its own, whose variables take the plain Jacobian."""
+
+        class Compiled(layers.Layer):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = layers.Dense(4, "tanh")
+                self.function = tf.function(lambda x: self.inner(x), jit_compile=True)
+
+            def build(self, shape: Any) -> None:
+                self.inner.build(shape)
+
+            def call(self, x: Any) -> Any:
+                return self.function(x) + self.inner(x)
+
+        parts = [layers.Dense(4, "tanh"), Compiled(), layers.Dense(1)]
+        network, x = keras.Sequential([keras.Input((4,)), *parts]), rng.normal(size=(5, 4))
+        before = traces(parts[1].function)
+        kernel = kk.kernels.NTK(network)
+        with plain_jacobian_announced():
+            gram = kernel.gram(x)
+        assert traces(parts[1].function) == before
+        assert relative(gram, by_hand(network, x)) < 1e-9
+
+    def test_python_of_tensors(self, rng):
+        """`if` and `for` of tensors, as in any `tf.function`."""
+
+        class Steps(layers.Layer):
+            @tf.function
+            def call(self, x: Any) -> Any:
+                for _ in tf.range(2):
+                    x = 0.5 * x
+                if tf.shape(x)[0] > 100:
+                    return -x
+                return ops.tanh(x)
+
+        parts = [layers.Dense(4), Steps(), layers.Dense(1)]
+        network = keras.Sequential([keras.Input((4,)), *parts])
+        check(network, rng.normal(size=(5, 4)), announced=False)
 
 
 class TestVariablesMadeLate:

@@ -82,7 +82,6 @@ NETWORKS: dict[str, Callable[[], Any]] = {
     "attention": attention,
     "embedding": tokens,
     "layer norm": lambda: steps(layers.LayerNormalization(), layers.Dense(3, "tanh")),
-    "time distributed": lambda: steps(layers.TimeDistributed(layers.Dense(3, "tanh"))),
     "at two lengths": at_two_lengths,
 }
 
@@ -247,3 +246,15 @@ def test_export_where_the_length_must_be_known(rng, tmp_path):
     served = tf.saved_model.load(str(tmp_path / "served"))
     expected = model.predict(x, verbose=0)
     np.testing.assert_allclose(served.serve(tf.constant(x)), expected, atol=1e-10)
+
+
+def test_export_of_a_network_that_keras_maps_in_another_way(rng, tmp_path):
+    """`TimeDistributed` computes something else where the length is not known."""
+    network = steps(layers.TimeDistributed(layers.Dense(3, "tanh")))
+    x = rng.normal(size=(4, 5, 3))
+    model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=1.0))
+    model.fit_head(x, x[:, 0, :1])
+    with pytest.warns(UserWarning, match="something else where lengths are not known"):
+        model.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served")).serve(tf.constant(x))
+    np.testing.assert_allclose(served, model.predict(x), rtol=1e-6)

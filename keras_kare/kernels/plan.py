@@ -28,7 +28,7 @@ class LayerPlan:
         fallback: Whether they take the plain Jacobian, since they are not proven to be
             served by a layer rule alone.
         why: The reason of a fallback: `"no layer rule"`, `"another road"` (tied weights,
-            control flow, a `tf.function`, a custom gradient), `"rows not first"`, `"rule
+            control flow, compiled functions, custom gradients), `"rows not first"`, `"rule
             disagrees"` or `"rule not tried"`; else empty.
     """
 

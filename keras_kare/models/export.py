@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
+from keras_kare.kernels.structured.synthetic import described, synthetic_rows
 from keras_kare.layers import NTKRidgeHead
 
 ELSEWHERE = {
@@ -87,17 +88,25 @@ def _open_signature(serve: Callable[[Any], Any], head: NTKRidgeHead, kernel: Any
     signature = kernel.input_spec(known)
     if keras.tree.flatten(signature) == keras.tree.flatten(known):
         return known
+    rows = synthetic_rows(described(known), kernel.network, seed=0)
     try:
-        tf.function(serve, autograph=False).get_concrete_function(signature)
-    except (ValueError, TypeError) as error:
-        shapes = [tuple(spec.shape) for spec in keras.tree.flatten(known)]
-        warnings.warn(
-            "The exported signature takes only rows of the shape that the head was solved "
-            f"on, {shapes}: the network cannot be traced for others ({error}).",
-            stacklevel=4,
+        found, expected = (
+            tf.function(serve, autograph=False, input_signature=[spec])(rows).numpy()
+            for spec in (signature, known)
         )
-        return known
-    return signature
+        if np.allclose(found, expected, rtol=1e-3, atol=1e-3 * np.max(np.abs(expected))):
+            return signature
+        # As `TimeDistributed`, which Keras maps in another way then.
+        why = "the network computes something else where lengths are not known"
+    except (ValueError, TypeError) as error:
+        why = f"the network cannot be traced for others ({error})"
+    shapes = [tuple(spec.shape) for spec in keras.tree.flatten(known)]
+    warnings.warn(
+        "The exported signature takes only rows of the shape that the head was solved "
+        f"on, {shapes}: {why}.",
+        stacklevel=4,
+    )
+    return known
 
 
 def _named(signature: Any) -> Any:

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras_kare import _validation
 from keras_kare.kernels import NTK, Kernel
 from keras_kare.kernels.operator import ONE_VALUE
+from keras_kare.kernels.structured.untouched import restored
 from keras_kare.layers import NTKRidgeHead, ridge_selection
 from keras_kare.layers.intercept import Decision
 from keras_kare.layers.ridge_selection import Choice
@@ -137,6 +138,11 @@ class KAREModel(KARETrainer, keras.Model):
         if not self.kernel.built:
             self.kernel.build(input_shape)
         self.built = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
+        # Keras forgets losses of all layers inside; those of the network are its user's.
+        with restored(self.kernel if self.network is None else self.network):
+            return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
         """The kernel machine's outputs for the rows `inputs`, `(n, c)`.

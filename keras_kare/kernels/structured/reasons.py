@@ -16,7 +16,7 @@ UNTRIED = "rule not tried"
 REASONS = {
     NO_RULE: "no layer rule serves them",
     OTHER_ROAD: "they reach the outputs by another road than their layer's rule (tied "
-    "weights, control flow, a `tf.function`, a custom gradient)",
+    "weights, control flow, compiled functions, custom gradients)",
     NO_ROWS: "rows are not the first axis where their layer is called",
     WRONG_RULE: "their layer's rule does not give their gradients",
     UNTRIED: "no made-up row has shown whether the rule that you registered is right",

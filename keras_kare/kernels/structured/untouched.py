@@ -41,29 +41,39 @@ def walk(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
 
 
 @contextlib.contextmanager
-def untouched(network: keras.layers.Layer) -> Iterator[keras.StatelessScope]:
+def restored(network: keras.layers.Layer) -> Iterator[None]:
     """Put the attributes of a network and its layers back to what they were.
 
-    Variables that the network assigns in its call keep their values; the losses that it
-    adds are in the scope that this yields, and nowhere else. A network that makes
-    variables meanwhile is being built, and keeps what it has become. Inside another such
-    block this one does nothing.
+    A network that makes variables meanwhile is being built, and keeps what it has become.
+    """
+    count = len(network.variables)
+    before = [(layer, _attributes(layer)) for layer in walk(network)]
+    try:
+        yield
+    finally:
+        if len(network.variables) == count:
+            for layer, attributes in before:
+                _put_back(layer, attributes)
+
+
+@contextlib.contextmanager
+def untouched(network: keras.layers.Layer) -> Iterator[keras.StatelessScope]:
+    """As `restored`; and variables that the network assigns in its call keep their values.
+
+    The losses that it adds are in the scope that this yields, and nowhere else. Inside
+    another such block this one does nothing.
     """
     outer = getattr(_ACTIVE, "scope", None)
     if outer is not None:
         yield outer
         return
-    count = len(network.variables)
-    before = [(layer, _attributes(layer)) for layer in walk(network)]
-    try:
-        with keras.StatelessScope(collect_losses=True) as scope:
-            _ACTIVE.scope = scope
-            yield scope
-    finally:
-        _ACTIVE.scope = None
-        if len(network.variables) == count:
-            for layer, attributes in before:
-                _put_back(layer, attributes)
+    with restored(network):
+        try:
+            with keras.StatelessScope(collect_losses=True) as scope:
+                _ACTIVE.scope = scope
+                yield scope
+        finally:
+            _ACTIVE.scope = None
 
 
 def _attributes(layer: Any) -> dict[str, tuple[Any, Any]]:
