@@ -310,17 +310,25 @@ class TracedOnly(Body):
     """The layer is seen by a `tf.function` alone."""
 
     def prepare(self) -> None:
-        self.function = tf.function(lambda x: self.use(x) * 2.0)
+        self.function = tf.function(self.twice)
+
+    def twice(self, x: Any) -> Any:
+        return self.use(x) * 2.0
+
+    def seen(self, *x: Any) -> Any:
+        """By the function once the layer is built: Keras would bake first values in."""
+        function = self.function if self.layer.built else self.function.python_function
+        return function(*x)
 
     def combine(self, h: Any, gate: Any) -> Any:
-        return ops.tanh(self.function(h))
+        return ops.tanh(self.seen(h))
 
 
 class TracedBeside(TracedOnly):
     """By a `tf.function`, and directly."""
 
     def combine(self, h: Any, gate: Any) -> Any:
-        return ops.tanh(self.function(h)) + self.use(self.view(h))
+        return ops.tanh(self.seen(h)) + self.use(self.view(h))
 
 
 class TracedGated(TracedOnly):
@@ -333,7 +341,9 @@ class TracedBranch(TracedOnly):
 
     def prepare(self) -> None:
         def branch(h: Any, gate: Any) -> Any:
-            if tf.reduce_any(gate != 0):
+            if not self.layer.built:
+                out = self.use(h)
+            elif tf.reduce_any(gate != 0):
                 out = self.use(h) + gate * self.use(self.view(h))
             else:
                 out = self.use(h)
@@ -342,7 +352,7 @@ class TracedBranch(TracedOnly):
         self.function = tf.function(branch)
 
     def combine(self, h: Any, gate: Any) -> Any:
-        return ops.tanh(self.function(h, gate))
+        return ops.tanh(self.seen(h, gate))
 
 
 class TracedInner(Inner):

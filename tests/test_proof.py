@@ -298,6 +298,26 @@ class TestFunctionsInside:
         assert traces(parts[1].function) == before
         assert relative(gram, by_hand(network, x)) < 1e-9
 
+    def test_a_method_given_to_it(self, rng):
+        class Doubled(layers.Layer):
+            def __init__(self) -> None:
+                super().__init__()
+                self.inner = layers.Dense(4, "tanh")
+                self.function = tf.function(self.twice)
+
+            def build(self, shape: Any) -> None:
+                self.inner.build(shape)
+
+            def twice(self, x: Any) -> Any:
+                return 2.0 * self.inner(x)
+
+            def call(self, x: Any) -> Any:
+                return self.function(x)
+
+        parts = [layers.Dense(4), Doubled(), layers.Dense(1)]
+        network = keras.Sequential([keras.Input((4,)), *parts])
+        check(network, rng.normal(size=(5, 4)), announced=False)
+
     def test_python_of_tensors(self, rng):
         """`if` and `for` of tensors, as in any `tf.function`."""
 

@@ -251,7 +251,7 @@ def test_export_where_the_length_must_be_known(rng, tmp_path):
 def test_export_of_a_network_that_keras_maps_in_another_way(rng, tmp_path):
     """`TimeDistributed` computes something else where the length is not known."""
     network = steps(layers.TimeDistributed(layers.Dense(3, "tanh")))
-    x = rng.normal(size=(4, 5, 3))
+    x = rng.normal(size=(4, 5, D))
     model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=1.0))
     model.fit_head(x, x[:, 0, :1])
     with pytest.warns(UserWarning, match="something else where lengths are not known"):

@@ -8,6 +8,7 @@ that stay in such places fail later, out of their graph, in the user's own calls
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -140,6 +141,8 @@ def _converted(function: Any, autograph: bool) -> Any:
     if not autograph or module.startswith(("keras.", "tensorflow.")):
         return function
     try:
-        return tf.autograph.to_graph(function)
+        converted = tf.autograph.to_graph(function)
     except (ValueError, TypeError, AttributeError, RuntimeError):
         return function  # as of `tf.function`, where there is no source to convert
+    own = getattr(function, "__self__", None)  # of a method, which comes back without it
+    return converted if own is None else functools.partial(converted, own)
