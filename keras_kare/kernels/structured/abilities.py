@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 LOOPS = ("While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase")
+CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
 @dataclass(frozen=True)
@@ -15,11 +16,13 @@ class Abilities:
     """What works on a graph.
 
     Attributes:
+        in_bodies: Kinds of the operations in bodies of functions, branches and loops.
         forward_mode: Derivatives forwards, which end at loops; those of a function would
             also stay in that function.
         vectorizes: The plain Jacobian of all rows at once.
     """
 
+    in_bodies: frozenset[str]
     forward_mode: bool
     vectorizes: bool
 
@@ -31,16 +34,40 @@ class Abilities:
             definition: The graph's `GraphDef`.
             operations: Those of its operations that count.
         """
-        nodes = [n for f in definition.library.function for n in f.node_def]
-        kinds = {op.type for op in operations} | {node.op for node in nodes}
-        calls = any(kind.endswith("PartitionedCall") for kind in kinds)
+        nodes = _bodies(definition, operations)
+        in_bodies = frozenset(node.op for node in nodes)
+        kinds = {op.type for op in operations} | in_bodies
         grouped = any(map(_is_grouped, operations)) or any(
             "_XlaMustCompile" in n.attr and n.attr["_XlaMustCompile"].b for n in nodes
         )
         return cls(
-            forward_mode=not calls and not any(kind in LOOPS for kind in kinds),
+            in_bodies,
+            forward_mode=not any(kind in LOOPS or kind in CALLS for kind in kinds),
             vectorizes=not grouped,
         )
+
+
+def _bodies(definition: Any, operations: list[tf.Operation]) -> list[Any]:
+    """The nodes of all functions that these operations call, directly or not."""
+    library = {f.signature.name: f.node_def for f in definition.library.function}
+    calling = [op for op in operations if op.type in LOOPS or op.type in CALLS]
+    waiting = [name for op in calling for name in _called(op.node_def)]
+    seen: set[str] = set()
+    nodes = []
+    while waiting:
+        name = waiting.pop()
+        if name not in seen and name in library:
+            seen.add(name)
+            nodes.extend(library[name])
+            waiting.extend(called for node in library[name] for called in _called(node))
+    return nodes
+
+
+def _called(node: Any) -> list[str]:
+    """Names of the functions among the attributes of a node."""
+    values = node.attr.values()
+    listed = [f.name for value in values for f in value.list.func]
+    return [value.func.name for value in values if value.func.name] + listed
 
 
 def _is_grouped(op: Any) -> bool:
@@ -48,7 +75,7 @@ def _is_grouped(op: Any) -> bool:
 
     TensorFlow cannot vectorise it on a CPU, where Keras compiles it by XLA.
     """
-    if op.type.endswith("PartitionedCall"):
+    if op.type in CALLS:
         compiled = op.node_def.attr.get("_XlaMustCompile")
         return compiled is not None and bool(compiled.b)
     if op.type not in ("Conv2D", "Conv3D"):

@@ -39,6 +39,9 @@ from keras_kare.kernels.structured.traced import shares, split_between
 from keras_kare.kernels.structured.trial import Trial, agree, size, tolerance_of
 from keras_kare.kernels.structured.untouched import untouched, walk
 
+_TRACES = 3
+"""How often a network may still be making variables."""
+
 
 def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     """Prove, try, and choose; `x` are the caller's rows, which may be symbolic.
@@ -52,14 +55,15 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     made = synthetic_rows(specs, network, seed=1)
     finish_building(network, made if theirs is None else theirs)
     probe = _traced(network, specs, method == "jacobian", outputs)
-    refusals.refuse_random(network, probe.needed())
+    refusals.refuse_random(network, probe.needed(), probe.abilities.in_bodies)
     trial = Trial(probe.function, probe.wanted(), probe.variables, seed=0)
     tolerance = tolerance_of(walk(network))
     tried = _Tried(probe, trial, tolerance)
     more = synthetic_rows(specs, network, seed=2)
-    tried.add(network, made, more)
+    fits = tried.add(network, made, more)
     if theirs is not None:
-        tried.add(network, theirs, more)
+        backwards = keras.tree.map_structure(lambda t: t[::-1], theirs)
+        tried.add(network, theirs, more if fits else backwards)
     if outputs == "sum" and probe.count_outputs > 1:
         refusals.refuse_constant_sum(tried.summed, tried.mixed, tolerance)
     why = {i: reason for i in probe.alive if (reason := tried.reason(i))}
@@ -79,12 +83,17 @@ def finish_building(network: keras.Model, rows: Any) -> None:
 
 def _traced(network: keras.Model, specs: Any, plain: bool, outputs: str) -> _Probe:
     """A traced probe, once more where the trace has made variables."""
-    while True:
+    for _ in range(_TRACES):
         probe = _Probe(network, plain, outputs)
         with untouched(network):
             probe.trace(specs)
         if [id(v) for v in network.trainable_variables] == [id(v) for v in probe.variables]:
             return probe
+    raise ValueError(
+        f"{network.name!r} makes new variables at every call, so that it has no neural "
+        "tangent kernel. Make them in `build` or in `__init__`. "
+        f"Received: network={network.name!r}"
+    )
 
 
 class _Probe:
@@ -285,8 +294,8 @@ class _Tried:
     def _outputs(self, x: Any) -> np.ndarray:
         return self._run(x)["f"]
 
-    def add(self, network: keras.Model, x: Any, others: Any) -> None:
-        """Try on some rows; refuse rows that interact."""
+    def add(self, network: keras.Model, x: Any, others: Any) -> bool:
+        """Try on some rows, if the network takes them; refuse rows that interact."""
         try:
             found = self._run(x)
             refusals.refuse_wrong_rules(
@@ -298,7 +307,7 @@ class _Tried:
             finite = _only_finite(x, found["f"])
             found = found if finite is x else self._run(finite)
         except tf.errors.InvalidArgumentError:
-            return  # made-up rows that the network does not take tell nothing
+            return False  # made-up rows that the network does not take tell nothing
         probe = self._probe
         plain = {i: found[f"plain {i}"] for i in probe.alive}
         largest = max(map(size, plain.values()), default=0.0)
@@ -311,6 +320,7 @@ class _Tried:
                 continue
             rule = found[f"rule {i}"]
             self._answers[i].append(agree(plain[i], rule, self._tolerance, least))
+        return True
 
     def reason(self, place: int) -> str:
         """Why a variable takes the plain Jacobian; nothing where it need not."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import keras
@@ -34,11 +34,20 @@ _RANDOM = (
 """How the names of operations begin that give other numbers at each call."""
 
 
-def refuse_random(network: keras.Model, needed: Sequence[tf.Operation]) -> None:
+def refuse_random(
+    network: keras.Model, needed: Sequence[tf.Operation], in_bodies: Collection[str]
+) -> None:
     """No operation that the outputs need may draw random numbers.
 
     Those of a seed that is a constant give the same at each call, and are let through.
+
+    Args:
+        network: The network, for the message.
+        needed: The operations.
+        in_bodies: Kinds of the operations in the bodies of functions and loops.
     """
+    if any(kind.startswith(_RANDOM) for kind in in_bodies):
+        raise ValueError(COUPLED.format(name=network.name))
     for op in needed:
         drawn = op.type.startswith(_RANDOM)
         if op.type.startswith("StatelessRandom"):
