@@ -17,8 +17,7 @@ class Abilities:
 
     Attributes:
         in_bodies: Kinds of the operations in bodies of functions, branches and loops.
-        forward_mode: Derivatives forwards, which end at loops; those of a function would
-            also stay in that function.
+        forward_mode: Derivatives forwards, which end at loops.
         vectorizes: The plain Jacobian of all rows at once.
     """
 
@@ -42,7 +41,7 @@ class Abilities:
         )
         return cls(
             in_bodies,
-            forward_mode=not any(kind in LOOPS or kind in CALLS for kind in kinds),
+            forward_mode=not any(kind in LOOPS for kind in kinds),
             vectorizes=not grouped,
         )
 
