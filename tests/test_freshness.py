@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import keras
@@ -77,6 +78,17 @@ class TestOtherNetworks:
         assert not head.is_fresh(kk.kernels.NTK(network, outputs=outputs))
 
 
+class Leaky:
+    def __init__(self, slope: float):
+        self.slope = slope
+
+    def __call__(self, h: Any) -> Any:
+        return keras.ops.leaky_relu(h, self.slope)
+
+    def of(self, h: Any) -> Any:
+        return self(h)
+
+
 class TestChanges:
     def test_normalization_is_adapted_again(self, rng):
         x, y = data(rng)
@@ -112,6 +124,56 @@ class TestChanges:
 
         assert architecture(network(2.0)) == architecture(network(2.0))
         assert architecture(network(2.0)) != architecture(network(3.0))
+
+    def test_what_is_private(self, rng):
+        class Scaled(layers.Layer):
+            _scale = 1.0
+
+            def call(self, x: Any) -> Any:
+                return keras.ops.tanh(self._scale * x)
+
+        x, y = data(rng)
+        parts = [layers.Dense(4), Scaled(), layers.Dense(1)]
+        network = keras.Sequential([keras.Input((D,)), *parts])
+        model = solved(network, x, y)
+        parts[1]._scale = 3.0
+        expected = predicted(solved(network, x, y), x)
+        np.testing.assert_allclose(predicted(model, x), expected, rtol=1e-9)
+
+    @pytest.mark.parametrize("kind", ["partial", "object", "method", "default", "closure"])
+    def test_what_functions_hold(self, kind):
+        def activation(slope: float) -> Any:
+            def by_default(h: Any, s: float = slope) -> Any:
+                return keras.ops.leaky_relu(h, s)
+
+            leaky = functools.partial(keras.ops.leaky_relu, negative_slope=slope)
+            return {
+                "partial": leaky,
+                "object": Leaky(slope),
+                "method": Leaky(slope).of,
+                "default": by_default,
+                "closure": lambda h: leaky(h),
+            }[kind]
+
+        def network(slope: float) -> Any:
+            parts = [layers.Dense(4, activation=activation(slope)), layers.Dense(1)]
+            return keras.Sequential([keras.Input((D,)), *parts])
+
+        assert architecture(network(0.1)) != architecture(network(0.7))
+        assert kk.kernels.NTK(network(0.1)).gram(np.ones((2, D))).shape == (2, 2)
+
+    def test_what_cannot_be_read(self):
+        class Slots:
+            __slots__ = ("value",)
+
+        class Holds(layers.Layer):
+            def __init__(self, held: Any):
+                super().__init__()
+                self.held = held
+
+        one, other = Slots(), Slots()
+        assert architecture(Holds(one)) == architecture(Holds(one))
+        assert architecture(Holds(one)) != architecture(Holds(other))
 
     def test_connections(self):
         def network(skips: bool) -> Any:

@@ -6,6 +6,7 @@ Each network is one of a kind; `test_generated.py` has the kinds.
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from typing import Any
 
@@ -403,6 +404,149 @@ class TestPlans:
         assert sorted(whys.values()) == ["", "", "another road"]
         (tied,) = [names for names, why in whys.items() if why]
         assert [name.split("/")[-1] for name in tied] == ["kernel"]
+
+
+def padded(rng: np.random.Generator) -> np.ndarray:
+    x = rng.normal(size=(6, 3, 4))
+    x[1, 2:] = 0.0
+    x[2, 1:] = 0.0
+    return x
+
+
+class TestMasks:
+    @pytest.mark.parametrize("cell", [layers.LSTM, layers.GRU, layers.SimpleRNN])
+    def test_both_directions(self, rng, cell):
+        """Keras, unrolled backwards, blanks the wrong steps."""
+        i = keras.Input((3, 4))
+        h = layers.Bidirectional(cell(3, return_sequences=True))(layers.Masking()(i))
+        network = keras.Model(i, layers.Dense(1)(layers.GlobalAveragePooling1D()(h)))
+        x = padded(rng)
+        check(network, x, first=rng.normal(size=(4, 3, 4)), announced=False)
+
+    def test_states_are_refused(self, rng):
+        i = keras.Input(batch_shape=(4, 3, 2))
+        network = keras.Model(i, layers.Dense(1)(layers.LSTM(2, stateful=True)(i)))
+        with pytest.raises(ValueError, match="stateful=False"):
+            kk.kernels.NTK(network).gram(rng.normal(size=(4, 3, 2)))
+
+
+@tf.custom_gradient
+def doubled_backwards(t: Any) -> Any:
+    return tf.tanh(t), lambda upstream: 2.0 * upstream
+
+
+class Functions(keras.Model):
+    """A layer, and functions round it that forward mode cannot follow."""
+
+    def __init__(self, kind: str):
+        super().__init__()
+        self.kind, self.hidden, self.out = kind, layers.Dense(4), layers.Dense(1)
+        self.hidden.build((None, 4))
+        signature = [tf.TensorSpec([None, 4], "float64")]
+        self.given = tf.function(lambda x: self.hidden(x) * 2.0, input_signature=signature)
+        self.compiled_ = tf.function(lambda x: self.hidden(x) * 2.0, jit_compile=True)
+
+    def call(self, x: Any) -> Any:
+        if self.kind == "custom gradient":
+            return self.out(doubled_backwards(self.hidden(x)))
+        function = self.given if self.kind == "signature" else self.compiled_
+        return self.out(ops.tanh(function(x) + self.hidden(x)))
+
+
+@pytest.mark.filterwarnings("ignore:The NTK takes the plain Jacobian")
+@pytest.mark.parametrize("kind", ["custom gradient", "signature", "compiled"])
+def test_one_direction_at_a_time(kind, rng):
+    """As primal predictions are made: what forward mode would not see."""
+    network, x = Functions(kind), rng.normal(size=(5, 4))
+    network(x)
+    kernel, v = kk.kernels.NTK(network), rng.normal(size=(5, 1))
+    assert relative(kernel.jvp(x, kernel.vjp(x, v)), by_hand(network, x) @ v) < 1e-9
+
+
+class Reordered(keras.Model):
+    def __init__(self, way: str):
+        super().__init__()
+        self.way, self.hidden, self.out = way, layers.Dense(4, "tanh"), layers.Dense(1)
+
+    def call(self, x: Any) -> Any:
+        if self.way == "sorted":
+            order = tf.argsort(tf.cast(x[:, 0] < -900.0, tf.int32), stable=True)
+            h = tf.gather(self.hidden(0.01 * tf.gather(x, order)), tf.argsort(order))
+        elif self.way == "flipped" and x.shape[0] is None:
+            h = tf.reverse(self.hidden(tf.reverse(x, [0])), [0])
+        else:
+            h = self.hidden(x)
+        return self.out(h)
+
+
+@pytest.mark.parametrize("way", ["sorted", "flipped"])
+def test_rows_in_another_order(way, rng):
+    network, x = Reordered(way), rng.normal(size=(9, 4))
+    network(x)
+    kernel = kk.kernels.NTK(network)
+    with plain_jacobian_announced():
+        kernel.gram(x)
+    x[[2, 5, 7], 0] = -999.0
+    assert relative(kernel.gram(x), by_hand(network, x)) < 1e-9
+
+
+def test_a_concrete_function_beside_its_layer(rng):
+    class Concrete(layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.inner = layers.Dense(4, "tanh")
+            self.inner.build(shape)
+            spec = tf.TensorSpec([None, 4], "float64")
+            self.function = tf.function(self.inner.__call__).get_concrete_function(spec)
+
+        def call(self, x: Any) -> Any:
+            return self.function(x) + 2.0 * self.inner(x)
+
+        def compute_output_shape(self, shape: Any) -> Any:
+            return shape
+
+    network = keras.Sequential([keras.Input((4,)), Concrete(), layers.Dense(1)])
+    check(network, rng.normal(size=(5, 4)))
+
+
+def test_a_function_of_no_source(rng):
+    class Partial(layers.Layer):
+        def __init__(self) -> None:
+            super().__init__()
+            self.function = tf.function(functools.partial(ops.multiply, 2.0))
+
+        def call(self, x: Any) -> Any:
+            return self.function(x)
+
+    network = keras.Sequential([keras.Input((4,)), layers.Dense(3), Partial()])
+    check(network, rng.normal(size=(5, 4)), announced=False)
+
+
+def test_a_rule_that_is_registered_later(rng):
+    """Kernels made before are planned anew, and try it."""
+
+    class Shift(layers.Layer):
+        def build(self, shape: Any) -> None:
+            self.shift = self.add_weight(shape=(shape[-1],))
+
+        def call(self, x: Any) -> Any:
+            return x + self.shift
+
+    class Wrong(kk.kernels.LayerRule):
+        def call(self, layer: Any, watch: Any, inputs: Any) -> Any:
+            def factor(variables: Any, gradients: Any) -> Any:
+                return kk.kernels.FullFactor(2.0 * gradients)
+
+            return watch(inputs + layer.shift, [layer.shift], factor)
+
+    parts = [layers.Dense(3), Shift(), layers.Activation("tanh"), layers.Dense(1)]
+    network, x = keras.Sequential([keras.Input((4,)), *parts]), rng.normal(size=(5, 4))
+    kernel, v = kk.kernels.NTK(network), rng.normal(size=(5, 2))
+    with plain_jacobian_announced():
+        kernel.gram(x)
+    kk.kernels.register_rule(Shift, Wrong())
+    with plain_jacobian_announced():
+        product = kernel.jvp(x, kernel.vjp(x, v))
+    assert relative(product, by_hand(network, x) @ v) < 1e-9
 
 
 class TestMixedTypes:

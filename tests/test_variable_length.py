@@ -129,7 +129,7 @@ def check_function(name: str, outputs: str, rng: np.random.Generator) -> None:
     kernel, combine = kk.kernels.NTK(network, outputs), COMBINATIONS[outputs]
     kernel.check(rows(network, 3, 4, rng))
     x1, x2 = rows(network, 3, 5, rng), rows(network, 2, 7, rng)
-    spec = kernel.input_spec(x1)
+    spec = kernel.open_spec(x1)
     assert spec.shape.as_list() == list(network.input_shape)
 
     @tf.function(input_signature=[spec, spec], autograph=False)
@@ -148,7 +148,7 @@ def test_features_of_unknown_length(name, rng):
     network = NETWORKS[name]()
     kernel, v = kk.kernels.NTK(network), rng.normal(size=(3, 2))
     x1, x2 = rows(network, 3, 5, rng), rows(network, 2, 7, rng)
-    spec = kernel.input_spec(x1)
+    spec = kernel.open_spec(x1)
     pulled = tf.function(lambda x: kernel.vjp(x, v), input_signature=[spec])(x1)
     pushed = tf.function(lambda x: kernel.jvp(x, pulled), input_signature=[spec])(x2)
     close(pushed, blocks_of(network, x2, x1).sum((2, 3)) @ v)
@@ -159,7 +159,7 @@ def test_gradients_of_unknown_length(rng):
     network = NETWORKS["conv1d"]()
     kernel, weights = kk.kernels.NTK(network), rng.normal(size=(3, 2))
     x1, x2 = rows(network, 3, 5, rng), rows(network, 2, 7, rng)
-    spec = kernel.input_spec(x1)
+    spec = kernel.open_spec(x1)
 
     @tf.function(input_signature=[spec, spec], autograph=False)
     def value(a: Any, b: Any) -> tf.Tensor:
@@ -191,7 +191,7 @@ def test_predictions_for_other_lengths(make, form, rng):
     np.testing.assert_allclose(model.predict(xt, verbose=0), expected, atol=1e-9)
 
 
-def test_input_spec(rng):
+def test_open_spec(rng):
     """Nested as the rows are, whatever the order of names."""
     a, b = keras.Input((2,), name="left"), keras.Input((None, 3), name="right")
     h = layers.Concatenate()([a, layers.GlobalAveragePooling1D()(b)])
@@ -199,15 +199,15 @@ def test_input_spec(rng):
     left, right = rng.normal(size=(4, 2)), rng.normal(size=(4, 5, 3)).astype("float32")
     kernel = kk.kernels.NTK(network)
     wanted = tf.TensorSpec((None, 2), "float64"), tf.TensorSpec((None, None, 3), "float32")
-    assert kernel.input_spec({"left": left, "right": right}) == {
+    assert kernel.open_spec({"left": left, "right": right}) == {
         "left": wanted[0],
         "right": wanted[1],
     }
-    assert kernel.input_spec([right, left]) == [wanted[1], wanted[0]]
+    assert kernel.open_spec([right, left]) == [wanted[1], wanted[0]]
     one_column = keras.Sequential([keras.Input((1,)), layers.Dense(1)])
-    spec = kk.kernels.NTK(one_column).input_spec(np.ones(3))
+    spec = kk.kernels.NTK(one_column).open_spec(np.ones(3))
     assert spec == tf.TensorSpec((None,), "float64")
-    subclassed = kk.kernels.NTK(Subclassed()).input_spec(right)
+    subclassed = kk.kernels.NTK(Subclassed()).open_spec(right)
     assert subclassed == tf.TensorSpec((None, 5, 3), "float32")
 
 
@@ -229,7 +229,7 @@ def test_recurrent_layers_need_their_length(rng):
     network = keras.Sequential([keras.Input((None, 2)), layers.LSTM(2), layers.Dense(1)])
     kernel, x = kk.kernels.NTK(network), rng.normal(size=(3, 2, 2))
     kernel.check(x)
-    function = tf.function(kernel.gram, input_signature=[kernel.input_spec(x)])
+    function = tf.function(kernel.gram, input_signature=[kernel.open_spec(x)])
     with pytest.raises(ValueError, match="length of its sequences must"):
         function(x)
 

@@ -7,10 +7,12 @@ keep all of that as it was. So it is looked at before a trace or a solution is u
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import sys
 import types
+import uuid
 from typing import Any
 
 import keras
@@ -49,6 +51,25 @@ _UNIMPORTANT = frozenset(
 )
 """Attributes of layers and models that do not change what they compute."""
 
+_INTERNAL = frozenset(
+    name
+    for kind in (keras.layers.Layer, keras.Sequential)
+    for name in vars(kind())
+    if name.startswith("_")
+) | {"_functional", "_nodes", "_operations", "_operations_by_depth", "_layers"}
+"""Attributes that Keras keeps for itself in every layer or model."""
+
+_FUNCTIONS = types.FunctionType, types.MethodType, types.BuiltinMethodType
+
+_PROCESS = uuid.uuid4().hex
+"""Of objects that cannot be read, only this process knows whether they are the same."""
+
+_UNREAD = "unread "
+"""How an identity begins that has such objects in it."""
+
+_DEPTH = 8
+"""How deep objects in objects are read."""
+
 _OF_WEIGHTS = ("_initializer", "_regularizer", "_constraint")
 """Endings of names of attributes that are about the making or training of weights."""
 
@@ -86,25 +107,28 @@ class Identity:
 
 def architecture(network: keras.layers.Layer) -> str:
     """A hash of a network's layers, their attributes, and how they are connected."""
-    digest = hashlib.blake2b(digest_size=16)
-    layers = walk(network)
+    digest, layers, unread = hashlib.blake2b(digest_size=16), walk(network), False
     for layer in layers:
-        kind = type(layer)
+        kind, reader = type(layer), _Reader()
         digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
         digest.update(f"{layer.compute_dtype} {layer.variable_dtype}".encode())
         if not kind.__module__.startswith("keras."):
-            digest.update(_of_code(kind.call).encode())
+            digest.update(reader.of_function(kind.call).encode())
         for name, value in sorted(vars(layer).items()):
             # Keras adds some when it loads a layer, as false as if they were not there.
             if _matters(name) and value is not None and value is not False:
-                digest.update(f"{name}={_of_value(value)};".encode())
-        digest.update(_connections(layer, layers).encode())
-    return digest.hexdigest()
+                digest.update(f"{name}={reader.of(value)};".encode())
+        digest.update(_connections(layer, layers, reader).encode())
+        unread = unread or reader.unread
+    return f"{_UNREAD if unread else ''}{digest.hexdigest()}"
 
 
-def made_by() -> str:
-    """The versions that an identity holds for: others may write attributes otherwise."""
-    return f"keras {keras.__version__}, python {sys.version_info[0]}.{sys.version_info[1]}"
+def made_by(architecture: str) -> str:
+    """Who can compare an identity: other versions describe the same in other words."""
+    versions = (
+        f"keras {keras.__version__}, python {sys.version_info[0]}.{sys.version_info[1]}"
+    )
+    return f"{versions}, {_PROCESS}" if _UNREAD in architecture else versions
 
 
 def _matters(name: str) -> bool:
@@ -117,64 +141,121 @@ def _identical(these: list[Any], those: list[Any]) -> bool:
     )
 
 
-def _connections(layer: Any, layers: list[Any]) -> str:
+def _connections(layer: Any, layers: list[Any], reader: _Reader) -> str:
     """How a functional model connects its layers, with their places for names."""
     if not isinstance(layer, keras.Model) or "output_names" not in vars(layer):
         return ""
     try:
         config = layer.get_config()
-    except NotImplementedError:
-        return ""  # a layer that cannot be written down; attributes must do
+    except (NotImplementedError, TypeError, ValueError):  # a layer that Keras cannot write
+        return reader.of_unread(layer)
     parts = {k: config.get(k) for k in ("layers", "input_layers", "output_layers")}
     nodes = [
         (part.get("name"), part.get("inbound_nodes"))
         for part in parts.pop("layers") or []
         if isinstance(part, dict)
     ]
-    text = json.dumps([nodes, parts], sort_keys=True, default=_without_address)
+    text = json.dumps([nodes, parts], sort_keys=True, default=lambda v: type(v).__name__)
     for place, other in enumerate(layers):
         text = text.replace(json.dumps(other.name), f"#{place}")
     return text
 
 
-def _of_value(value: Any) -> str:
-    """What a trace may have kept of an attribute."""
-    if isinstance(value, _PLAIN):
-        return repr(value)
-    if isinstance(value, keras.layers.Layer | keras.Variable | tf.Variable):
-        return type(value).__name__  # layers come by themselves, variables by value
-    if isinstance(value, np.ndarray) or tf.is_tensor(value):
+class _Reader:
+    """Says what a trace may have kept of attributes.
+
+    Attributes:
+        unread: Whether it met an object that it could not read.
+    """
+
+    def __init__(self) -> None:
+        self.unread = False
+        self._inside: list[Any] = []
+
+    def of(self, value: Any) -> str:
+        """Any value; what holds itself is read once."""
+        if isinstance(value, _PLAIN):
+            return repr(value)
+        if isinstance(value, keras.layers.Layer | keras.Variable | tf.Variable):
+            return type(value).__name__  # layers come by themselves, variables by value
+        if any(value is outer for outer in self._inside):
+            return "itself"
+        if len(self._inside) > _DEPTH:
+            return self.of_unread(value)
+        self._inside.append(value)
+        try:
+            return self._of_parts(value)
+        finally:
+            self._inside.pop()
+
+    def _of_parts(self, value: Any) -> str:
+        if isinstance(value, np.ndarray | np.generic) or tf.is_tensor(value):
+            return self._of_array(value)
+        if isinstance(value, dict):
+            return repr([(self.of(k), self.of(v)) for k, v in value.items()])
+        if isinstance(value, list | tuple | set | frozenset):
+            parts = [self.of(part) for part in value]
+            return repr(sorted(parts) if isinstance(value, set | frozenset) else parts)
+        if isinstance(value, type | types.ModuleType):
+            return f"{getattr(value, '__module__', '')}.{value.__name__}"
+        if isinstance(value, functools.partial):
+            return f"partial{self.of((value.func, value.args, value.keywords))}"
+        if isinstance(
+            value, types.FunctionType | types.MethodType | types.BuiltinMethodType
+        ):
+            return self.of_function(value)
+        if (python := getattr(value, "python_function", None)) is not None:
+            return self.of(python)
+        return self._of_object(value)
+
+    def _of_array(self, value: Any) -> str:
         if tf.is_symbolic_tensor(value) or not hasattr(value, "__array__"):
             return type(value).__name__
-        array = np.asarray(value)
-        kept = hashlib.blake2b(np.ascontiguousarray(array).tobytes(), digest_size=8)
-        return f"{array.dtype}{array.shape}{kept.hexdigest()}"
-    if isinstance(value, dict):
-        return repr([(repr(k), _of_value(v)) for k, v in value.items()])
-    if isinstance(value, list | tuple | set | frozenset):
-        parts = [_of_value(part) for part in value]
-        return repr(sorted(parts) if isinstance(value, set | frozenset) else parts)
-    if callable(value):
-        return _of_code(value)
-    if hasattr(value, "get_config"):
-        return f"{type(value).__qualname__}{_without_names(value.get_config())}"
-    return type(value).__qualname__
+        array = np.ascontiguousarray(value)
+        if array.dtype.hasobject:
+            return self.of(array.tolist())
+        kept = hashlib.blake2b(array.tobytes(), digest_size=8).hexdigest()
+        return f"{array.dtype}{array.shape}{kept}"
 
+    def of_function(self, function: Any) -> str:
+        """By its name, code, defaults, what it closes over and what it is bound to."""
+        bound = getattr(function, "__self__", None)
+        name = f"{function.__module__}.{function.__qualname__}"
+        function = getattr(function, "__func__", function)
+        code = getattr(function, "__code__", None)
+        if code is None or name.startswith(("keras.", "tensorflow.", "numpy.")):
+            return (
+                name
+                if isinstance(bound, type(None) | types.ModuleType)
+                else (f"{name} of {self.of(bound)}")
+            )
+        cells = [c.cell_contents for c in function.__closure__ or () if _filled(c)]
+        held = (function.__defaults__, function.__kwdefaults__, cells, bound)
+        return f"{name}{self._of_code(code)}{self.of(held)}"
 
-def _of_code(function: Any) -> str:
-    """A function by its module, its name, its code and what it closes over."""
-    function = getattr(function, "python_function", function)  # of a `tf.function`
-    function = getattr(function, "__func__", function)
-    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
-    if hasattr(function, "get_config") and not isinstance(function, type):
-        name = f"{type(function).__qualname__}{_without_names(function.get_config())}"
-    code = getattr(function, "__code__", None)
-    if code is None or name.startswith(("keras.", "tensorflow.")):
-        return name
-    cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
-    plain = [repr(c) for c in cells if isinstance(c, _PLAIN)]
-    constants = [c for c in code.co_consts if not isinstance(c, types.CodeType)]
-    return f"{name}{code.co_code.hex()}{constants!r}{code.co_names}{plain}"
+    def _of_code(self, code: types.CodeType) -> str:
+        constants = [
+            self._of_code(c) if isinstance(c, types.CodeType) else repr(c)
+            for c in code.co_consts
+        ]
+        return f"{code.co_code.hex()}{constants}{code.co_names}"
+
+    def _of_object(self, value: Any) -> str:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        if kind.startswith(("keras.", "tensorflow.")) and hasattr(value, "get_config"):
+            return f"{kind}{self.of(_without_name(value.get_config()))}"
+        if kind.startswith(("keras.", "tensorflow.")):
+            return kind
+        if (held := getattr(value, "__dict__", None)) is None:
+            return self.of_unread(value)
+        called = vars(type(value)).get("__call__")
+        code = self.of_function(called) if isinstance(called, types.FunctionType) else ""
+        return f"{kind}{code}{self.of(dict(held))}"
+
+    def of_unread(self, value: Any) -> str:
+        """Which object it is, in this process."""
+        self.unread = True
+        return f"{type(value).__qualname__}@{id(value)}"
 
 
 def _filled(cell: Any) -> bool:
@@ -185,11 +266,5 @@ def _filled(cell: Any) -> bool:
     return True
 
 
-def _without_names(config: Any) -> str:
-    config = {k: v for k, v in dict(config).items() if k != "name"}
-    return json.dumps(config, sort_keys=True, default=_without_address)
-
-
-def _without_address(value: Any) -> str:
-    """For what is no JSON: nothing that differs from process to process."""
-    return type(value).__qualname__
+def _without_name(config: Any) -> dict[str, Any]:
+    return {k: v for k, v in dict(config).items() if k != "name"}

@@ -141,7 +141,7 @@ class Kernel(keras.layers.Layer, abc.ABC):
     def check_shapes(self, name: str, x: Any) -> None:
         """Refuse rows of a shape that the kernel does not take; names the argument."""
 
-    def input_spec(self, x: Any) -> Any:
+    def open_spec(self, x: Any) -> Any:
         """Shapes and types of such rows, `tf.TensorSpec`s nested as `x`.
 
         The number of rows is unknown, and so are the axes that the inputs of the

@@ -23,6 +23,7 @@ from keras_kare.kernels.structured.features import FeatureMap
 from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.probe import make_plan
 from keras_kare.kernels.structured.refusals import second_derivative
+from keras_kare.kernels.structured.registry import version
 from keras_kare.kernels.structured.trial import tolerance_of
 from keras_kare.kernels.structured.untouched import untouched, walk
 from keras_kare.kernels.work import (
@@ -408,7 +409,7 @@ class NTK(Kernel):
     def _plan(self, x: Any) -> Plan:
         """The plan for the network as it is, and the variables that train now."""
         plans = self._runtime.plans
-        if self._runtime.is_new(self.architecture()) or self._key() not in plans:
+        if self._runtime.is_new(self._planned_for()) or self._key() not in plans:
             # A thread of its own: eager even while a function is being traced, and
             # out of sight of the caller's tapes and scopes.
             policy = keras.config.dtype_policy()
@@ -419,7 +420,7 @@ class NTK(Kernel):
 
             with ThreadPoolExecutor(max_workers=1) as thread:
                 plan = thread.submit(make).result()
-            self._runtime.is_new(self.architecture())  # planning may have built layers,
+            self._runtime.is_new(self._planned_for())  # planning may have built layers,
             plans[self._key()] = plan  # and made variables
         return plans[self._key()]
 
@@ -427,6 +428,9 @@ class NTK(Kernel):
         if self._identity is None:
             self._identity = Identity(self.network)
         return f"{self.outputs} {self._identity.digest}"
+
+    def _planned_for(self) -> str:
+        return f"{self.architecture()} {version()}"
 
     def _key(self) -> tuple[int, ...]:
         return tuple(id(v) for v in self.network.trainable_variables)

@@ -25,7 +25,8 @@ def check_outputs(outputs: Outputs, network: str, x: Any, tolerance: float) -> N
         tolerance: Relative error of rounding in one pass.
     """
     f = np.asarray(outputs(x), "float64")
-    refuse_rows("x", f)
+    if np.any(np.isnan(f)):
+        refuse_rows("x", f)
     cut = (len(f) + 1) // 2
     halves = [
         keras.tree.map_structure(lambda t, s=s: t[s], x)
@@ -35,7 +36,9 @@ def check_outputs(outputs: Outputs, network: str, x: Any, tolerance: float) -> N
         return
     apart = np.concatenate([np.asarray(outputs(half), "float64") for half in halves])
     together = np.concatenate([f[cut:], f[:cut]])
-    if np.max(np.abs(apart - together)) > 0.1 * tolerance * np.max(np.abs(f)):
+    known = np.isfinite(apart) & np.isfinite(together)
+    off = np.max(np.abs(apart[known] - together[known]), initial=0.0)
+    if off > 0.1 * tolerance * np.max(np.abs(together[known]), initial=0.0):
         raise ValueError(COUPLED.format(name=network))
 
 

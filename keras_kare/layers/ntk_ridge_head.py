@@ -261,8 +261,10 @@ class NTKRidgeHead(keras.layers.Layer):
         if not self._state.solved or facts["fingerprint"] != kernel.weights_fingerprint():
             return False
         # Other versions of Keras and Python describe the same network in other words.
-        made_by, architecture = facts.get("architecture", (None, None))
-        return made_by != identity.made_by() or architecture == kernel.architecture()
+        made_by, architecture = facts.get("architecture", (None, ""))
+        if made_by != identity.made_by(architecture):
+            return True
+        return bool(architecture == kernel.architecture())
 
     def hold(self, x: Any, y: np.ndarray, weights: np.ndarray | None = None) -> None:
         """Keep rows to be solved on later, if rows are kept; forget the last solution."""
@@ -486,9 +488,10 @@ class NTKRidgeHead(keras.layers.Layer):
         relative_ridge = solution.ridge / prepared.unit
         if not self.keep_anchors:
             state.drop_anchors()
+        architecture = kernel.architecture()
         state.facts = {
             "fingerprint": kernel.weights_fingerprint(),
-            "architecture": [identity.made_by(), kernel.architecture()],
+            "architecture": [identity.made_by(architecture), architecture],
             "choice": dataclasses.asdict(choice),
             "inputs": describe(x),
             "report": {

@@ -17,7 +17,8 @@ class Abilities:
 
     Attributes:
         in_bodies: Kinds of the operations in bodies of functions, branches and loops.
-        forward_mode: Derivatives forwards, which end at loops.
+        forward_mode: Derivatives forwards. They end at loops, lose what functions read by
+            themselves, and know nothing of custom gradients.
         vectorizes: The plain Jacobian of all rows at once.
     """
 
@@ -41,7 +42,8 @@ class Abilities:
         )
         return cls(
             in_bodies,
-            forward_mode=not any(kind in LOOPS for kind in kinds),
+            forward_mode=not any(kind in LOOPS or kind in CALLS for kind in kinds)
+            and not any(op.type == "IdentityN" and _is_custom(op) for op in operations),
             vectorizes=not grouped,
         )
 
@@ -67,6 +69,11 @@ def _called(node: Any) -> list[str]:
     values = node.attr.values()
     listed = [f.name for value in values for f in value.list.func]
     return [value.func.name for value in values if value.func.name] + listed
+
+
+def _is_custom(op: tf.Operation) -> bool:
+    """Whether this ends a function with a gradient of its own (`tf.custom_gradient`)."""
+    return "_gradient_op_type" in op.node_def.attr
 
 
 def _is_grouped(op: Any) -> bool:

@@ -131,6 +131,8 @@ def _ahead(operations: Sequence[tf.Operation], reached: set[int]) -> None:
         at: Iterable[int] = range(len(outputs))
         if bodies := _bodies(op):
             at = set().union(*(body.ahead(into) for body in bodies))
+        # A function that was made for gradients returns more than it is asked for.
+        at = [i for i in at if i < len(outputs)]
         reached.update(id(outputs[i]) for i in at if _has_derivatives(outputs[i]))
 
 

@@ -51,6 +51,7 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
             depend on, rows that interact or outputs that are random, or, for
             `outputs="sum"`, summed outputs that do not depend on the variables.
     """
+    refusals.refuse_stateful(network)
     specs, theirs = described(x), spread_rows(x)
     made = synthetic_rows(specs, network, seed=1)
     finish_building(network, made if theirs is None else theirs)
@@ -132,7 +133,7 @@ class _Probe:
     def _trace(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
         self.unruled = run(self.network, x, Unruled())
         self.inputs = keras.tree.flatten(x)
-        roads = Roads(self.variables)
+        roads = Roads(self.variables, x)
         sources = [variable.value for variable in self.variables]
         with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
             tape.watch(sources)
@@ -159,6 +160,7 @@ class _Probe:
         passes = [t for t in (f, *watched, *by_site, *self.plain.values()) if t is not None]
         self.lacking = undifferentiable(graph.get_operations(), handles, passes)
         unproven = roads.unproven(recorder.sites, f, by_site)
+        self._misplaced = roads.misplaced
         self._structure(recorder, by_site, unproven, v)
         rest = [g for i, g in self.plain.items() if i not in self.structured]
         self.footprint = memory.footprint(
@@ -194,13 +196,10 @@ class _Probe:
             if gradient is None:
                 continue
             known[id(site.h)] = tf.expand_dims(gradient, axis=1)
-            if site.h.shape[0] != ROWS:  # an axis moved, folded or divided
-                for variable in site.variables:
-                    if id(variable) in self._place:
-                        self.unproven[self._place[id(variable)]] = reasons.NO_ROWS
-
         for key in unproven | split_between(recorder.sites, self._ids):
-            self.unproven.setdefault(self._place[key], reasons.OTHER_ROAD)
+            misplaced = key in self._misplaced
+            why = reasons.NO_ROWS if misplaced else reasons.OTHER_ROAD
+            self.unproven[self._place[key]] = why
 
         def serves(key: int) -> bool:
             place = self._place.get(key)

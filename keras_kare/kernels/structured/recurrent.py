@@ -54,17 +54,36 @@ class RecurrentRule(LayerRule):
                 '`method="jacobian"`. Received: sequences of shape '
                 f"{tuple(sequences.shape)}"
             )
-        with _unrolled(layer):
-            return _KERAS_CALL(layer, sequences, initial_state, mask, False)
+        # Unrolled backwards, Keras blanks the outputs of masked steps in the wrong order.
+        blanks = getattr(layer, "zero_output_for_mask", False) and mask is not None
+        backwards = blanks and layer.go_backwards and layer.return_sequences
+        with _unrolled(layer, blanks and not backwards):
+            found = _KERAS_CALL(layer, sequences, initial_state, mask, False)
+        return _blanked(found, mask) if backwards else found
+
+
+def _blanked(found: Any, mask: Any) -> Any:
+    """The outputs of a layer that runs backwards, zero where a step is masked."""
+    several = isinstance(found, list | tuple)
+    outputs, *states = found if several else [found]
+    mask = mask[0] if isinstance(mask, list | tuple) else mask
+    backwards = tf.reverse(tf.cast(mask, "bool"), [1])[:, :, None]
+    outputs = tf.where(backwards, outputs, tf.zeros_like(outputs))
+    return type(found)([outputs, *states]) if several else outputs
 
 
 @contextlib.contextmanager
-def _unrolled(layer: keras.layers.Layer) -> Iterator[None]:
-    before, layer.unroll = layer.unroll, True
+def _unrolled(layer: keras.layers.Layer, blanks: bool) -> Iterator[None]:
+    before = {"unroll": layer.unroll}
+    if hasattr(layer, "zero_output_for_mask"):
+        before["zero_output_for_mask"] = layer.zero_output_for_mask
+        layer.zero_output_for_mask = blanks
+    layer.unroll = True
     try:
         yield
     finally:
-        layer.unroll = before
+        for name, value in before.items():
+            setattr(layer, name, value)
 
 
 class SimpleRNNCellRule(LayerRule):

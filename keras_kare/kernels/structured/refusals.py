@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_kare.kernels.structured.differentiability import undifferentiable
 from keras_kare.kernels.structured.synthetic import ROWS
+from keras_kare.kernels.structured.untouched import walk
 
 COUPLED = (
     "The outputs of `network` for one row depend on the other rows of the "
@@ -32,6 +33,17 @@ _RANDOM = (
     "TruncatedNormal",
 )
 """How the names of operations begin that give other numbers at each call."""
+
+
+def refuse_stateful(network: keras.Model) -> None:
+    """Outputs must not depend on what the network was called with before."""
+    found = [layer.name for layer in walk(network) if getattr(layer, "stateful", False)]
+    if found:
+        raise ValueError(
+            f"Layers of {network.name!r} carry states from one batch to the next "
+            f"({', '.join(found)}), so that it has no neural tangent kernel. Make them "
+            f"with `stateful=False`. Received: network={network.name!r}"
+        )
 
 
 def refuse_random(

@@ -17,7 +17,7 @@ def register_rule(layer_type: type, rule: LayerRule) -> None:
     Args:
         layer_type: A class derived from `keras.layers.Layer`.
         rule: A `keras_kare.kernels.LayerRule`. Replaces an earlier rule for the
-            same type; kernels made before keep the rule they have planned with.
+            same type; kernels made before are planned anew.
 
     Raises:
         TypeError: If `layer_type` is no layer class, or `rule` no rule.
@@ -40,6 +40,11 @@ def register_rule(layer_type: type, rule: LayerRule) -> None:
 def registered() -> dict[type, LayerRule]:
     """All rules by layer type (a copy)."""
     return dict(_RULES)
+
+
+def version() -> str:
+    """Another whenever another rule is registered."""
+    return " ".join(f"{kind.__name__}@{id(rule)}" for kind, rule in _RULES.items())
 
 
 def is_own(rule: LayerRule) -> bool:

@@ -13,16 +13,42 @@ gradients, so that a variable is never called served for want of looking.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_kare.kernels.structured.capture import Site, current_graph
 
 _OF_SHAPE = frozenset({"Shape", "ShapeN", "Size", "Rank", "ZerosLike", "OnesLike"})
 """Operations whose results do not depend on the values that they are given."""
+
+_MOVING: dict[str, Callable[[tf.Operation], bool]] = {
+    "ConcatV2": lambda op: _has_axis(op, -1),
+    "DynamicPartition": lambda op: True,
+    "DynamicStitch": lambda op: True,
+    "GatherNd": lambda op: True,
+    "GatherV2": lambda op: _has_axis(op, 2) and not op.get_attr("batch_dims"),
+    "ParallelDynamicStitch": lambda op: True,
+    "ReverseV2": lambda op: _has_axis(op, 1),
+    "Roll": lambda op: _has_axis(op, 2),
+    "ScatterNd": lambda op: True,
+    "TensorScatterUpdate": lambda op: True,
+}
+"""Operations that may give a row another place, and whether this one does."""
+
+
+def _has_axis(op: tf.Operation, number: int) -> bool:
+    """Whether the axes of an operation, an input of it, may be that of the rows."""
+    axes = tf.get_static_value(list(op.inputs)[number])
+    if axes is None:
+        return True
+    rank = op.inputs[0].shape.rank
+    found = {int(a) for a in np.ravel(axes)}
+    return 0 in found or (rank is not None and -rank in found)
+
 
 _OPAQUE = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
 """Operations that run Python, which may read any variable."""
@@ -33,10 +59,17 @@ class Roads:
 
     Args:
         variables: The variables to follow.
+        x: The inputs, whose rows are followed, too.
+
+    Attributes:
+        misplaced: Of what was unproven, the variables of layers whose rows are not those
+            of the outputs, or may stand in another order.
     """
 
-    def __init__(self, variables: Sequence[keras.Variable]):
+    def __init__(self, variables: Sequence[keras.Variable], x: Any):
         self.variables = list(variables)
+        self.misplaced: set[int] = set()
+        self._x = [t for t in keras.tree.flatten(x) if tf.is_symbolic_tensor(t)]
         self.graph = current_graph()
         self._begin = 0 if self.graph is None else len(self.graph.get_operations())
 
@@ -75,6 +108,10 @@ class Roads:
             starts[key] = starts.get(key, 0) | 1 << (first + number)
         marks = {t.op: mark for t, mark in self._marked()}
         everything = (1 << first) - 1
+        rows, moved = 1 << (first + len(sites)), 2 << (first + len(sites))
+        for t in self._x:
+            starts[t.ref()] = starts.get(t.ref(), 0) | rows
+        before_moves = 0
 
         def mark(t: tf.Tensor) -> int:
             found = marks.get(t.op, 0)
@@ -89,20 +126,35 @@ class Roads:
             found = _union(mark(t) for t in op.inputs)
             if op.type in _OPAQUE:
                 found |= everything
+            if found & rows and op.type in _MOVING and self._moves(op, mark, rows):
+                before_moves |= found
+                found |= moved
             if op.type == "StopGradient":  # of what was watched nothing comes back
-                found &= everything
+                found &= everything | rows | moved
             if found:
                 marks[op] = found
         arrived = mark(f)
-        other = arrived & everything
+        other, misplaced = arrived & everything, 0
         for number, (site, gradient) in enumerate(zip(sites, gradients, strict=True)):
-            if site.h.shape[0] != f.shape[0]:  # its rows are not the network's
-                other |= claims[number]
+            inputs = _union(mark(t) for t in site.inputs)
+            reordered = inputs & moved or before_moves >> (first + number) & 1
+            if site.h.shape[0] != f.shape[0] or reordered:
+                misplaced |= claims[number]
             # A use of the variable behind another use that was not watched.
-            other |= claims[number] & _union(mark(t) for t in site.inputs)
+            other |= claims[number] & inputs
             if gradient is None and arrived >> (first + number) & 1:
                 other |= claims[number]
-        return {id(v) for i, v in enumerate(self.variables) if other >> i & 1}
+        self.misplaced = self._of(misplaced)
+        return self._of(other | misplaced)
+
+    def _of(self, marks: int) -> set[int]:
+        return {id(v) for i, v in enumerate(self.variables) if marks >> i & 1}
+
+    def _moves(self, op: tf.Operation, mark: Callable[[tf.Tensor], int], rows: int) -> bool:
+        """Whether values of rows, not only their numbers, go through such an operation."""
+        values = op.inputs[:1] if op.type in ("GatherV2", "GatherNd") else op.inputs
+        floats = [t for t in values if t.dtype.is_floating and mark(t) & rows]
+        return bool(floats) and _MOVING[op.type](op)
 
     def sources(self) -> list[tf.Tensor]:
         """The placeholders by which the variables enter this graph."""

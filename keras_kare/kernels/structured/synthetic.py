@@ -16,6 +16,9 @@ ROWS = 13
 _SCALES = (0.1, 1.0, 1.0, 10.0)
 """Sizes of the numbers in a row, in turn: gates that few rows open are met."""
 
+_PADDED = slice(2, None, 4)
+"""Rows whose last positions are padding."""
+
 _FEW = 3
 """Whole numbers below this stand for tokens of a network without a table."""
 
@@ -47,6 +50,11 @@ def synthetic_rows(specs: Any, network: keras.Model, seed: int) -> Any:
         if isinstance(layer, keras.layers.Embedding)
     ]
     most = min(tables, default=_FEW)
+    padding = [
+        layer.mask_value
+        for layer in walk(network)
+        if isinstance(layer, keras.layers.Masking)
+    ]
 
     def rows(spec: tf.TensorSpec) -> tf.Tensor:
         shape = tuple(spec.shape)
@@ -55,6 +63,9 @@ def synthetic_rows(specs: Any, network: keras.Model, seed: int) -> Any:
             made: np.ndarray = scale * rng.normal(size=shape)
         else:
             made = rng.integers(0, 2 if spec.dtype == tf.bool else most, size=shape)
+        steps = spec.dtype != tf.bool and len(shape) > (2 if padding else 1)
+        if steps and shape[1] > 1 and (padding or not spec.dtype.is_floating):
+            made[_PADDED, -(shape[1] // 2) :] = padding[0] if padding else 0
         return tf.constant(made.astype(spec.dtype.as_numpy_dtype))
 
     return keras.tree.map_structure(rows, specs)

@@ -62,7 +62,7 @@ class Traced:
         plan = self._plan
         served = [v for v in plan.structured if all(v is not r for r in refused)]
         ids = {id(v) for v in served}
-        roads = Roads(served)
+        roads = Roads(served, x)
         tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
         with tape:
             tape.watch([v.value for v in (*plan.jacobian, *refused)])

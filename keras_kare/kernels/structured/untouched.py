@@ -77,23 +77,35 @@ def untouched(network: keras.layers.Layer) -> Iterator[keras.StatelessScope]:
             _ACTIVE.scope = None
 
 
-def _attributes(layer: Any) -> dict[str, tuple[Any, Any]]:
-    """Each attribute, and, where it is a plain container, a copy of what is in it."""
-    return {
-        name: (value, value.copy() if isinstance(value, list | dict | set) else None)
-        for name, value in vars(layer).items()
-    }
+Saved = tuple[dict[str, Any], list[tuple[Any, Any]]]
+"""The attributes of a layer, and each container in them with a copy of what it holds."""
 
 
-def _put_back(layer: Any, before: dict[str, tuple[Any, Any]]) -> None:
+def _attributes(layer: Any) -> Saved:
+    attributes, containers = dict(vars(layer)), {}
+    waiting = list(attributes.values())
+    while waiting:
+        item = waiting.pop()
+        if not isinstance(item, list | dict | set | tuple) or id(item) in containers:
+            continue
+        containers[id(item)] = item, item if isinstance(item, tuple) else item.copy()
+        if len(item) <= _MANY:
+            waiting.extend(item.values() if isinstance(item, dict) else item)
+    kept = [pair for pair in containers.values() if not isinstance(pair[0], tuple)]
+    return attributes, kept
+
+
+def _put_back(layer: Any, before: Saved) -> None:
     # By the dictionary: `__setattr__` of layers tracks what it is given.
+    attributes, containers = before
     now = vars(layer)
-    for name in [name for name in now if name not in before]:
+    for name in [name for name in now if name not in attributes]:
         del now[name]
-    for name, (value, copy) in before.items():
+    for name, value in attributes.items():
         if now.get(name) is not value:
             now[name] = value
-        if copy is not None and not _same(value, copy):
+    for value, copy in containers:
+        if not _same(value, copy):
             _refill(value, copy)
 
 
@@ -122,14 +134,17 @@ def of_our_own(function: Any) -> Any:
     """What a `tf.function` does, without its cache.
 
     Its Python, to be traced into the graph around it, where layer rules see the layers
-    inside; or, where it is compiled by XLA or casts its arguments, a copy of it.
+    inside; or, where it is compiled by XLA, casts its arguments, or is no plain function
+    with a source, a copy of it.
 
     No public name gives the settings, nor silences the advice not to trace anew;
     `tests/test_package.py` fails clearly if these move.
     """
     plain = not function._jit_compile and function.input_signature is None
     if plain and not tf.executing_eagerly():
-        return _converted(function.python_function, function._autograph)
+        converted = _converted(function.python_function, function._autograph)
+        if converted is not None:
+            return converted
     copy = function._clone(None)
     copy._omit_frequent_tracing_warning = True
     return copy
@@ -142,7 +157,7 @@ def _converted(function: Any, autograph: bool) -> Any:
         return function
     try:
         converted = tf.autograph.to_graph(function)
-    except (ValueError, TypeError, AttributeError, RuntimeError):
-        return function  # as of `tf.function`, where there is no source to convert
+    except Exception:  # of many kinds, none of them public: a copy does without
+        return None
     own = getattr(function, "__self__", None)  # of a method, which comes back without it
     return converted if own is None else functools.partial(converted, own)
