@@ -256,5 +256,5 @@ def test_export_of_a_network_that_keras_maps_in_another_way(rng, tmp_path):
     model.fit_head(x, x[:, 0, :1])
     with pytest.warns(UserWarning, match="something else where lengths are not known"):
         model.export(tmp_path / "served", verbose=False)
-    served = tf.saved_model.load(str(tmp_path / "served")).serve(tf.constant(x))
-    np.testing.assert_allclose(served, model.predict(x), rtol=1e-6)
+    loaded = tf.saved_model.load(str(tmp_path / "served"))
+    np.testing.assert_allclose(loaded.serve(tf.constant(x)), model.predict(x), rtol=1e-6)

@@ -42,6 +42,8 @@ _UNIMPORTANT = frozenset(
         "quantize",
         "run_eagerly",
         "steps_per_execution",
+        "stop_evaluating",
+        "stop_predicting",
         "stop_training",
         "supports_jit",
         "test_function",
@@ -97,7 +99,7 @@ class Identity:
             part
             for layer in walk(self._network)
             for name, value in vars(layer).items()
-            if _matters(name)
+            if _matters(layer, name)
             for part in (name, value, layer.dtype_policy)
         ]
         if self._seen is None or not _identical(seen, self._seen):
@@ -116,7 +118,7 @@ def architecture(network: keras.layers.Layer) -> str:
             digest.update(reader.of_function(kind.call).encode())
         for name, value in sorted(vars(layer).items()):
             # Keras adds some when it loads a layer, as false as if they were not there.
-            if _matters(name) and value is not None and value is not False:
+            if _matters(layer, name) and value is not None and value is not False:
                 digest.update(f"{name}={reader.of(value)};".encode())
         digest.update(_connections(layer, layers, reader).encode())
         unread = unread or reader.unread
@@ -131,8 +133,14 @@ def made_by(architecture: str) -> str:
     return f"{versions}, {_PROCESS}" if _UNREAD in architecture else versions
 
 
-def _matters(name: str) -> bool:
-    return not (name.startswith("_") or name in _UNIMPORTANT or name.endswith(_OF_WEIGHTS))
+def _matters(layer: keras.layers.Layer, name: str) -> bool:
+    if name in _UNIMPORTANT or name.endswith(_OF_WEIGHTS):
+        return False
+    if not name.startswith("_"):
+        return True
+    # What is private in layers of Keras is Keras' own business, and changes as they run.
+    kept_by_keras = name in _INTERNAL or name.startswith(("_self_", "_compile"))
+    return not kept_by_keras and not type(layer).__module__.startswith("keras.")
 
 
 def _identical(these: list[Any], those: list[Any]) -> bool:
