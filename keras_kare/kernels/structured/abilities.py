@@ -7,6 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_kare.kernels.structured.operations import is_custom
+
 LOOPS = ("While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase")
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
@@ -43,7 +45,7 @@ class Abilities:
         return cls(
             in_bodies,
             forward_mode=not any(kind in LOOPS or kind in CALLS for kind in kinds)
-            and not any(op.type == "IdentityN" and _is_custom(op) for op in operations),
+            and not any(map(is_custom, operations)),
             vectorizes=not grouped,
         )
 
@@ -69,11 +71,6 @@ def _called(node: Any) -> list[str]:
     values = node.attr.values()
     listed = [f.name for value in values for f in value.list.func]
     return [value.func.name for value in values if value.func.name] + listed
-
-
-def _is_custom(op: tf.Operation) -> bool:
-    """Whether this ends a function with a gradient of its own (`tf.custom_gradient`)."""
-    return "_gradient_op_type" in op.node_def.attr
 
 
 def _is_grouped(op: Any) -> bool:

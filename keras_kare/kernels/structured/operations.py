@@ -39,7 +39,7 @@ def has_gradient(op: tf.Operation, into: list[int], out: list[int]) -> bool:
     Operations of one kind are asked until one has. Custom gradients always have.
     """
     key = (op.type, tuple(into), tuple(out), tuple(t.dtype for t in op.inputs))
-    if key not in _differentiable and not _is_custom(op):
+    if key not in _differentiable and not is_custom(op):
         try:
             if not _differentiates(op, into, out):
                 return False
@@ -68,8 +68,9 @@ def _differentiates(op: tf.Operation, into: list[int], out: list[int]) -> bool:
     return all(g is not None for g in found)
 
 
-def _is_custom(op: tf.Operation) -> bool:
-    return "_gradient_op_type" in op.node_def.attr and op.type == "IdentityN"
+def is_custom(op: tf.Operation) -> bool:
+    """Whether this ends a function with a gradient of its own (`tf.custom_gradient`)."""
+    return op.type == "IdentityN" and "_gradient_op_type" in op.node_def.attr
 
 
 def can_be_asked(op: tf.Operation, into: list[int], out: list[int]) -> bool:
@@ -78,14 +79,14 @@ def can_be_asked(op: tf.Operation, into: list[int], out: list[int]) -> bool:
     It is bound to its own graph and has to be asked there. One that recomputes
     (`keras.remat`) has no derivative of its own.
     """
-    if not _is_custom(op):
+    if not is_custom(op):
         return True
     outputs = [op.outputs[i] for i in out]
     try:
         with op.graph.as_default():
             ones = [tf.ones_like(t) for t in outputs]
             tf.gradients(outputs, [op.inputs[i] for i in into], grad_ys=ones)
-    except (LookupError, NotImplementedError, TypeError, ValueError):
+    except Exception:  # of any kind: the gradient is its author's Python
         return False
     return True
 
