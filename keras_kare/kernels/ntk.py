@@ -305,7 +305,8 @@ class NTK(Kernel):
         self._check_weights()
         self._plan(x)
         tolerance = tolerance_of(walk(self.network))
-        check_outputs(self._outputs, self.network.name, x, tolerance)
+        name = self.network.name
+        check_outputs(self._outputs, self._diagonal, name, x, tolerance)
         self._runtime.rows = rows or int(keras.tree.flatten(x)[0].shape[0])
         self.built = True
 
@@ -379,6 +380,9 @@ class NTK(Kernel):
 
     def _outputs(self, x: Any) -> tf.Tensor:
         return self._work(x, None).over_slices("network_outputs", x)
+
+    def _diagonal(self, x: Any) -> tf.Tensor:
+        return self._work(x, "float64").diag(x)
 
     def _inline(self, verb: str, rows: tuple[Any, ...], extra: Any, dtype: Any) -> Any:
         """In the graph that is being traced; in tiles where a batch would not fit."""

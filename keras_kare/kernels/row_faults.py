@@ -15,17 +15,21 @@ Outputs = Callable[[Any], Any]
 """A network's outputs, `(n, c)`, of inputs of `n` rows."""
 
 
-def check_outputs(outputs: Outputs, network: str, x: Any, tolerance: float) -> None:
+def check_outputs(
+    outputs: Outputs, diagonal: Outputs, network: str, x: Any, tolerance: float
+) -> None:
     """Refuse rows without outputs, and rows that interact, of all that there are.
 
     Args:
         outputs: The network.
+        diagonal: Kernel values of rows with themselves: where these are numbers, that
+            outputs overflow does not matter.
         network: Its name.
         x: Rows, `(n, ...)`.
         tolerance: Relative error of rounding in one pass.
     """
     f = np.asarray(outputs(x), "float64")
-    if np.any(np.isnan(f)):
+    if np.any(np.isnan(f)) and not np.all(np.isfinite(np.asarray(diagonal(x)))):
         refuse_rows("x", f)
     cut = (len(f) + 1) // 2
     halves = [

@@ -120,7 +120,9 @@ class Roads:
                 found = (found & ~cuts.get(key, 0)) | starts.get(key, 0)
             return found
 
-        for op in self.operations():
+        operations = self.operations()
+        end = operations.index(f.op) + 1 if f.op in set(operations) else len(operations)
+        for op in operations[:end]:  # the rest are gradients
             if op.type in _OF_SHAPE or op in marks:
                 continue
             found = _union(mark(t) for t in op.inputs)
