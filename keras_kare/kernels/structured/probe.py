@@ -148,7 +148,7 @@ class _Probe:
         graph = tf.compat.v1.get_default_graph()
         backward = len(graph.get_operations())
         self.abilities = Abilities.of(graph.as_graph_def(), roads.operations())
-        handles = list(roads.sources())
+        handles = roads.sources()
         refusals.refuse_without_gradient(self.network, graph.get_operations(), handles, f)
         self.plain = _dense(tape.gradient(weighted, sources))
         self.sums: dict[int, tf.Tensor] = {}
@@ -230,7 +230,7 @@ class _Probe:
             found |= {f"{kind} {i}": t for i, t in values.items()}
         return found
 
-    def tried_rule(self, place: int) -> bool:
+    def has_users_rule(self, place: int) -> bool:
         """Whether the rule of a variable is the user's, which no test of ours has seen."""
         layers = [
             layer
@@ -330,7 +330,7 @@ class _Tried:
             return probe.unproven[place]
         if place not in probe.structured or False in answers:
             return reasons.WRONG_RULE
-        if True not in answers and probe.tried_rule(place):
+        if True not in answers and probe.has_users_rule(place):
             return reasons.UNTRIED
         return ""
 
