@@ -408,7 +408,7 @@ class Dead(Body):
     """The whole network is shut on the rows of the plan."""
 
     def last(self, f: Any, gate: Any) -> Any:
-        return ops.relu(gate * ops.softplus(f))
+        return ops.relu(ops.cast(gate, f.dtype) * ops.softplus(f))
 
     def combine(self, h: Any, gate: Any) -> Any:
         return ops.tanh(self.use(h))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -34,9 +35,30 @@ def outputs_of(network: keras.Model, x: Any) -> tf.Tensor:
     return tf.reshape(f, (-1, count)) if f.shape.rank != 2 else f
 
 
+class Targets:
+    """What a tape is asked to differentiate, in the types of what it is asked by.
+
+    Made inside of the tape. TensorFlow's loop over targets, one after another, wants
+    sources of their type.
+
+    Args:
+        values: The targets.
+        sources: What they will be differentiated by.
+    """
+
+    def __init__(self, values: tf.Tensor, sources: Iterable[Any]):
+        self.values = values
+        kinds = {tf.as_dtype(source.dtype) for source in sources}
+        self._cast = {kind: tf.cast(values, kind) for kind in kinds}
+
+    def like(self, source: Any) -> tf.Tensor:
+        """In the type of a source."""
+        return self._cast[tf.as_dtype(source.dtype)]
+
+
 def jacobians(
     tape: tf.GradientTape,
-    targets: tf.Tensor,
+    targets: Targets,
     sources: list[Any],
     vectorize: bool,
     none: bool = False,
@@ -48,31 +70,33 @@ def jacobians(
     """
     unconnected = tf.UnconnectedGradients.NONE if none else tf.UnconnectedGradients.ZERO
 
-    def take(at_once: bool) -> list[Any]:
-        return tape.jacobian(
-            targets,
-            sources,
-            unconnected_gradients=unconnected,
-            experimental_use_pfor=at_once,
-        )
-
     if vectorize:
         try:
-            return take(True)
+            return tape.jacobian(targets.values, sources, unconnected_gradients=unconnected)
+        except TypeError:  # zeros of lists of tensors, which loops keep
+            pass
         except ValueError as error:
             if "vectorizing the jacobian" not in str(error):
                 raise
-    return take(False)
+    return [
+        tape.jacobian(
+            targets.like(source),
+            source,
+            unconnected_gradients=unconnected,
+            experimental_use_pfor=False,
+        )
+        for source in sources
+    ]
 
 
 def jacobian_factor(
     tape: tf.GradientTape,
-    targets: tf.Tensor,
+    targets: Targets,
     variable: keras.Variable,
     dtype: tf.DType,
     vectorize: bool = True,
 ) -> FullFactor:
     """Gradients of `targets`, `(n, C)`, with respect to one variable, written out."""
     (j,) = jacobians(tape, targets, [variable.value], vectorize)
-    j = tf.reshape(j, (-1, targets.shape[1], math.prod(variable.shape)))
+    j = tf.reshape(j, (-1, targets.values.shape[1], math.prod(variable.shape)))
     return FullFactor(tf.cast(j, dtype))

@@ -10,6 +10,11 @@ import tensorflow as tf
 from keras_kare.kernels.structured.operations import is_custom
 
 LOOPS = ("While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase")
+UNEVEN = ("DynamicPartition", "DynamicStitch", "ParallelDynamicStitch", "Where")
+"""Operations between which a part of the rows goes, which may be none of them.
+
+Vectorised gradients of none have no shape, and fail."""
+
 CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 
@@ -29,12 +34,18 @@ class Abilities:
     vectorizes: bool
 
     @classmethod
-    def of(cls, definition: Any, operations: list[tf.Operation]) -> Abilities:
+    def of(
+        cls,
+        definition: Any,
+        operations: list[tf.Operation],
+        backwards: list[tf.Operation],
+    ) -> Abilities:
         """Of a graph, function bodies included.
 
         Args:
             definition: The graph's `GraphDef`.
-            operations: Those of its operations that count.
+            operations: Those of its operations that the outputs are made of.
+            backwards: Those that their gradients are made of.
         """
         nodes = _bodies(definition, operations)
         in_bodies = frozenset(node.op for node in nodes)
@@ -42,11 +53,14 @@ class Abilities:
         grouped = any(map(_is_grouped, operations)) or any(
             "_XlaMustCompile" in n.attr and n.attr["_XlaMustCompile"].b for n in nodes
         )
+        custom = any(map(is_custom, operations))
+        # A rematerialised loop is run again backwards.
+        loops = kinds & set(LOOPS)
+        again = custom and (loops or any(op.type in LOOPS for op in backwards))
         return cls(
             in_bodies,
-            forward_mode=not any(kind in LOOPS or kind in CALLS for kind in kinds)
-            and not any(map(is_custom, operations)),
-            vectorizes=not grouped,
+            forward_mode=not loops and not kinds & set(CALLS) and not custom,
+            vectorizes=not grouped and not kinds & set(UNEVEN) and not again,
         )
 
 

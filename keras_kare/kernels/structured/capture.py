@@ -22,7 +22,11 @@ import tensorflow as tf
 from keras_kare.kernels.jacobian import outputs_of
 from keras_kare.kernels.structured.registry import registered, rule_for
 from keras_kare.kernels.structured.rule import MakeFactor
-from keras_kare.kernels.structured.untouched import Function, of_our_own
+from keras_kare.kernels.structured.untouched import (
+    Function,
+    is_of_libraries,
+    of_our_own,
+)
 
 _LOCK = threading.RLock()
 _ACTIVE = threading.local()
@@ -55,6 +59,10 @@ class Recorder:
     Layers inside control flow, mapped functions and nested `tf.function`s run in
     another graph, whose tensors cannot be differentiated from here: they are not
     recorded, and their variables are left to the plain Jacobian.
+
+    Attributes:
+        sites: What was watched.
+        functions: Whether the network called a `tf.function` of its author's.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class Recorder:
         self.tape = tape
         self.wanted = wanted
         self.sites: list[Site] = []
+        self.functions = False
         self.graph = current_graph()
 
     def call(
@@ -172,8 +181,10 @@ def _without_its_cache(original: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(original)
     def call(function: Any, *args: Any, **kwargs: Any) -> Any:
-        if getattr(_ACTIVE, "recorder", None) is None:
+        recorder = getattr(_ACTIVE, "recorder", None)
+        if recorder is None:
             return original(function, *args, **kwargs)
+        recorder.functions |= not is_of_libraries(function.python_function)
         own = of_our_own(function)
         if isinstance(own, Function):
             return original(own, *args, **kwargs)

@@ -36,7 +36,13 @@ from keras_kare.kernels.structured.synthetic import (
     synthetic_rows,
 )
 from keras_kare.kernels.structured.traced import shares, split_between
-from keras_kare.kernels.structured.trial import Trial, agree, size, tolerance_of
+from keras_kare.kernels.structured.trial import (
+    Trial,
+    agree,
+    size,
+    tolerance_of,
+    tolerance_of_rules,
+)
 from keras_kare.kernels.structured.untouched import untouched, walk
 
 _TRACES = 3
@@ -60,6 +66,9 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     trial = Trial(probe.function, probe.wanted(), probe.variables, seed=0)
     tolerance = tolerance_of(walk(network))
     tried = _Tried(probe, trial, tolerance)
+    if probe.has_functions:
+        rows = made if theirs is None else theirs
+        refusals.refuse_stale_functions(network, rows, tolerance)
     more = synthetic_rows(specs, network, seed=2)
     fits = tried.add(network, made, more)
     if theirs is not None:
@@ -131,7 +140,9 @@ class _Probe:
         self.function = function.get_concrete_function(specs, weights)
 
     def _trace(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
-        self.unruled = run(self.network, x, Unruled())
+        unruled = Unruled()
+        self.unruled = run(self.network, x, unruled)
+        self.has_functions = unruled.functions
         self.inputs = keras.tree.flatten(x)
         roads = Roads(self.variables, x)
         sources = [variable.value for variable in self.variables]
@@ -147,10 +158,12 @@ class _Probe:
             summed = tf.reduce_sum(f * each)
         graph = tf.compat.v1.get_default_graph()
         backward = len(graph.get_operations())
-        self.abilities = Abilities.of(graph.as_graph_def(), roads.operations())
+        forward = roads.operations()
         handles = roads.sources()
         refusals.refuse_without_gradient(self.network, graph.get_operations(), handles, f)
         self.plain = _dense(tape.gradient(weighted, sources))
+        backwards = graph.get_operations()[backward:]
+        self.abilities = Abilities.of(graph.as_graph_def(), forward, backwards)
         self.sums: dict[int, tf.Tensor] = {}
         if self._outputs == "sum" and f.shape[1] > 1:
             self.sums = _dense(tape.gradient(summed, sources))
@@ -284,6 +297,7 @@ class _Tried:
     def __init__(self, probe: _Probe, trial: Trial, tolerance: float):
         self._probe, self._trial, self._tolerance = probe, trial, tolerance
         self._answers: dict[int, list[bool | None]] = {i: [] for i in probe.alive}
+        self._of_rules = tolerance_of_rules(tolerance, walk(probe.network))
         self._v = np.random.default_rng(4).normal(size=ROWS)
         self.summed = self.mixed = 0.0
 
@@ -313,12 +327,12 @@ class _Tried:
         self.mixed = max(self.mixed, largest if np.isfinite(largest) else 0.0)
         sums = [size(found[f"sum {i}"]) for i in probe.sums]
         self.summed = max([self.summed, *(s for s in sums if np.isfinite(s))])
-        least = max(1e-3, self._tolerance) * largest
+        least = max(1e-3, self._of_rules) * largest
         for i in probe.structured:
             if i not in plain:
                 continue
             rule = found[f"rule {i}"]
-            self._answers[i].append(agree(plain[i], rule, self._tolerance, least))
+            self._answers[i].append(agree(plain[i], rule, self._of_rules, least))
         return True
 
     def reason(self, place: int) -> str:

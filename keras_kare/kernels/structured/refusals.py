@@ -9,9 +9,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare.kernels.structured.capture import Unruled, run
 from keras_kare.kernels.structured.differentiability import undifferentiable
 from keras_kare.kernels.structured.synthetic import ROWS
-from keras_kare.kernels.structured.untouched import walk
+from keras_kare.kernels.structured.untouched import untouched, walk
 
 COUPLED = (
     "The outputs of `network` for one row depend on the other rows of the "
@@ -164,6 +165,35 @@ def refuse_wrong_rules(
             f"With layer rules, {network.name!r} computes other outputs than without. A "
             "rule's `call` must compute what its layer's `call` does: mend the rule that "
             'you registered, or use `method="jacobian"`.'
+        )
+
+
+def refuse_stale_functions(network: keras.Model, x: Any, tolerance: float) -> None:
+    """What a network's `tf.function`s were traced for must be what their Python says.
+
+    A kernel is that of the network as its Python is. A `tf.function` that was traced
+    before its layers had variables has the first values of these in it for ever (as Keras
+    does where a functional model is made of layers that call one), and one that was traced
+    before an attribute changed has the old one.
+
+    Args:
+        network: The network.
+        x: Some rows.
+        tolerance: Relative error of rounding.
+    """
+    with untouched(network):
+        plain = np.asarray(run(network, x, Unruled()), "float64")
+        called = np.asarray(network(x, training=False), "float64").reshape(plain.shape)
+    known = np.isfinite(plain) & np.isfinite(called)
+    scale = float(np.max(np.abs(plain[known]), initial=0.0)) or 1.0
+    if float(np.max(np.abs(plain - called)[known], initial=0.0)) > 0.1 * tolerance * scale:
+        raise ValueError(
+            f"{network.name!r} computes something else than its layers' Python says: it "
+            "has a `tf.function` that was traced before its layers had variables, as in a "
+            "functional model, or before an attribute changed, and that keeps what it "
+            "found then. Build the layers before they meet symbolic inputs, leave out the "
+            "`tf.function` (Keras compiles the whole network), or make the network anew. "
+            f"Received: network={network.name!r}"
         )
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare.kernels.factors import Factor
-from keras_kare.kernels.jacobian import jacobian_factor, jacobians
+from keras_kare.kernels.jacobian import Targets, jacobian_factor, jacobians
 from keras_kare.kernels.structured.capture import Recorder, Site, run
 from keras_kare.kernels.structured.plan import Plan, holds
 from keras_kare.kernels.structured.refusals import second_derivative
@@ -69,8 +69,10 @@ class Traced:
             recorder = Recorder(tape, lambda layer: holds(layer, ids))
             f = run(self._network, x, recorder)
             cotangents = tf.constant(self._cotangents(f.shape[1]), f.dtype)
-            self._targets = tf.matmul(f, cotangents, transpose_b=True)
-            total = tf.reduce_sum(self._targets, axis=0)
+            targets = tf.matmul(f, cotangents, transpose_b=True)
+            self._targets = Targets(targets, (*plan.jacobian, *refused))
+            by = [site.h for site in recorder.sites]
+            total = Targets(tf.reduce_sum(targets, axis=0), by)
         self._tape = tape
         found = output_gradients(tape, total, recorder.sites, plan.vectorizes)
         gradients = [found.get(id(site.h)) for site in recorder.sites]
@@ -160,7 +162,7 @@ def shares(
 
 
 def output_gradients(
-    tape: tf.GradientTape, total: tf.Tensor, sites: list[Site], vectorize: bool
+    tape: tf.GradientTape, total: Targets, sites: list[Site], vectorize: bool
 ) -> dict[int, tf.Tensor]:
     """Gradients of each of the `C` totals by each `h` that was watched, `(n, C, ...)`.
 
@@ -170,8 +172,8 @@ def output_gradients(
     sources = list({id(site.h): site.h for site in sites}.values())
     if not sources:
         return {}
-    if total.shape[0] == 1:
-        gradients = tape.gradient(total, sources)
+    if total.values.shape[0] == 1:
+        gradients = tape.gradient(total.values, sources)
         gradients = [None if g is None else tf.expand_dims(g, axis=1) for g in gradients]
     else:
         found = jacobians(tape, total, sources, vectorize, none=True)

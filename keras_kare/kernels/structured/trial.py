@@ -89,6 +89,12 @@ def tolerance_of(layers: Sequence[keras.layers.Layer]) -> float:
     return 1e-3 if "float32" in kinds else 1e-9
 
 
+def tolerance_of_rules(tolerance: float, layers: Sequence[keras.layers.Layer]) -> float:
+    """That of gradients: sums in bfloat16, whose numbers have eight bits, lose more."""
+    coarse = any("bfloat16" in layer.compute_dtype for layer in layers)
+    return max(tolerance, 0.3) if coarse else tolerance
+
+
 def size(values: np.ndarray | None) -> float:
     """The largest absolute value; 0 for none."""
     return 0.0 if values is None else float(np.max(np.abs(values), initial=0.0))

@@ -150,10 +150,15 @@ def of_our_own(function: Any) -> Any:
     return copy
 
 
+def is_of_libraries(function: Any) -> bool:
+    """Whether Keras or TensorFlow wrote a function."""
+    module = getattr(function, "__module__", None) or ""
+    return module.startswith(("keras.", "tensorflow."))
+
+
 def _converted(function: Any, autograph: bool) -> Any:
     """A Python function as `tf.function` would run it: `if` and `for` of tensors work."""
-    module = getattr(function, "__module__", None) or ""
-    if not autograph or module.startswith(("keras.", "tensorflow.")):
+    if not autograph or is_of_libraries(function):
         return function
     try:
         converted = tf.autograph.to_graph(function)
