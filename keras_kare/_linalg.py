@@ -8,8 +8,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_kare._traced_once import TracedOnce
+
 STEPS = 8
-LEVELS = 3
+BLOCK = 128
+"""Rows that are factorised at a time."""
+
 _FAILED = (
     "K/n + z I is not positive definite, even with jitter on its diagonal. Use a larger "
     "ridge, or float64. At the first step of training, scale inputs to about one; after "
@@ -37,34 +41,91 @@ def inverse_cholesky(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             `tf.errors.InvalidArgumentError`).
         tf.errors.InvalidArgumentError: If the matrix holds NaN or Inf.
     """
-    inverse = _blocked(matrix, LEVELS)
+    inverse, jitter = laddered(matrix)
+    if not tf.executing_eagerly():
+        inverse.set_shape(matrix.shape)
+    return reported(inverse, jitter)
+
+
+def reported(inverse: tf.Tensor, jitter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """What `laddered` found; an error where it failed, a warning where it needed jitter."""
+    if tf.executing_eagerly():
+        if jitter:
+            if not _succeeded(inverse):
+                raise ValueError(f"{_FAILED} Received: jitter up to {float(jitter):.1e}")
+            _say(jitter)
+        return inverse, jitter
+
+    def report() -> tf.Tensor:
+        check = tf.debugging.Assert(_succeeded(inverse), [_FAILED, "jitter up to", jitter])
+        with tf.control_dependencies([check]):
+            say = tf.py_function(_say, [jitter], [])
+        with tf.control_dependencies([say]):
+            return tf.identity(jitter)
+
+    checked = tf.cond(jitter > 0, report, lambda: tf.identity(jitter))
+    with tf.control_dependencies([checked]):
+        return tf.identity(inverse), checked
+
+
+@TracedOnce
+def laddered(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The inverse factor, NaN where no jitter is enough, and the jitter."""
+    inverse = _by_halves(matrix)
     return tf.cond(
         _succeeded(inverse),
         lambda: (inverse, tf.zeros((), matrix.dtype)),
-        lambda: _climb(matrix),
+        lambda: climbed(matrix, 1),
     )
 
 
-def _blocked(matrix: tf.Tensor, levels: int) -> tf.Tensor:
-    """`L⁻¹` by halves.
+def _plain(matrix: tf.Tensor) -> tf.Tensor:
+    """`L⁻¹`; NaN marks an indefinite matrix."""
+    factor = tf.linalg.cholesky(matrix)
+    identity = tf.eye(tf.shape(matrix)[0], dtype=matrix.dtype)
+    return tf.linalg.triangular_solve(factor, identity)
+
+
+def _by_halves(matrix: tf.Tensor) -> tf.Tensor:
+    """`L⁻¹` by halves, each by blocks.
 
     `[[A, ·], [B, C]]` has `L⁻¹ = [[a, 0], [-c b a, c]]`, where `a = chol(A)⁻¹`,
     `b = B aᵀ` and `c = chol(C - b bᵀ)⁻¹`.
 
     TensorFlow factorises and inverts triangles on one core, but multiplies on all:
-    `benchmarks/kare_step.py` measures the gain. NaN marks an indefinite matrix.
+    `benchmarks/kare_step.py` measures the gain.
     """
-    n = tf.shape(matrix)[0]
-    if levels == 0:
-        factor = tf.linalg.cholesky(matrix)
-        return tf.linalg.triangular_solve(factor, tf.eye(n, dtype=matrix.dtype))
-    half = n // 2
-    upper = _blocked(matrix[:half, :half], levels - 1)
+    half = tf.shape(matrix)[0] // 2
+    upper = _by_blocks(matrix[:half, :half])
     b = tf.matmul(matrix[half:, :half], upper, transpose_b=True)
-    rest = matrix[half:, half:] - tf.matmul(b, b, transpose_b=True)
-    lower = _blocked(rest, levels - 1)
+    lower = _by_blocks(matrix[half:, half:] - tf.matmul(b, b, transpose_b=True))
+    return _stacked(upper, b, lower)
+
+
+@TracedOnce
+def _by_blocks(matrix: tf.Tensor) -> tf.Tensor:
+    """The same, a block of rows after another."""
+    n = tf.shape(matrix)[0]
+
+    def add(begin: tf.Tensor, upper: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        rows = matrix[begin : begin + BLOCK, : begin + BLOCK]
+        b = tf.matmul(rows[:, :begin], upper, transpose_b=True)
+        lower = _plain(rows[:, begin:] - tf.matmul(b, b, transpose_b=True))
+        return begin + BLOCK, _stacked(upper, b, lower)
+
+    _, inverse = tf.while_loop(
+        lambda begin, inverse: begin < n,
+        add,
+        (tf.constant(0), tf.zeros((0, 0), matrix.dtype)),
+        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, None])),
+    )
+    return inverse
+
+
+def _stacked(upper: tf.Tensor, b: tf.Tensor, lower: tf.Tensor) -> tf.Tensor:
+    """`[[a, 0], [-c b a, c]]`."""
     corner = -tf.matmul(lower, tf.matmul(b, upper))
-    top = tf.pad(upper, [[0, 0], [0, n - half]])
+    top = tf.pad(upper, [[0, 0], [0, tf.shape(lower)[0]]])
     return tf.concat([top, tf.concat([corner, lower], axis=1)], axis=0)
 
 
@@ -103,7 +164,8 @@ def _succeeded(inverse: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(tf.linalg.diag_part(inverse)))
 
 
-def _climb(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def climbed(matrix: tf.Tensor, first: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """As `laddered`, without blocks, from a step of the ladder on; 0 is without jitter."""
     matrix = tf.debugging.check_numerics(
         matrix,
         "The Gram matrix holds NaN or Inf. At the first step of training, the network's "
@@ -116,31 +178,20 @@ def _climb(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     unit *= tf.constant(np.finfo(matrix.dtype.as_numpy_dtype).eps, matrix.dtype)
 
     def again(step: Any, jitter: Any, inverse: Any) -> Any:
-        jitter = unit * tf.pow(tf.constant(10.0, matrix.dtype), tf.cast(step, matrix.dtype))
-        return step + 1, jitter, _blocked(matrix + jitter * identity, LEVELS)
+        height = tf.pow(tf.constant(10.0, matrix.dtype), tf.cast(step, matrix.dtype))
+        jitter = tf.where(step > 0, unit * height, tf.zeros_like(unit))
+        return step + 1, jitter, _plain(matrix + jitter * identity)
 
     _, jitter, inverse = tf.while_loop(
         lambda step, jitter, inverse: (step <= STEPS) & ~_succeeded(inverse),
         again,
         (
-            tf.constant(1),
+            tf.constant(first),
             tf.zeros((), matrix.dtype),
             tf.fill(tf.shape(matrix), float("nan") * unit),
         ),
     )
-    if tf.executing_eagerly():
-        if not _succeeded(inverse):
-            raise ValueError(f"{_FAILED} Received: jitter up to {float(jitter):.1e}")
-        _say(jitter)
-        return inverse, jitter
-    check = tf.debugging.Assert(
-        _succeeded(inverse),
-        [_FAILED, "jitter up to", jitter],
-    )
-    with tf.control_dependencies([check]):
-        say = tf.py_function(_say, [jitter], [])
-    with tf.control_dependencies([say]):
-        return tf.identity(inverse), tf.identity(jitter)
+    return inverse, jitter
 
 
 def _say(jitter: tf.Tensor) -> None:

@@ -31,7 +31,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
-from keras_kare._linalg import inverse_cholesky, inverse_of, square_of
+from keras_kare._linalg import climbed, inverse_of, laddered, reported, square_of
+from keras_kare._traced_once import TracedOnce
 
 FLOAT64_BELOW = 1e-5
 """Below this fraction of `tr(K)/n`, a float32 ridge is factorised in float64."""
@@ -165,28 +166,44 @@ def regress(
         constant: `ρ`, `(n, 1)`, for an intercept.
     """
     y, gram, ridge = (tf.stop_gradient(t) for t in (y, gram, ridge))
+    given = (y, gram, ridge) if constant is None else (y, gram, ridge, constant)
+    a, b, inverse, jitter = _regression(*given)
+    inverse, _ = reported(inverse, jitter)
+    if not tf.executing_eagerly():
+        a.set_shape(y.shape)
+        b.set_shape(y.shape)
+        inverse.set_shape(gram.shape)
+    return Regression(a, b, inverse)
+
+
+@TracedOnce
+def _regression(
+    y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor, constant: tf.Tensor | None = None
+) -> tuple[tf.Tensor, ...]:
+    """`a`, `b`, `A⁻¹` and the jitter; in float64 where the ridge is too small for less."""
     if constant is not None:
         y = y - constant * mean_of(y, constant)  # P y is the same, with less rounding
 
-    def solve(dtype: tf.DType) -> Regression:
+    def solve(dtype: tf.DType) -> list[tf.Tensor]:
         n = tf.shape(gram)[0]
         system = tf.cast(gram, dtype) / tf.cast(n, dtype)
         system = tf.linalg.set_diag(
             system, tf.linalg.diag_part(system) + tf.cast(ridge, dtype)
         )
-        lower, _ = inverse_cholesky(system)
+        own = dtype == gram.dtype
+        lower, jitter = laddered(system) if own else climbed(system, 0)
         inverse = inverse_of(lower)
         if constant is not None:
             inverse = _less_constant(inverse, tf.cast(constant, dtype))
         a = tf.matmul(inverse, tf.cast(y, dtype))
         b = tf.matmul(inverse, a)
-        return Regression(*(tf.cast(t, gram.dtype) for t in (a, b, inverse)))
+        return [tf.cast(t, gram.dtype) for t in (a, b, inverse, jitter)]
 
     if gram.dtype == tf.float64:
-        return solve(tf.float64)
+        return tuple(solve(tf.float64))
     small = ridge < FLOAT64_BELOW * tf.reduce_mean(tf.linalg.diag_part(gram))
     solved = tf.cond(small, lambda: solve(tf.float64), lambda: solve(gram.dtype))
-    return Regression(*solved)
+    return tuple(solved)
 
 
 def mean_of(y: tf.Tensor, constant: tf.Tensor) -> tf.Tensor:

@@ -113,6 +113,8 @@ class System:
 
     def residual(self, dual: np.ndarray, ridge: float) -> np.ndarray:
         """`|y − (K/n + λI) α| / |y|` of each target, `(c,)`; 0 for targets of zero."""
+        if "gram" in self.__dict__:
+            return relative(self.y - self.gram @ dual / self.rows - ridge * dual, self.y)
         return relative(self.y - self.matmul(dual, ridge), self.y)
 
     def predictor(self, solution: Solution) -> np.ndarray:
