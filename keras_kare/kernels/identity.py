@@ -106,6 +106,72 @@ class Identity:
             self._digest, self._seen = architecture(self._network), seen
         return self._digest
 
+    @property
+    def shared(self) -> str | None:
+        """What networks have in common whose graphs are the same; `None` where unknown.
+
+        Known where all Python is Keras' own: what a user's function reads may be another
+        thing tomorrow.
+        """
+        if not _is_of_keras(self._network):
+            return None
+        return f"{self.digest} {_wiring(self._network)} {_configs(self._network)}"
+
+
+def _is_of_keras(network: keras.layers.Layer) -> bool:
+    """Whether no Python of others takes part, and no loss of a layer's outputs."""
+    for layer in walk(network):
+        if not type(layer).__module__.startswith("keras.") or not layer.built:
+            return False
+        if getattr(layer, "activity_regularizer", None) is not None:
+            return False
+        reader = _Reader()
+        for name, value in vars(layer).items():
+            if _matters(layer, name):
+                reader.of(value)
+        if reader.unread or reader.foreign:
+            return False
+    return True
+
+
+def _wiring(network: keras.layers.Layer) -> str:
+    """Shapes and types of all variables, which of them train, and who has which."""
+    places = {id(v): i for i, v in enumerate(network.variables)}
+    specs = [(tuple(v.shape), v.dtype, v.trainable) for v in network.variables]
+    held = [
+        [places.get(id(v)) for v in layer.variables]
+        + [
+            (name, places.get(id(v)))
+            for name, v in vars(layer).items()
+            if isinstance(v, keras.Variable)
+        ]
+        for layer in walk(network)
+    ]
+    trains = [places[id(v)] for v in network.trainable_variables]
+    return f"{specs}{held}{trains}{keras.config.floatx()}"
+
+
+def _configs(network: keras.layers.Layer) -> str:
+    """What layers of Keras keep in private, but for names and what makes variables."""
+    return json.dumps(
+        [
+            _described(layer.get_config())
+            for layer in walk(network)
+            if not isinstance(layer, keras.Model)
+        ],
+        default=repr,
+    )
+
+
+def _described(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {
+            str(name): _described(value)
+            for name, value in config.items()
+            if name != "name" and not str(name).endswith(_OF_WEIGHTS)
+        }
+    return [_described(v) for v in config] if isinstance(config, list | tuple) else config
+
 
 def architecture(network: keras.layers.Layer) -> str:
     """A hash of a network's layers, their attributes, and how they are connected."""
@@ -174,10 +240,11 @@ class _Reader:
 
     Attributes:
         unread: Whether it met an object that it could not read.
+        foreign: Whether it met Python that is not of Keras, TensorFlow or NumPy.
     """
 
     def __init__(self) -> None:
-        self.unread = False
+        self.unread = self.foreign = False
         self._inside: list[Any] = []
 
     def of(self, value: Any) -> str:
@@ -205,6 +272,8 @@ class _Reader:
             parts = [self.of(part) for part in value]
             return repr(sorted(parts) if isinstance(value, set | frozenset) else parts)
         if isinstance(value, type | types.ModuleType):
+            known = getattr(value, "__module__", "").startswith(("keras.", "tensorflow."))
+            self.foreign = self.foreign or not known
             return f"{getattr(value, '__module__', '')}.{value.__name__}"
         if isinstance(value, functools.partial):
             return f"partial{self.of((value.func, value.args, value.keywords))}"
@@ -237,6 +306,7 @@ class _Reader:
                 if isinstance(bound, type(None) | types.ModuleType)
                 else (f"{name} of {self.of(bound)}")
             )
+        self.foreign = True
         cells = [c.cell_contents for c in function.__closure__ or () if _filled(c)]
         held = (function.__defaults__, function.__kwdefaults__, cells, bound)
         return f"{name}{self._of_code(code)}{self.of(held)}"
@@ -254,6 +324,7 @@ class _Reader:
             return f"{kind}{self.of(_without_name(value.get_config()))}"
         if kind.startswith(("keras.", "tensorflow.")):
             return kind
+        self.foreign = True
         if (held := getattr(value, "__dict__", None)) is None:
             return self.of_unread(value)
         called = vars(type(value)).get("__call__")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -22,10 +21,12 @@ from keras_kare.kernels.row_faults import check_outputs, check_values, shown_by
 from keras_kare.kernels.structured.features import FeatureMap
 from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.probe import make_plan
+from keras_kare.kernels.structured.reasons import warn_of_fallback
 from keras_kare.kernels.structured.refusals import second_derivative
 from keras_kare.kernels.structured.registry import version
+from keras_kare.kernels.structured.synthetic import described
 from keras_kare.kernels.structured.trial import tolerance_of
-from keras_kare.kernels.structured.untouched import untouched, walk
+from keras_kare.kernels.structured.untouched import aside, untouched, walk
 from keras_kare.kernels.work import (
     Runtime,
     Work,
@@ -387,14 +388,15 @@ class NTK(Kernel):
     def _inline(self, verb: str, rows: tuple[Any, ...], extra: Any, dtype: Any) -> Any:
         """In the graph that is being traced; in tiles where a batch would not fit."""
         features = self._feature_map(rows[0], dtype)
+        work = Work(self._runtime, features, self._limit())
         if verb not in ("gram", "cross"):
-            return getattr(features, verb)(*rows, *extra)
+            return work.inline(verb, *rows, *extra)
         sizes = sizes_of(features)
         counts = [keras.tree.flatten(x)[0].shape[0] or self._runtime.rows for x in rows]
         most = max((n for n in counts if n is not None), default=0)
-        limit = self._limit()
+        limit = work.limit
         if sizes.for_gradient(most) <= limit:
-            return getattr(features, verb)(*rows)
+            return work.inline(verb, *rows)
         tile = sizes.gradient_tile(most, limit)
         check_tile(tile, sizes, limit)
         return getattr(Tiled(features, tile), verb)(*rows)
@@ -412,26 +414,45 @@ class NTK(Kernel):
 
     def _plan(self, x: Any) -> Plan:
         """The plan for the network as it is, and the variables that train now."""
-        plans = self._runtime.plans
-        if self._runtime.is_new(self._planned_for()) or self._key() not in plans:
-            # A thread of its own: eager even while a function is being traced, and
-            # out of sight of the caller's tapes and scopes.
-            policy = keras.config.dtype_policy()
+        runtime = self._runtime
+        if runtime.is_new(self._planned_for()) or self._key() not in runtime.plans:
+            runtime.share(self._identify().shared)
+            plan = self._common_plan(x) or self._make_plan(x)
+            runtime.is_new(self._planned_for())  # planning may have built layers,
+            runtime.plans[self._key()] = plan  # and made variables
+            runtime.share(self._identify().shared)
+            if runtime.shares:
+                variables = list(self.network.trainable_variables)
+                runtime.functions.setdefault(self._shape(x), (plan, variables))
+        return runtime.plans[self._key()]
 
-            def make() -> Plan:
-                keras.config.set_dtype_policy(policy)  # each thread has its own
-                return make_plan(self.network, x, self.method, self.outputs)
+    def _make_plan(self, x: Any) -> Plan:
+        def make() -> Plan:
+            return make_plan(self.network, x, self.method, self.outputs)
 
-            with ThreadPoolExecutor(max_workers=1) as thread:
-                plan = thread.submit(make).result()
-            self._runtime.is_new(self._planned_for())  # planning may have built layers,
-            plans[self._key()] = plan  # and made variables
-        return plans[self._key()]
+        plan: Plan = aside(make)
+        return plan
+
+    def _common_plan(self, x: Any) -> Plan | None:
+        """That of a network of the same architecture, if there is one."""
+        if not self._runtime.shares or self._shape(x) not in self._runtime.functions:
+            return None
+        plan, variables = self._runtime.functions[self._shape(x)]
+        plan = plan.of(variables, self.network.trainable_variables)
+        if self.method != "jacobian":
+            warn_of_fallback(plan)
+        return plan
+
+    def _shape(self, x: Any) -> str:
+        return f"plan {self.method} {described(x)!r}"
 
     def architecture(self) -> str:
+        return f"{self.outputs} {self._identify().digest}"
+
+    def _identify(self) -> Identity:
         if self._identity is None:
             self._identity = Identity(self.network)
-        return f"{self.outputs} {self._identity.digest}"
+        return self._identity
 
     def _planned_for(self) -> str:
         return f"{self.architecture()} {version()}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from keras_kare.kernels.plan import Sizes
 from keras_kare.kernels.recompute import Tiled, attach
 from keras_kare.kernels.structured.features import FeatureMap
 from keras_kare.kernels.structured.plan import Plan
-from keras_kare.kernels.structured.untouched import untouched
+from keras_kare.kernels.structured.untouched import aside, untouched, with_weights
 
 
 class Runtime:
@@ -26,6 +28,7 @@ class Runtime:
     def __init__(self) -> None:
         self.plans: dict[tuple[int, ...], Plan] = {}
         self.functions: dict[Any, Any] = {}
+        self.shares = False
         self.rows: int | None = None
         self._architecture: str | None = None
 
@@ -35,14 +38,34 @@ class Runtime:
             return False
         self._architecture = architecture
         self.plans.clear()
-        self.functions.clear()
+        self.functions, self.shares = {}, False
         return True
+
+    def share(self, common: str | None) -> None:
+        """Use what was traced for other networks that have `common` in common, if known."""
+        if common is not None and not tf.distribute.has_strategy():
+            self.functions, self.shares = _common(f"{self._architecture} {common}"), True
 
     def __deepcopy__(self, memo: Any) -> Runtime:
         return Runtime()
 
     def __reduce__(self) -> Any:
         return (Runtime, ())
+
+
+_MOST = 8
+"""Architectures whose traces are kept for the next network of the same."""
+
+_COMMON: OrderedDict[str, dict[Any, Any]] = OrderedDict()
+
+
+def _common(architecture: str) -> dict[Any, Any]:
+    """What has been planned and traced for an architecture, whoever's weights."""
+    found = _COMMON.setdefault(architecture, {})
+    _COMMON.move_to_end(architecture)
+    while len(_COMMON) > _MOST:
+        _COMMON.popitem(last=False)
+    return found
 
 
 class Work:
@@ -58,9 +81,12 @@ class Work:
         self.runtime = runtime
         self.limit = limit
         self.sizes = sizes_of(features)
+        self._network = features.network
         # Of all feature maps that are equal, the one that functions were traced with.
-        key = ("features", features.plan, features.dtype)
-        self.features: FeatureMap = runtime.functions.setdefault(key, features)
+        self._key = (features.plan.origin or features.plan, features.dtype)
+        self.features: FeatureMap = runtime.functions.setdefault(
+            ("features", *self._key), features
+        )
 
     def gram(self, x: Any, out: Any, fingerprint: Callable[[], str]) -> Any:
         """Into a tensor, an array or a file; see `NTK.gram`."""
@@ -191,7 +217,7 @@ class Work:
             tiled = Tiled(FeatureMap(*_arguments(features)), tile)
             return self._call(verb, *rows, upstream, of=tiled, key=tile)
 
-        return attach(values, features.network.trainable_variables, backward)
+        return attach(values, self._network.trainable_variables, backward)
 
     def _call(self, verb: str, *arguments: Any, of: Any = None, key: Any = None) -> Any:
         """A verb of the feature map (or of another object) as a traced function."""
@@ -205,14 +231,47 @@ class Work:
             shape = arguments[-1].shape
             specs[-1] = tf.TensorSpec([None, None, *shape[2:]], arguments[-1].dtype)
         # Nothing else changes what a function of this plan computes.
-        key = (verb, key, self.features.plan, self.features.dtype, repr(specs))
+        key = (verb, key, *self._key, repr(specs))
         functions = self.runtime.functions
         if key not in functions:
             method = getattr(self.features if of is None else of, verb)
+            functions[key] = self._traced(method, specs)
+        return functions[key](self._network, *arguments)
+
+    def inline(self, verb: str, *arguments: Any) -> Any:
+        """A verb in the graph that is being traced, whose weights' gradients flow."""
+        if not self.runtime.shares:
+            return getattr(self.features, verb)(*arguments)
+        found = self._call(verb, *arguments)
+        if verb in ("gram", "cross", "diag"):  # rows may be known here
+            rows = [keras.tree.flatten(x)[0].shape[:1] for x in arguments]
+            rows *= 2 if verb == "gram" else 1
+            known = functools.reduce(tf.TensorShape.concatenate, rows)
+            found.set_shape(known.concatenate(found.shape[len(rows) :]))
+        return found
+
+    def _traced(self, method: Any, specs: list[Any]) -> Callable[..., Any]:
+        """A function of a network, of this architecture, and of the method's arguments."""
+        network = self.features.network
+        if not self.runtime.shares:
             traced = tf.function(method, autograph=False)
-            with untouched(self.features.network):
-                functions[key] = traced.get_concrete_function(*specs)
-        return functions[key](*arguments)
+            with untouched(network):
+                function = traced.get_concrete_function(*specs)
+            return lambda _, *arguments: function(*arguments)
+
+        def of_weights(weights: list[tf.Tensor], *arguments: Any) -> Any:
+            with with_weights(network, weights):
+                return method(*arguments)
+
+        traced = tf.function(of_weights, autograph=False)
+        given = [tf.TensorSpec(v.shape, v.dtype) for v in network.variables]
+        shared = aside(lambda: traced.get_concrete_function(given, *specs))
+
+        def call(other: keras.Model, *arguments: Any) -> Any:
+            weights = [tf.convert_to_tensor(v.value) for v in other.variables]
+            return shared(weights, *arguments)
+
+        return call
 
 
 class _Engine:

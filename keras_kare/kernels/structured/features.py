@@ -264,7 +264,8 @@ class FeatureMap:
     ) -> tf.Tensor:
         """`J w` as the derivative of `uᵀ J w`, which is linear in `u`."""
         with tf.GradientTape() as outer:
-            with tf.GradientTape() as inner:
+            with tf.GradientTape(watch_accessed_variables=False) as inner:
+                inner.watch(primals)
                 f = run(self.network, x)
             u = tf.zeros_like(f)
             outer.watch(u)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field, replace
 
 import keras
 
@@ -41,6 +41,8 @@ class Plan:
         outputs: Number of outputs of the network.
         shares: What each group of variables costs.
         footprint: Bytes that the forward and the backward pass hold, a row.
+        origin: The plan of another network of the same architecture that this is a copy
+            of. What was traced for one serves the other.
     """
 
     structured: tuple[keras.Variable, ...]
@@ -51,10 +53,28 @@ class Plan:
     outputs: int = 1
     shares: tuple[PlannedShare, ...] = ()
     footprint: float = 0.0
+    origin: Plan | None = None
     _ids: frozenset[int] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_ids", frozenset(id(v) for v in self.structured))
+
+    def of(
+        self, variables: Sequence[keras.Variable], others: Sequence[keras.Variable]
+    ) -> Plan:
+        """The same of another network, where `others` are in the places of `variables`."""
+        place = {id(v): other for v, other in zip(variables, others, strict=True)}
+
+        def moved(group: tuple[keras.Variable, ...]) -> tuple[keras.Variable, ...]:
+            return tuple(place[id(v)] for v in group)
+
+        return replace(
+            self,
+            structured=moved(self.structured),
+            jacobian=moved(self.jacobian),
+            shares=tuple(replace(s, variables=moved(s.variables)) for s in self.shares),
+            origin=self.origin or self,
+        )
 
     def wanted(self, layer: keras.layers.Layer) -> bool:
         """Whether the layer holds a structured variable."""

@@ -164,12 +164,19 @@ class Roads:
 
     def _marked(self) -> list[tuple[tf.Tensor, int]]:
         """These, and each variable's mark."""
-        handles = {id(v.value.handle): 1 << i for i, v in enumerate(self.variables)}
-        return [
-            (inner, handles[key])
-            for outer, inner in getattr(self.graph, "captures", ())
-            if (key := id(_origin(outer))) in handles
-        ]
+        found, elsewhere = [], {}
+        for i, v in enumerate(self.variables):
+            value = v.value
+            if not tf.is_symbolic_tensor(value):
+                elsewhere[id(value.handle)] = 1 << i
+            elif value.graph is self.graph:  # an argument
+                found.append((value, 1 << i))
+            else:
+                elsewhere[id(_origin(value))] = 1 << i
+        for outer, inner in getattr(self.graph, "captures", ()):
+            if (key := id(_origin(outer))) in elsewhere:
+                found.append((inner, elsewhere[key]))
+        return found
 
 
 def _union(marks: Iterable[int]) -> int:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import keras
@@ -75,6 +76,36 @@ def untouched(network: keras.layers.Layer) -> Iterator[keras.StatelessScope]:
                 yield scope
         finally:
             _ACTIVE.scope = None
+
+
+@contextlib.contextmanager
+def with_weights(network: keras.layers.Layer, weights: list[tf.Tensor]) -> Iterator[None]:
+    """As `untouched`, while the network's variables have the values of these tensors."""
+    mapping = list(zip(network.variables, weights, strict=True))
+    outer = getattr(_ACTIVE, "scope", None)
+    with restored(network):
+        try:
+            with keras.StatelessScope(mapping, collect_losses=True) as scope:
+                _ACTIVE.scope = scope
+                yield
+        finally:
+            _ACTIVE.scope = outer
+
+
+def aside(work: Callable[[], Any]) -> Any:
+    """The result of `work`, done in a thread of its own.
+
+    Eager even while a function is being traced, and out of sight of the caller's tapes and
+    scopes.
+    """
+    policy = keras.config.dtype_policy()
+
+    def with_policy() -> Any:
+        keras.config.set_dtype_policy(policy)  # each thread has its own
+        return work()
+
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(with_policy).result()
 
 
 Saved = tuple[dict[str, Any], list[tuple[Any, Any]]]

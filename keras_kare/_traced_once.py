@@ -1,0 +1,35 @@
+"""Functions of tensors that no network is part of: traced once a process.
+
+A training step, a loss and a solver need the same factorisation whatever the network. Its
+graph is made once for each set of types, for any sizes, and called from there on.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+
+class TracedOnce:
+    """A function of tensors whose types and ranks alone decide what is traced.
+
+    Args:
+        function: Takes tensors, returns tensors; reads nothing else.
+    """
+
+    def __init__(self, function: Callable[..., Any]):
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._traces: dict[Any, Any] = {}
+
+    def __call__(self, *arguments: tf.Tensor) -> Any:
+        key = tuple((t.dtype, t.shape.rank) for t in arguments)
+        if key not in self._traces:
+            specs = [tf.TensorSpec([None] * rank, dtype) for dtype, rank in key]
+            with tf.init_scope():  # it belongs to no graph that is being traced
+                traced = tf.function(self._function, autograph=False)
+                self._traces[key] = traced.get_concrete_function(*specs)
+        return self._traces[key](*arguments)
