@@ -177,6 +177,7 @@ def test_settings_of_functions_are_where_we_think():
     """`of_our_own` copies a `tf.function` with its settings, but not its cache."""
     function = tf.function(lambda x: x + 1.0, autograph=False, jit_compile=True)
     function(tf.constant(1.0))
+    assert len(function._list_all_concrete_functions()) == 1, "TensorFlow moved its traces"
     copy = of_our_own(function)
     assert copy.experimental_get_tracing_count() == 0, "TensorFlow moved `_clone`"
     assert copy.python_function is function.python_function

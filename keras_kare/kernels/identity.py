@@ -115,7 +115,11 @@ class Identity:
         """
         if not _is_of_keras(self._network):
             return None
-        return f"{self.digest} {_wiring(self._network)} {_configs(self._network)}"
+        try:
+            configs = _configs(self._network)
+        except (NotImplementedError, TypeError, ValueError):  # Keras cannot write it
+            return None
+        return f"{self.digest} {_wiring(self._network)} {configs}"
 
 
 def _is_of_keras(network: keras.layers.Layer) -> bool:

@@ -24,6 +24,7 @@ from keras_kare.kernels.structured.registry import registered, rule_for
 from keras_kare.kernels.structured.rule import MakeFactor
 from keras_kare.kernels.structured.untouched import (
     Function,
+    from_its_cache,
     is_of_libraries,
     of_our_own,
 )
@@ -63,7 +64,10 @@ class Recorder:
     Attributes:
         sites: What was watched.
         functions: Whether the network called a `tf.function` of its author's.
+        as_called: Whether these do what they were traced for, not what their Python says.
     """
+
+    as_called = False
 
     def __init__(
         self, tape: tf.GradientTape | None, wanted: Callable[[keras.layers.Layer], bool]
@@ -153,6 +157,12 @@ class Unruled(Recorder):
         return original(layer, *args, **kwargs)
 
 
+class AsCalled(Unruled):
+    """As Keras runs the network: a `tf.function` that has a trace uses it."""
+
+    as_called = True
+
+
 def run(network: keras.Model, x: Any, recorder: Recorder | None = None) -> tf.Tensor:
     """The network's outputs, `(n, c)`, its layers shown to `recorder`.
 
@@ -185,6 +195,10 @@ def _without_its_cache(original: Callable[..., Any]) -> Callable[..., Any]:
         if recorder is None:
             return original(function, *args, **kwargs)
         recorder.functions |= not is_of_libraries(function.python_function)
+        if recorder.as_called:
+            found = from_its_cache(function, args, kwargs)
+            if found is not NotImplemented:
+                return found
         own = of_our_own(function)
         if isinstance(own, Function):
             return original(own, *args, **kwargs)

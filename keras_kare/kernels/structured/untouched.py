@@ -181,6 +181,16 @@ def of_our_own(function: Any) -> Any:
     return copy
 
 
+def from_its_cache(function: Any, args: Any, kwargs: Any) -> Any:
+    """What a trace that a `tf.function` has makes of arguments, or `NotImplemented`."""
+    for trace in function._list_all_concrete_functions():
+        try:
+            return trace(*args, **kwargs)
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError):
+            continue  # it was made for others
+    return NotImplemented
+
+
 def is_of_libraries(function: Any) -> bool:
     """Whether Keras or TensorFlow wrote a function."""
     module = getattr(function, "__module__", None) or ""
