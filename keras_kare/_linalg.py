@@ -11,6 +11,9 @@ import tensorflow as tf
 from keras_kare._traced_once import TracedOnce
 
 STEPS = 8
+SMALL = 256
+"""Rows up to which blocks gain nothing."""
+
 BLOCK = 128
 """Rows that are factorised at a time."""
 
@@ -71,7 +74,9 @@ def reported(inverse: tf.Tensor, jitter: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
 @TracedOnce
 def laddered(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The inverse factor, NaN where no jitter is enough, and the jitter."""
-    inverse = _by_halves(matrix)
+    inverse = tf.cond(
+        tf.shape(matrix)[0] <= SMALL, lambda: _plain(matrix), lambda: _by_halves(matrix)
+    )
     return tf.cond(
         _succeeded(inverse),
         lambda: (inverse, tf.zeros((), matrix.dtype)),
