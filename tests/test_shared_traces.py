@@ -1,0 +1,265 @@
+"""Networks of one architecture use the same plans and traces, each with its own weights."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+import weakref
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import keras_kare as kk
+from keras_kare.kernels import ntk as ntk_module
+from keras_kare.kernels import work as work_module
+
+layers = keras.layers
+
+
+@pytest.fixture(autouse=True)
+def _nothing_kept():
+    work_module._COMMON.clear()
+    yield
+    work_module._COMMON.clear()
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Networks for which a plan was made."""
+    found = []
+    make = ntk_module.make_plan
+
+    def counted(network, *arguments):
+        found.append(network.name)
+        return make(network, *arguments)
+
+    monkeypatch.setattr(ntk_module, "make_plan", counted)
+    return found
+
+
+def mlp(seed, activation="tanh", width=5, **kwargs):
+    keras.utils.set_random_seed(seed)
+    hidden = layers.Dense(width, activation, bias_initializer="normal", **kwargs)
+    return keras.Sequential([keras.Input((3,)), hidden, layers.Dense(2)])
+
+
+def normalised(seed):
+    keras.utils.set_random_seed(seed)
+    x = keras.Input((3,))
+    h = layers.BatchNormalization()(layers.Dense(4, "gelu")(x))
+    network = keras.Model(x, layers.Dense(2)(layers.Concatenate()([h, x])))
+    rng = np.random.default_rng(seed)
+    network.set_weights([0.5 + rng.uniform(size=w.shape) for w in network.get_weights()])
+    return network
+
+
+def convolutional(seed):
+    keras.utils.set_random_seed(seed)
+    parts = [layers.Reshape((3, 1)), layers.Conv1D(2, 2, activation="relu")]
+    return keras.Sequential([keras.Input((3,)), *parts, layers.Flatten(), layers.Dense(2)])
+
+
+MAKERS = [mlp, normalised, convolutional]
+
+
+@pytest.fixture
+def x():
+    return np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
+
+
+def plain(network, verb, *arguments, **kwargs):
+    kernel = kk.kernels.NTK(network, method="jacobian", **kwargs)
+    return np.asarray(getattr(kernel, verb)(*arguments))
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("outputs", ["sum", "trace", "full"])
+def test_each_with_its_own_weights(make, outputs, x, made):
+    for seed in range(3):
+        kernel = kk.kernels.NTK(make(seed), outputs)
+        for verb, rows in (("gram", (x,)), ("cross", (x[:4], x)), ("diag", (x,))):
+            expected = plain(kernel.network, verb, *rows, outputs=outputs)
+            found = np.asarray(getattr(kernel, verb)(*rows))
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    assert len(made) == 2  # of the rules, and of the plain definition
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_products(make, x):
+    v = np.random.default_rng(1).normal(size=(6, 2)).astype("float32")
+    for seed in range(2):
+        kernel = kk.kernels.NTK(make(seed))
+        found = np.asarray(kernel.jvp(x, kernel.vjp(x, v)))
+        np.testing.assert_allclose(found, plain(kernel.network, "gram", x) @ v, 1e-3, 1e-4)
+        one = np.asarray(kernel.jvp(x, kernel.vjp(x, v[:, :1])))
+        np.testing.assert_allclose(one, found[:, :1], 1e-3, 1e-4)
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_gradients(make, x):
+    """In a graph and outside of it, by the variables of the network that was asked."""
+    upstream = np.random.default_rng(2).normal(size=(6, 6)).astype("float32")
+
+    def gradients(kernel):
+        variables = [v.value for v in kernel.trainable_variables]
+        with tf.GradientTape() as tape:
+            value = tf.reduce_sum(kernel.gram(tf.constant(x)) * upstream)
+        return tape.gradient(value, variables, unconnected_gradients="zero")
+
+    for seed in range(2):
+        network = make(seed)
+        kernel = kk.kernels.NTK(network)
+        expected = gradients(kk.kernels.NTK(network, method="jacobian"))
+        in_graph = tf.function(lambda kernel=kernel: gradients(kernel), autograph=False)()
+        for found in (gradients(kernel), in_graph):
+            for g, e in zip(found, expected, strict=True):
+                np.testing.assert_allclose(g, e, rtol=2e-3, atol=2e-3)
+
+
+def test_models_train_apart(x, made):
+    y = np.sign(x[:, :1])
+    machines = {}
+    for seed in (0, 1, 0):
+        model = kk.KAREModel(mlp(seed), head=kk.NTKRidgeHead(ridge=0.1))
+        model.compile(keras.optimizers.SGD(0.1), "kare")
+        model.fit(x, y, epochs=3, verbose=0, shuffle=False)
+        loss, weights = model.history.history["loss"], model.network.get_weights()
+        assert loss[-1] < loss[0]
+        again = machines.setdefault(seed, (loss, weights, model.predict(x, verbose=0)))
+        np.testing.assert_array_equal(again[0], loss)
+        for a, b in zip(again[1], weights, strict=True):
+            np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(again[2], model.predict(x, verbose=0))
+    assert len(made) == 1
+
+
+def other_activation():
+    return mlp(1, "gelu")
+
+
+def other_width():
+    return mlp(1, width=6)
+
+
+def other_type():
+    return mlp(1, dtype="float64")
+
+
+def frozen():
+    network = mlp(1)
+    network.layers[0].trainable = False
+    return network
+
+
+def twice():
+    """As many layers, of the same shapes, but one of them used two times."""
+    x = keras.Input((3,))
+    dense = layers.Dense(3, "tanh")
+    return keras.Model(x, layers.Dense(2)(dense(dense(x))))
+
+
+def once():
+    x = keras.Input((3,))
+    dense, other = layers.Dense(3, "tanh"), layers.Dense(3, "tanh")
+    return keras.Model(x, layers.Dense(2)(other(dense(x))))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (lambda: mlp(0), other_activation),
+        (lambda: mlp(0), other_width),
+        (lambda: mlp(0), other_type),
+        (lambda: mlp(0), frozen),
+        (once, twice),
+    ],
+)
+def test_others_are_planned_anew(one, other, x, made):
+    for make in (one, other):
+        network = make()
+        kernel = kk.kernels.NTK(network)
+        found = np.asarray(kernel.gram(x))
+        np.testing.assert_allclose(found, plain(network, "gram", x), rtol=1e-4, atol=1e-5)
+    assert len(made) == 4
+
+
+class Scaled(layers.Layer):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+    def call(self, x):
+        return x * FACTORS[self.factor]
+
+
+FACTORS = {"one": 1.0}
+
+
+def with_own_layer():
+    return keras.Sequential([keras.Input((3,)), layers.Dense(4), Scaled("one")])
+
+
+def with_own_function():
+    return keras.Sequential(
+        [keras.Input((3,)), layers.Dense(4, lambda h: h * FACTORS["one"]), layers.Dense(1)]
+    )
+
+
+@pytest.mark.parametrize("make", [with_own_layer, with_own_function])
+def test_what_users_wrote_is_traced_each_time(make, x, monkeypatch):
+    """What their Python reads may have changed since."""
+    first = np.asarray(kk.kernels.NTK(make()).gram(x))
+    assert np.all(np.isfinite(first))
+    monkeypatch.setitem(FACTORS, "one", 2.0)
+    network = make()
+    found = np.asarray(kk.kernels.NTK(network).gram(x))
+    np.testing.assert_allclose(found, plain(network, "gram", x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_fallback_is_announced_for_each(x):
+    for seed in range(2):
+        keras.utils.set_random_seed(seed)
+        network = keras.Sequential(
+            [
+                keras.Input((3,)),
+                layers.Reshape((1, 3)),
+                layers.SpectralNormalization(layers.Dense(4)),
+                layers.Flatten(),
+                layers.Dense(1),
+            ]
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            kernel = kk.kernels.NTK(network)
+            kernel.check(x)
+        paths = {
+            v for layer in kernel.plan(x).layers if layer.fallback for v in layer.variables
+        }
+        said = " ".join(str(w.message) for w in caught)
+        assert all(path in said for path in paths)
+
+
+def test_activity_regularisers_count_in_every_model(x):
+    y = np.sign(x[:, :1])
+    losses = []
+    for strength in (0.0, 1.0, 1.0):
+        network = mlp(0, activity_regularizer=keras.regularizers.L2(strength))
+        model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=0.1))
+        model.compile(keras.optimizers.SGD(0.0), "kare")
+        losses.append(model.fit(x, y, verbose=0).history["loss"][0])
+    assert losses[1] > losses[0] + 0.01
+    assert losses[2] == pytest.approx(losses[1])
+
+
+def test_few_architectures_are_kept(x):
+    networks = []
+    for width in range(2, 2 + 3 * work_module._MOST):
+        network = mlp(0, width=width)
+        kk.kernels.NTK(network).check(x)
+        networks.append(weakref.ref(network))
+        del network
+    assert len(work_module._COMMON) == work_module._MOST
+    gc.collect()
+    assert sum(ref() is not None for ref in networks) <= work_module._MOST + 1
