@@ -23,19 +23,24 @@ export KERAS_BACKEND = tensorflow
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[$(EXTRAS)]'
+	touch $(VENV)/.quickstart $@
+
+$(VENV)/.quickstart: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[quickstart]'
 	touch $@
 
-quickstart: $(VENV)/.installed
+quickstart: $(VENV)/.quickstart
 	$(BIN)/python tutorials/quickstart.py
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
 coverage: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=95
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --cov --cov-report=term --cov-fail-under=95
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -45,7 +50,7 @@ lint: $(VENV)/.installed
 test-oldest:
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install -q --disable-pip-version-check -c tests/oldest.txt -e '.[test]'
-	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist loadfile
+	.venv-oldest/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 experiments: $(VENV)/.installed
 	$(BIN)/python -m keras_kare.experiments simulation

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core
+    for _name in ("OMP_NUM_THREADS", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS"):
+        os.environ.setdefault(_name, "1")
 
 import keras
 import numpy as np
 import pytest
 
 keras.utils.disable_interactive_logging()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_kept() -> Iterator[None]:
+    """Memory of a worker stays that of the largest file of tests."""
+    yield
+    keras.utils.clear_session(free_memory=False)
+    gc.collect()
 
 
 def _folder(variable: str) -> Path:

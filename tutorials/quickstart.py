@@ -10,11 +10,39 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
+import sys
+import threading
 import time
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+BANNER = re.compile(
+    rb"[IWE]\d{4} \d\d:\d\d|WARNING: All log messages before absl|To enable the following"
+)
+"""How the lines begin that TensorFlow writes about the machine, which bury a table."""
+
+
+def without_banner() -> None:
+    """Leave such lines out of what this process writes to its standard error."""
+    sys.stderr.flush()
+    shown, (end, begin) = os.dup(2), os.pipe()
+    os.dup2(begin, 2)
+    os.close(begin)
+
+    def pass_on() -> None:
+        with os.fdopen(end, "rb") as lines:
+            for line in lines:
+                if not BANNER.match(line):
+                    os.write(shown, line)
+
+    threading.Thread(target=pass_on, daemon=True).start()
+
+
+if __name__ == "__main__":
+    without_banner()
 
 import keras
 import matplotlib
