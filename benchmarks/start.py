@@ -26,6 +26,7 @@ import measure
 import numpy as np
 
 import keras_kare as kk
+from keras_kare.models.descent import Descent
 
 ROWS = 100
 layers = keras.layers
@@ -167,6 +168,19 @@ def measure_iris(case: str, profile: bool) -> dict[str, float]:
     return found
 
 
+def measure_steps(case: str, profile: bool) -> dict[str, float]:
+    """100 full batches: epochs of `fit`, and steps of one `Descent`, in one graph."""
+    make = NETWORKS[case]
+    kare_fit(make, False)
+    found = {"epochs": kare_fit(make, False, 101) - kare_fit(make, False)}
+    kernel = kk.kernels.NTK(make())
+    x, y = rows(kernel.network)
+    descent = Descent(kernel, kk.losses.KARE(0.1), keras.optimizers.SGD())
+    descent.run(x, y, 1e-3, 1)
+    found["steps"] = cpu(lambda: descent.run(x, y, 1e-3, 100))
+    return found
+
+
 def resident_megabytes() -> float:
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * 4096 / 2**20
@@ -197,6 +211,7 @@ TABLES: dict[str, tuple[Callable[[str, bool], dict[str, float]], list[str]]] = {
     "validated": (measure_validated, ["dense", "cnn", "lstm"]),
     "gram": (measure_gram, ["dense", "cnn", "lstm"]),
     "check": (measure_check, ["dense", "cnn", "lstm", "lstm200"]),
+    "steps": (measure_steps, ["dense"]),
     "iris": (measure_iris, ["iris"]),
     "memory": (measure_memory, ["dense"]),
 }

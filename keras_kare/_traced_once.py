@@ -29,7 +29,11 @@ class TracedOnce:
         key = tuple((t.dtype, t.shape.rank) for t in arguments)
         if key not in self._traces:
             specs = [tf.TensorSpec([None] * rank, dtype) for dtype, rank in key]
-            with tf.init_scope():  # it belongs to no graph that is being traced
-                traced = tf.function(self._function, autograph=False)
-                self._traces[key] = traced.get_concrete_function(*specs)
+            self._traces[key] = traced(self._function, *specs)
         return self._traces[key](*arguments)
+
+
+def traced(function: Callable[..., Any], *specs: tf.TensorSpec) -> Callable[..., Any]:
+    """A function of tensors as a graph of its own, part of none that is being traced."""
+    with tf.init_scope():
+        return tf.function(function, autograph=False).get_concrete_function(*specs)

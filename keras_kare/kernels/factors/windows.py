@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import tensorflow as tf
+
+from keras_kare._traced_once import traced
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,14 @@ class Windows:
             x: Inputs, channels last.
             count: Number of windows along each axis.
         """
-        seen = [self.tap(x, count, tap) for tap in self._taps()]
+        shape = x.shape[1:]
+        if self.taps > 1 and shape.is_fully_defined() and _known(count):
+            return _stacked(self, x.dtype, tuple(shape), tuple(count))(x)
+        return self.beside(x, count)
+
+    def beside(self, x: tf.Tensor, count: Sequence[Any]) -> tf.Tensor:
+        """The same, tap by tap in the graph that is being traced."""
+        seen = self.each(x, count)
         return seen[0] if len(seen) == 1 else tf.concat(seen, axis=-1)
 
     def each(self, x: tf.Tensor, count: Sequence[Any]) -> list[tf.Tensor]:
@@ -97,6 +107,26 @@ class Windows:
         return _at_least_zero((count - 1) * s + (k - 1) * d + 1 - length) // 2
 
 
+_KEPT = 256
+"""Geometries whose graphs are kept: of each, one serves all layers, plans and traces."""
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _stacked(
+    windows: Windows, dtype: tf.DType, shape: tuple[int, ...], count: tuple[int, ...]
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    rows = tf.TensorSpec([None, *shape], dtype)
+    return traced(lambda x: windows.beside(x, count), rows)
+
+
+@functools.lru_cache(maxsize=_KEPT)
+def _products(
+    windows: Windows, dtype: tf.DType, x: tuple[int, ...], b: tuple[int, ...]
+) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    specs = [tf.TensorSpec([None, *shape], dtype) for shape in (x, b)]
+    return traced(lambda x, b: _outer_products(windows, x, b), *specs)
+
+
 CHUNK = 2**20
 """Numbers in an array of windows that is made at a time: few enough for a cache."""
 
@@ -115,6 +145,10 @@ def outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     Returns:
         `(n, q, taps * p)`.
     """
+    return _products(windows, x.dtype, tuple(x.shape[1:]), tuple(b.shape[1:]))(x, b)
+
+
+def _outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     count, q = b.shape[1:-1], b.shape[-1]
     # Shifting `b` along the first axis, and `x` along the others, makes squarer products
     # than all windows of `x`, and mostly takes fewer numbers: not where `x` is narrow.
@@ -132,7 +166,7 @@ def outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     n = tf.shape(x)[0]
 
     def seen(x: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(rest.stacked(x, grid), (-1, steps, size))
+        return tf.reshape(rest.beside(x, grid), (-1, steps, size))
 
     def shifted(b: tf.Tensor) -> tf.Tensor:
         moved = windows.shifted(b, x.shape[1]) if shifts > 1 else b
@@ -249,6 +283,11 @@ def _spread(x: tf.Tensor, axis: int, step: int) -> tf.Tensor:
 def _length(x: tf.Tensor, axis: int) -> Any:
     """Length of an axis: a number, or a tensor where it is not known while tracing."""
     return tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
+
+
+def _known(count: Sequence[Any]) -> bool:
+    """Whether all of these lengths are numbers."""
+    return all(isinstance(c, int) for c in count)
 
 
 def _at_least_zero(value: Any) -> Any:
