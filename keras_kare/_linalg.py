@@ -11,11 +11,8 @@ import tensorflow as tf
 from keras_kare._traced_once import TracedOnce
 
 STEPS = 8
-SMALL = 256
-"""Rows up to which blocks gain nothing."""
-
-BLOCK = 128
-"""Rows that are factorised at a time."""
+LEVELS = 3
+"""How often a matrix is halved."""
 
 _FAILED = (
     "K/n + z I is not positive definite, even with jitter on its diagonal. Use a larger "
@@ -74,9 +71,7 @@ def reported(inverse: tf.Tensor, jitter: tf.Tensor) -> tuple[tf.Tensor, tf.Tenso
 @TracedOnce
 def laddered(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """The inverse factor, NaN where no jitter is enough, and the jitter."""
-    inverse = tf.cond(
-        tf.shape(matrix)[0] <= SMALL, lambda: _plain(matrix), lambda: _by_halves(matrix)
-    )
+    inverse = _by_halves(matrix)
     return tf.cond(
         _succeeded(inverse),
         lambda: (inverse, tf.zeros((), matrix.dtype)),
@@ -91,8 +86,8 @@ def _plain(matrix: tf.Tensor) -> tf.Tensor:
     return tf.linalg.triangular_solve(factor, identity)
 
 
-def _by_halves(matrix: tf.Tensor) -> tf.Tensor:
-    """`L⁻¹` by halves, each by blocks.
+def _halved(levels: int) -> TracedOnce:
+    """`L⁻¹` by halves, each by halves.
 
     `[[A, ·], [B, C]]` has `L⁻¹ = [[a, 0], [-c b a, c]]`, where `a = chol(A)⁻¹`,
     `b = B aᵀ` and `c = chol(C - b bᵀ)⁻¹`.
@@ -100,38 +95,22 @@ def _by_halves(matrix: tf.Tensor) -> tf.Tensor:
     TensorFlow factorises and inverts triangles on one core, but multiplies on all:
     `benchmarks/kare_step.py` measures the gain.
     """
-    half = tf.shape(matrix)[0] // 2
-    upper = _by_blocks(matrix[:half, :half])
-    b = tf.matmul(matrix[half:, :half], upper, transpose_b=True)
-    lower = _by_blocks(matrix[half:, half:] - tf.matmul(b, b, transpose_b=True))
-    return _stacked(upper, b, lower)
+    inner = _halved(levels - 1) if levels > 1 else _plain
+
+    def halves(matrix: tf.Tensor) -> tf.Tensor:
+        n = tf.shape(matrix)[0]
+        half = n // 2
+        upper = inner(matrix[:half, :half])
+        b = tf.matmul(matrix[half:, :half], upper, transpose_b=True)
+        lower = inner(matrix[half:, half:] - tf.matmul(b, b, transpose_b=True))
+        corner = -tf.matmul(lower, tf.matmul(b, upper))
+        top = tf.pad(upper, [[0, 0], [0, n - half]])
+        return tf.concat([top, tf.concat([corner, lower], axis=1)], axis=0)
+
+    return TracedOnce(halves)
 
 
-@TracedOnce
-def _by_blocks(matrix: tf.Tensor) -> tf.Tensor:
-    """The same, a block of rows after another."""
-    n = tf.shape(matrix)[0]
-
-    def add(begin: tf.Tensor, upper: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = matrix[begin : begin + BLOCK, : begin + BLOCK]
-        b = tf.matmul(rows[:, :begin], upper, transpose_b=True)
-        lower = _plain(rows[:, begin:] - tf.matmul(b, b, transpose_b=True))
-        return begin + BLOCK, _stacked(upper, b, lower)
-
-    _, inverse = tf.while_loop(
-        lambda begin, inverse: begin < n,
-        add,
-        (tf.constant(0), tf.zeros((0, 0), matrix.dtype)),
-        shape_invariants=(tf.TensorShape([]), tf.TensorShape([None, None])),
-    )
-    return inverse
-
-
-def _stacked(upper: tf.Tensor, b: tf.Tensor, lower: tf.Tensor) -> tf.Tensor:
-    """`[[a, 0], [-c b a, c]]`."""
-    corner = -tf.matmul(lower, tf.matmul(b, upper))
-    top = tf.pad(upper, [[0, 0], [0, tf.shape(lower)[0]]])
-    return tf.concat([top, tf.concat([corner, lower], axis=1)], axis=0)
+_by_halves = _halved(LEVELS)
 
 
 def inverse_of(lower: tf.Tensor) -> tf.Tensor:

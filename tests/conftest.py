@@ -20,9 +20,11 @@ keras.utils.disable_interactive_logging()
 
 @pytest.fixture(scope="module", autouse=True)
 def _nothing_kept() -> Iterator[None]:
-    """Memory of a worker stays that of the largest file of tests."""
+    """Memory of a worker stays that of the largest file of tests.
+
+    (Keras' `clear_session` would also forget types and logging that tests have set.)
+    """
     yield
-    keras.utils.clear_session(free_memory=False)
     gc.collect()
 
 

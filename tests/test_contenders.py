@@ -105,7 +105,8 @@ def test_kernel_ridge_agrees_with_dense_solves(
         expected = definition(name, x, labels, classes, x_test, configuration["bandwidth"])
         assert list(path) == list(expected)
         for ridge, scores in path.items():
-            np.testing.assert_allclose(scores, expected[ridge], rtol=1e-8, atol=1e-8)
+            # the smallest ridge leaves eight digits, whatever order threads add in
+            np.testing.assert_allclose(scores, expected[ridge], rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", KERNELS)
