@@ -218,6 +218,33 @@ def test_what_users_wrote_is_traced_each_time(make, x, monkeypatch):
     np.testing.assert_allclose(found, plain(network, "gram", x), rtol=1e-4, atol=1e-5)
 
 
+def freeze(network):
+    network.layers[0].trainable = False
+
+
+def activate(network):
+    network.layers[0].activation = keras.activations.relu
+
+
+@pytest.mark.parametrize("change", [freeze, activate])
+@pytest.mark.parametrize("dropped", [False, True])
+def test_what_becomes_of_the_first_network_is_its_own_affair(change, dropped, x):
+    """The second asks for what nobody has traced before."""
+    v = np.random.default_rng(1).normal(size=(6, 2)).astype("float32")
+    first, second = mlp(0), mlp(1)
+    kk.kernels.NTK(first).gram(x)
+    change(first)
+    if dropped:
+        del first
+        gc.collect()
+    kernel = kk.kernels.NTK(second)
+    expected = plain(second, "gram", x)
+    np.testing.assert_allclose(kernel.gram(x, dtype="float64"), expected, 1e-4, 1e-5)
+    weights = kernel.vjp(x, v)
+    assert [w.shape[2:] for w in weights] == [v.shape for v in second.trainable_variables]
+    np.testing.assert_allclose(kernel.jvp(x, weights), expected @ v, 1e-3, 1e-4)
+
+
 def test_a_fallback_is_announced_for_each(x):
     for seed in range(2):
         keras.utils.set_random_seed(seed)

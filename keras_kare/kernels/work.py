@@ -82,11 +82,10 @@ class Work:
         self.limit = limit
         self.sizes = sizes_of(features)
         self._network = features.network
-        # Of all feature maps that are equal, the one that functions were traced with.
         self._key = (features.plan.origin or features.plan, features.dtype)
-        self.features: FeatureMap = runtime.functions.setdefault(
-            ("features", *self._key), features
-        )
+        self.features = features
+        # Of all feature maps that are equal, functions may be traced with different ones.
+        features.layouts = runtime.functions.setdefault(("layouts", *self._key), {})
 
     def gram(self, x: Any, out: Any, fingerprint: Callable[[], str]) -> Any:
         """Into a tensor, an array or a file; see `NTK.gram`."""

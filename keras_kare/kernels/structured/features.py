@@ -31,8 +31,8 @@ class FeatureMap:
         self.plan = plan
         self.outputs = outputs
         self.dtype = dtype
-        self._like: list[Factor] = []
-        self._held: list[Factor] = []
+        # How `parts` and `held` lay out their factors, once they have been traced.
+        self.layouts: dict[str, list[Factor]] = {}
         # Per-example gradients are as exact as the network's passes are; only what
         # sums over them needs more.
         exact = any(v.dtype == "float64" for v in network.trainable_variables)
@@ -79,8 +79,8 @@ class FeatureMap:
 
     def parts(self, x: Any) -> list[list[tf.Tensor]]:
         """The arrays of `factors(x)`: what is held of these rows, a list a factor."""
-        self._like = self.factors(x)
-        return [factor.parts() for factor in self._like]
+        self.layouts["parts"] = self.factors(x)
+        return [factor.parts() for factor in self.layouts["parts"]]
 
     def signature(self, x: Any) -> list[list[tf.TensorSpec]]:
         """Shapes and types of `parts(x)`, without computing them."""
@@ -95,13 +95,13 @@ class FeatureMap:
 
     def gram_of_parts(self, parts: list[list[tf.Tensor]]) -> tf.Tensor:
         """Kernel values between all rows of what `parts` returned."""
-        return self.symmetric(self.gram_of(self._factors_of(parts, self._like)))
+        return self.symmetric(self.gram_of(self._factors_of(parts, self.layouts["parts"])))
 
     def cross_of_parts(
         self, parts: list[list[tf.Tensor]], others: list[list[tf.Tensor]]
     ) -> tf.Tensor:
         """Kernel values between the rows of two results of `parts`."""
-        like = self._like
+        like = self.layouts["parts"]
         return self.cross_of(self._factors_of(parts, like), self._factors_of(others, like))
 
     def _factors_of(self, parts: list[list[tf.Tensor]], like: list[Factor]) -> list[Factor]:
@@ -153,18 +153,18 @@ class FeatureMap:
 
         As `parts`, but never of a wider type than the network's passes have.
         """
-        self._held = [factor.condensed() for _, factor in self.shares(x)]
-        return [factor.parts() for factor in self._held]
+        self.layouts["held"] = [factor.condensed() for _, factor in self.shares(x)]
+        return [factor.parts() for factor in self.layouts["held"]]
 
     def pull(self, held: list[list[tf.Tensor]], v: tf.Tensor) -> list[tf.Tensor]:
         """`Jᵀ v` of what `held` returned; its arrays are in an order of their own."""
-        factors = self._factors_of(held, self._held)
+        factors = self._factors_of(held, self.layouts["held"])
         return [part for factor in factors for part in factor.vjp(v)]
 
     def push(self, held: list[list[tf.Tensor]], w: list[tf.Tensor]) -> tf.Tensor:
         """`J w` for weights as `pull` returns them, `(n, m)`, in their type."""
         rest, parts = list(w), []
-        for factor in self._factors_of(held, self._held):
+        for factor in self._factors_of(held, self.layouts["held"]):
             own = rest[: factor.arrays]
             del rest[: factor.arrays]
             parts.append(factor.jvp(own))
