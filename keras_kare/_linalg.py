@@ -14,6 +14,9 @@ STEPS = 8
 LEVELS = 3
 """How often a matrix is halved."""
 
+SMALL = 512
+"""Rows up to which a matrix is factorised at once outside of graphs, with none to trace."""
+
 _FAILED = (
     "K/n + z I is not positive definite, even with jitter on its diagonal. Use a larger "
     "ridge, or float64. At the first step of training, scale inputs to about one; after "
@@ -41,6 +44,10 @@ def inverse_cholesky(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
             `tf.errors.InvalidArgumentError`).
         tf.errors.InvalidArgumentError: If the matrix holds NaN or Inf.
     """
+    if tf.executing_eagerly() and matrix.shape[0] <= SMALL:
+        inverse = _plain(matrix)
+        if _succeeded(inverse):
+            return inverse, tf.zeros((), matrix.dtype)
     inverse, jitter = laddered(matrix)
     if not tf.executing_eagerly():
         inverse.set_shape(matrix.shape)

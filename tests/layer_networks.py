@@ -754,6 +754,19 @@ RECURRENT: dict[str, Make] = {
     "rnn, no bias, softplus": sequence(lambda: RNN(2, "softplus", use_bias=False)),
     "rnn, backwards": sequence(lambda: RNN(2, go_backwards=True, return_sequences=True)),
     "rnn, unrolled": sequence(lambda: RNN(2, unroll=True)),
+    "lstm, unrolled, padded": padded(lambda: LSTM(2, unroll=True)),
+    "gru, unrolled, backwards": sequence(
+        lambda: GRU(2, unroll=True, go_backwards=True, return_sequences=True)
+    ),
+    "cells, stacked": sequence(
+        lambda: layers.RNN([layers.LSTMCell(3), layers.GRUCell(2, reset_after=False)])
+    ),
+    "cells, stacked, padded": padded(
+        lambda: layers.RNN([layers.GRUCell(2), layers.SimpleRNNCell(2)])
+    ),
+    "rnn, zeros for masked": padded(
+        lambda: RNN(2, return_sequences=True, zero_output_for_mask=True), mean=True
+    ),
     "rnn, padded": padded(lambda: RNN(2)),
     "rnn, twice": recurrent_twice(lambda: RNN(2, return_sequences=True)),
     "lstm, sequences": sequence(lambda: LSTM(3, return_sequences=True), c=2),

@@ -10,7 +10,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from keras_kare.kernels.structured import differentiability
+from keras_kare.kernels.structured import differentiability, operations
 from keras_kare.kernels.structured.differentiability import undifferentiable
 
 IMAGE = tf.TensorSpec((1, 3, 3, 1), tf.float32)
@@ -210,3 +210,41 @@ def test_body_out_of_sight():
         lines = read(ROUND["in a function"])
     assert lines
     assert all(line.startswith("a function whose operations cannot") for line in lines)
+
+
+def made(kind: str) -> tf.Tensor:
+    """An operation of a kind, as networks have it."""
+    raw, x = tf.raw_ops, tf.compat.v1.placeholder("float64", (3, 4))
+    special = {
+        "BiasAdd": lambda: raw.BiasAdd(value=x, bias=x[0]),
+        "BiasAddGrad": lambda: raw.BiasAddGrad(out_backprop=x),
+        "Identity": lambda: raw.Identity(input=x),
+        "MatMul": lambda: raw.MatMul(a=x, b=x, transpose_b=True),
+        "Mean": lambda: raw.Mean(input=x, axis=1),
+        "Pack": lambda: raw.Pack(values=[x, x]),
+        "Pad": lambda: raw.Pad(input=x, paddings=[[0, 1], [1, 0]]),
+        "Relu": lambda: raw.Relu(features=x),
+        "Reshape": lambda: raw.Reshape(tensor=x, shape=[12]),
+        "Softplus": lambda: raw.Softplus(features=x),
+        "StridedSlice": lambda: x[:2, ::2],
+        "Sum": lambda: raw.Sum(input=x, axis=0),
+        "Tile": lambda: raw.Tile(input=x, multiples=[2, 1]),
+        "Transpose": lambda: raw.Transpose(x=x, perm=[1, 0]),
+    }
+    if kind in special:
+        return special[kind]()
+    if kind == "ReluGrad":
+        return raw.ReluGrad(gradients=x, features=x)
+    if kind.endswith("Grad"):
+        return getattr(raw, kind)(y=x, dy=x)
+    names = ("x", "y")[: len(operations.KNOWN[kind])]
+    return getattr(raw, kind)(**dict.fromkeys(names, x))
+
+
+@pytest.mark.parametrize("kind", operations.KNOWN)
+def test_tensorflow_has_the_derivatives_that_are_not_asked_for(kind):
+    with tf.Graph().as_default():
+        op = made(kind).op
+        assert op.type == kind
+        for i in operations.KNOWN[kind]:
+            assert operations._differentiates(op, [i], [0])

@@ -225,22 +225,31 @@ def test_exported_signature_keeps_unknown_axes(form, rng, tmp_path):
     np.testing.assert_allclose(served.serve(tf.constant(xt)), expected, atol=1e-10)
 
 
-def test_recurrent_layers_need_their_length(rng):
-    network = keras.Sequential([keras.Input((None, 2)), layers.LSTM(2), layers.Dense(1)])
+@pytest.mark.parametrize("cell", [layers.SimpleRNN, layers.LSTM, layers.GRU])
+def test_recurrent_layers_of_any_length(cell, rng, tmp_path):
+    network = keras.Sequential([keras.Input((None, 2)), cell(2), layers.Dense(1)])
     kernel, x = kk.kernels.NTK(network), rng.normal(size=(3, 2, 2))
+    plain = kk.kernels.NTK(network, method="jacobian")
     kernel.check(x)
-    function = tf.function(kernel.gram, input_signature=[kernel.open_spec(x)])
-    with pytest.raises(ValueError, match="length of its sequences must"):
-        function(x)
+    gram = tf.function(kernel.gram, input_signature=[kernel.open_spec(x)])
+    for rows_of in (x, rng.normal(size=(4, 5, 2))):
+        np.testing.assert_allclose(gram(rows_of), plain.gram(rows_of), rtol=1e-9)
+    longer = rng.normal(size=(4, 5, 2))
+    model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=0.1))
+    model.fit_head(x, rng.normal(size=(3, 1)))
+    expected = model.predict(longer, verbose=0)
+    model.export(tmp_path / "served", verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "served"))
+    np.testing.assert_allclose(served.serve(tf.constant(longer)), expected, atol=1e-10)
 
 
 def test_export_where_the_length_must_be_known(rng, tmp_path):
-    network = keras.Sequential([keras.Input((None, 2)), layers.LSTM(2), layers.Dense(1)])
+    network = keras.Sequential([keras.Input((None, 2)), layers.LSTM(2, unroll=True)])
     x = rng.normal(size=(4, 2, 2))
     model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=0.1))
     model.fit_head(x, rng.normal(size=(4, 2)))
     with pytest.warns(
-        UserWarning, match=r"(?s)only rows of the shape .*\(None, 2, 2\).*lstm"
+        UserWarning, match=r"(?s)only rows of the shape .*\(None, 2, 2\).*time dimension"
     ):
         model.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(str(tmp_path / "served"))

@@ -14,6 +14,8 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_kare.kernels.graphs import ancestors, function_of
+
 # Operations whose result is their first input under another name.
 _ALIASES = frozenset({"Identity", "Reshape", "ExpandDims", "Squeeze", "StopGradient"})
 
@@ -76,21 +78,25 @@ def footprint(
     return peak / rows
 
 
-def ancestors(results: Sequence[tf.Tensor]) -> set[tf.Operation]:
-    """All operations that some tensors are made of."""
-    found: set[tf.Operation] = set()
-    waiting = [t.op for t in results]
-    while waiting:
-        op = waiting.pop()
-        if op not in found:
-            found.add(op)
-            waiting.extend(t.op for t in op.inputs)
-    return found
-
-
 def _bytes(t: tf.Tensor) -> float:
+    if t.dtype == tf.variant and t.op.type in ("StatelessWhile", "While"):
+        return _of_list(t.op, t.value_index)
     count = t.shape.num_elements() if t.shape.rank is not None else None
     return 0.0 if count is None else float(count * t.dtype.size)
+
+
+def _of_list(loop: tf.Operation, place: int) -> float:
+    """Of the list of tensors that a loop has filled, an item a round; 0 if unknown."""
+    start = loop.inputs[place].op
+    body = function_of(loop.graph, loop.get_attr("body").name)
+    if start.type not in ("EmptyTensorList", "TensorListReserve") or body is None:
+        return 0.0
+    end = body.outputs[place].op
+    item = {"TensorListPushBack": 1, "TensorListSetItem": 2}.get(end.type)
+    rounds = tf.get_static_value(start.inputs[1])
+    if item is None or rounds is None:
+        return 0.0
+    return max(0.0, float(rounds)) * _bytes(end.inputs[item])
 
 
 def default_limit() -> int:

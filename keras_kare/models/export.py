@@ -44,7 +44,7 @@ def export_saved_model(
     """Write the signatures `serve`, `serving_default` and, with classes, `classify`.
 
     Axes that the network's inputs leave open stay open in the signatures; where the
-    network cannot be traced so, as with `LSTM`, a warning says that they do not.
+    network cannot be traced so, as with `unroll=True`, a warning says that they do not.
 
     Only what the chosen form reads is tracked, so that a primal export holds the
     network's variables and `w`, and no training row.

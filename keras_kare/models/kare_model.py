@@ -311,8 +311,8 @@ class KAREModel(KARETrainer, keras.Model):
         Rows with NaN or Inf are refused when they are served.
 
         Lengths and sizes that the network's inputs leave open are open in the
-        signatures, too. Where it cannot be traced so, as with `LSTM`, those of the rows
-        that the head was solved on are asked for, with a warning.
+        signatures, too. Where it cannot be traced so, as with `LSTM(unroll=True)`, those
+        of the rows that the head was solved on are asked for, with a warning.
 
         Args:
             filepath: The folder to write.

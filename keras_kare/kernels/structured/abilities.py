@@ -27,11 +27,14 @@ class Abilities:
         forward_mode: Derivatives forwards. They end at loops, lose what functions read by
             themselves, and know nothing of custom gradients.
         vectorizes: The plain Jacobian of all rows at once.
+        loops: Whether there are loops, or branches. Gradients of all outputs at once take
+            long to trace through these.
     """
 
     in_bodies: frozenset[str]
     forward_mode: bool
     vectorizes: bool
+    loops: bool
 
     @classmethod
     def of(
@@ -61,6 +64,7 @@ class Abilities:
             in_bodies,
             forward_mode=not loops and not kinds & set(CALLS) and not custom,
             vectorizes=not grouped and not kinds & set(UNEVEN) and not again,
+            loops=bool(loops),
         )
 
 

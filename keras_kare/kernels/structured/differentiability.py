@@ -14,6 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_kare.kernels.graphs import function_of
 from keras_kare.kernels.structured.operations import (
     APPROXIMATE,
     ASIDE,
@@ -172,30 +173,16 @@ def _has_derivatives(t: tf.Tensor) -> bool:
 def _bodies(op: tf.Operation) -> list[_Body]:
     """The graphs that an operation runs; most run none."""
     if op.type in _CALLS:
-        return [_Body(op, _function(op.graph, op.get_attr("f").name))]
+        return [_Body(op, function_of(op.graph, op.get_attr("f").name))]
     if op.type in _LOOPS:
-        return [_Body(op, _function(op.graph, op.get_attr("body").name), loops=True)]
+        return [_Body(op, function_of(op.graph, op.get_attr("body").name), loops=True)]
     if op.type not in _BRANCHES:
         return []
     if op.type.endswith("If"):
         names = [op.get_attr(branch).name for branch in ("then_branch", "else_branch")]
     else:
         names = [branch.name for branch in op.get_attr("branches")]
-    return [_Body(op, _function(op.graph, name), skipped=1) for name in names]
-
-
-def _function(graph: Any, name: str) -> Any:
-    """The traced body of a function that a graph calls; None where there is none.
-
-    `_get_function` is private: TensorFlow shows the bodies of a graph's functions by no
-    public name but a copy of the graph as a protocol buffer, constants and all.
-    """
-    while graph is not None:
-        found = graph._get_function(name)
-        if found is not None:
-            return getattr(found, "graph", None)  # those of TensorFlow 1 have none
-        graph = getattr(graph, "outer_graph", None)
-    return None
+    return [_Body(op, function_of(op.graph, name), skipped=1) for name in names]
 
 
 @dataclass(frozen=True)

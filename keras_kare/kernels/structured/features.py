@@ -254,7 +254,7 @@ class FeatureMap:
     def _forward_mode(
         self, x: Any, primals: list[Any], tangents: list[tf.Tensor]
     ) -> tf.Tensor:
-        # Through the rules, so that what they unroll is no loop.
+        # Through the rules, where no loop of Keras' is in the way.
         with tf.autodiff.ForwardAccumulator(primals, tangents) as accumulator:
             f = run(self.network, x, Recorder(None, self.plan.wanted))
         return accumulator.jvp(f, unconnected_gradients=tf.UnconnectedGradients.ZERO)

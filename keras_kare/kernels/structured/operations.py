@@ -30,6 +30,20 @@ Neither has a gradient, nor should it have one.
 APPROXIMATE = frozenset({"ImageProjectiveTransformV2", "ImageProjectiveTransformV3"})
 """Their registered gradient is the inverse transform, not the transpose."""
 
+KNOWN = {
+    **dict.fromkeys(["AddV2", "BiasAdd", "MatMul", "Maximum", "Mul", "RealDiv"], (0, 1)),
+    **dict.fromkeys(["ReluGrad", "SigmoidGrad", "Sub", "TanhGrad"], (0, 1)),
+    **dict.fromkeys(["BiasAddGrad", "Erfc", "Exp", "Identity", "Log", "Mean"], (0,)),
+    **dict.fromkeys(["Neg", "Pack", "Pad", "Relu", "Reshape", "Rsqrt", "Sigmoid"], (0,)),
+    **dict.fromkeys(["Softplus", "Sqrt", "Square", "StridedSlice", "Sum", "Tanh"], (0,)),
+    **dict.fromkeys(["Tile", "Transpose"], (0,)),
+}
+"""Inputs by which TensorFlow has a derivative for sure, of what most networks are made of.
+
+To ask for each takes a good part of the time of planning; `tests/test_differentiability.py`
+asks once.
+"""
+
 _differentiable: set[Any] = set()
 
 
@@ -38,6 +52,8 @@ def has_gradient(op: tf.Operation, into: list[int], out: list[int]) -> bool:
 
     Operations of one kind are asked until one has. Custom gradients always have.
     """
+    if set(into) <= set(KNOWN.get(op.type, ())):
+        return True
     key = (op.type, tuple(into), tuple(out), tuple(t.dtype for t in op.inputs))
     if key not in _differentiable and not is_custom(op):
         try:

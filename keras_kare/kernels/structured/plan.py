@@ -36,6 +36,8 @@ class Plan:
             it cannot through loops.
         vectorizes: Whether TensorFlow can compute the plain Jacobian of all rows at
             once (`pfor`), which it cannot through grouped convolutions on a CPU.
+        loops: Whether it has loops or branches, so that the gradients of several outputs
+            go back through them one after another.
         undifferentiable: Operations through which TensorFlow cannot differentiate kernel
             values; these themselves are exact.
         outputs: Number of outputs of the network.
@@ -49,6 +51,7 @@ class Plan:
     jacobian: tuple[keras.Variable, ...]
     forward_mode: bool = True
     vectorizes: bool = True
+    loops: bool = False
     undifferentiable: tuple[str, ...] = ()
     outputs: int = 1
     shares: tuple[PlannedShare, ...] = ()

@@ -22,6 +22,7 @@ import tensorflow as tf
 
 from keras_kare.kernels import memory
 from keras_kare.kernels.factors import Cost
+from keras_kare.kernels.graphs import ancestors
 from keras_kare.kernels.structured import reasons, refusals
 from keras_kare.kernels.structured.abilities import Abilities
 from keras_kare.kernels.structured.capture import Recorder, Unruled, run
@@ -233,7 +234,7 @@ class _Probe:
 
     def needed(self) -> list[tf.Operation]:
         """All operations that the outputs are made of."""
-        return list(memory.ancestors([self.f]))
+        return list(ancestors([self.f]))
 
     def wanted(self) -> dict[str, tf.Tensor]:
         """What a trial computes."""
@@ -267,6 +268,7 @@ class _Probe:
             jacobian=tuple(self.variables[i] for i in rest),
             forward_mode=self.abilities.forward_mode,
             vectorizes=self.abilities.vectorizes,
+            loops=self.abilities.loops,
             undifferentiable=tuple(self.lacking),
             outputs=self.count_outputs,
             shares=self._shares(served, why),

@@ -1,14 +1,17 @@
-"""`SimpleRNN`, `LSTM`, `GRU` and `RNN` of their cells: unrolled, exact.
+"""`SimpleRNN`, `LSTM`, `GRU`, `RNN` of their cells, and these cells: exact, in one loop.
 
-Inside TensorFlow's loop nothing can be watched. Unrolled, a recurrent layer is its
-cell, called once a time step; the cells' rules do the rest. Masks, directions and
-states stay Keras' own business.
+What a recurrent layer computes from its inputs, `x W + bias`, is one product for all time
+steps, made before the loop and watched there. The loop adds `h U` to it, step by step, so
+that the gradient by what was watched is that by every pre-activation; and it hands out the
+states `h` that `U` met. All variables have their per-example gradients from these two.
+Where a layer has `unroll=True`, there is no loop, as in Keras.
 """
 
 from __future__ import annotations
 
+import abc
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -27,14 +30,202 @@ from keras_kare.kernels.structured.rule import (
 
 _KERAS_CALL = keras.layers.RNN.call
 
+Tensors = tuple[tf.Tensor, ...]
+
+
+class CellRule(LayerRule):
+    """A cell, `z = x W + bias + h U`, called for one time step or for a sequence."""
+
+    def call(
+        self,
+        layer: keras.layers.Layer,
+        watch: Watch,
+        inputs: Any,
+        states: Any,
+        training: Any = False,
+    ) -> Any:
+        if training:
+            return NotImplemented
+        nested = isinstance(states, list | tuple)
+        met: list[tf.Tensor] = []
+        through: list[tf.Tensor] = []
+        entering = self.entering(layer, watch, inputs, met, through)
+        own = tuple(states) if nested else (states,)
+        output, new, met[:], through[:] = self.step(
+            layer, entering, _recurrent_kernel(layer, entering.dtype), own
+        )
+        return output, list(new) if nested else new[0]
+
+    @abc.abstractmethod
+    def entering(
+        self,
+        cell: keras.layers.Layer,
+        watch: Watch,
+        x: Any,
+        met: list[tf.Tensor],
+        through: list[tf.Tensor],
+    ) -> tf.Tensor:
+        """What is added to products with `U`, watched for all variables of the cell.
+
+        Args:
+            cell: The cell.
+            watch: See `Watch`.
+            x: `(n, ..., d)`, of any number of time steps.
+            met: What `step` says that `U` met will be there later, `(n, ..., units)`.
+            through: The tensors by which `U` enters will be there later.
+        """
+
+    @abc.abstractmethod
+    def step(
+        self,
+        cell: keras.layers.Layer,
+        entering: tf.Tensor,
+        u: tf.Tensor,
+        states: Tensors,
+    ) -> tuple[tf.Tensor, Tensors, Tensors, Tensors]:
+        """One time step.
+
+        Returns:
+            The output; the new states; what `u` met; the products with `u`.
+        """
+
+
+class SimpleRNNCellRule(CellRule):
+    """`h' = activation(x W + h U + bias)`."""
+
+    def entering(self, cell: Any, watch: Watch, x: Any, met: Any, through: Any) -> Any:
+        return _pre_activation(cell, watch, x, met, through)
+
+    def step(self, cell: Any, entering: Any, u: Any, states: Tensors) -> Any:
+        product = tf.matmul(states[0], u)
+        output = activate(cell, entering + product)
+        return output, (output,), (states[0],), (product,)
+
+
+class LSTMCellRule(CellRule):
+    """Four gates of one pre-activation `x W + h U + bias`: input, forget, cell, output."""
+
+    def entering(self, cell: Any, watch: Watch, x: Any, met: Any, through: Any) -> Any:
+        return _pre_activation(cell, watch, x, met, through)
+
+    def step(self, cell: Any, entering: Any, u: Any, states: Tensors) -> Any:
+        h, c = states
+        product = tf.matmul(h, u)
+        z = tf.split(entering + product, 4, axis=1)
+        enter, forget, out = (cell.recurrent_activation(z[i]) for i in (0, 1, 3))
+        c = forget * c + enter * cell.activation(z[2])
+        output = out * cell.activation(c)
+        return output, (output, c), (h,), (product,)
+
+
+def _pre_activation(
+    cell: keras.layers.Layer,
+    watch: Watch,
+    x: Any,
+    met: list[tf.Tensor],
+    through: list[tf.Tensor],
+) -> tf.Tensor:
+    """`x W + bias`, watched for both and for what `U` adds to it."""
+    z = add_bias(keras.ops.matmul(x, cell.kernel), cell.bias)
+    z = watch(z, present(cell.kernel, cell.bias), affine(cell.bias, x))
+
+    def recurrent(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
+        return affine(None, met[0])(variables, gradients)
+
+    return watch(z, [cell.recurrent_kernel], recurrent, through)
+
+
+class GRUCellRule(CellRule):
+    """Gates `z`, `r` and a candidate; `r` applies before or after the product by `U`."""
+
+    def entering(self, cell: Any, watch: Watch, x: Any, met: Any, through: Any) -> Any:
+        enters = self._after if cell.reset_after else self._before
+        return enters(cell, watch, x, met, through)
+
+    def step(self, cell: Any, entering: Any, u: Any, states: Tensors) -> Any:
+        h, units = states[0], cell.units
+        if cell.reset_after:
+            x_parts = tf.split(entering[:, 0], 3, axis=1)
+            products = [tf.matmul(h, u)]
+            h_parts = tf.split(entering[:, 1] + products[0], 3, axis=1)
+            reset = cell.recurrent_activation(x_parts[1] + h_parts[1])
+            new, met = reset * h_parts[2], [h]
+        else:
+            x_parts = tf.split(entering, 3, axis=1)
+            products = [tf.matmul(h, u[:, : 2 * units])]
+            h_parts = tf.split(products[0], 2, axis=1)
+            reset = cell.recurrent_activation(x_parts[1] + h_parts[1])
+            met = [h, reset * h]
+            products.append(tf.matmul(met[1], u[:, 2 * units :]))
+            new = products[1]
+        candidate = cell.activation(x_parts[2] + new)
+        update = cell.recurrent_activation(x_parts[0] + h_parts[0])
+        output = update * h + (1 - update) * candidate
+        return output, (output,), tuple(met), tuple(products)
+
+    def _after(self, cell: Any, watch: Watch, x: Any, met: Any, through: Any) -> tf.Tensor:
+        """`x W` and zeros, with a bias each: `(n, ..., 2, 3 units)`."""
+        from_x = keras.ops.matmul(x, cell.kernel)
+        both = tf.stack([from_x, tf.zeros_like(from_x)], axis=-2)
+        if cell.bias is not None:
+            both = keras.ops.add(both, cell.bias)
+            both = watch(both, [cell.bias], _over_time)
+        both = watch(both, [cell.kernel], _one_of(0, lambda: x))
+        return watch(both, [cell.recurrent_kernel], _one_of(1, lambda: met[0]), through)
+
+    def _before(self, cell: Any, watch: Watch, x: Any, met: Any, through: Any) -> tf.Tensor:
+        """`x W + bias`, `(n, ..., 3 units)`."""
+        units = cell.units
+
+        def recurrent(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
+            b = positions(gradients, lead=2, groups=3)
+            h, after = (positions(tf.cast(t, b.dtype)) for t in met)
+            a = tf.concat([h, h, after], axis=1)
+            return OuterFactor(a, b, layout=Layout((3, units, units), (1, 0, 2)))
+
+        z = add_bias(keras.ops.matmul(x, cell.kernel), cell.bias)
+        z = watch(z, present(cell.kernel, cell.bias), affine(cell.bias, x))
+        return watch(z, [cell.recurrent_kernel], recurrent, through)
+
+
+def _over_time(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
+    """Factor of a bias `(2, 3 units)` that is added at every step."""
+    steps = list(range(2, gradients.shape.rank - 2))
+    return FullFactor(tf.reduce_sum(gradients, axis=steps))
+
+
+def _one_of(
+    index: int, a: Callable[[], Any]
+) -> Callable[[list[keras.Variable], tf.Tensor], Factor]:
+    """Factor of a kernel whose result is one of two that were stacked."""
+
+    def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
+        return affine(None, a())(variables, gradients[..., index, :])
+
+    return factor
+
+
+def _recurrent_kernel(cell: keras.layers.Layer, dtype: tf.DType) -> tf.Tensor:
+    return tf.cast(tf.convert_to_tensor(cell.recurrent_kernel), dtype)
+
+
+_CELLS: dict[type, CellRule] = {
+    keras.layers.SimpleRNNCell: SimpleRNNCellRule(),
+    keras.layers.LSTMCell: LSTMCellRule(),
+    keras.layers.GRUCell: GRUCellRule(),
+}
+
 
 class RecurrentRule(LayerRule):
-    """Runs the layer unrolled, so that the rules of its cells see every step."""
+    """Runs the layer as Keras does, but for its loop."""
 
     def accepts(self, layer: keras.layers.Layer) -> bool:
-        cells = getattr(layer.cell, "cells", [layer.cell])
-        known = tuple(type(cell) in _CELLS for cell in cells)
-        return super().accepts(layer) and all(known)
+        return super().accepts(layer) and all(
+            type(cell) in _CELLS
+            and _CELLS[type(cell)].accepts(cell)
+            and cell.compute_dtype == layer.compute_dtype
+            for cell in _cells(layer)
+        )
 
     def call(
         self,
@@ -47,174 +238,141 @@ class RecurrentRule(LayerRule):
     ) -> Any:
         if training:
             return NotImplemented
-        if sequences.shape[1] is None:
-            raise ValueError(
-                f"The kernel unrolls {layer.name!r}, so the length of its sequences must "
-                "be known: give it in the signature of your `tf.function`, or use "
-                '`method="jacobian"`. Received: sequences of shape '
-                f"{tuple(sequences.shape)}"
-            )
-        # Unrolled backwards, Keras blanks the outputs of masked steps in the wrong order.
-        blanks = getattr(layer, "zero_output_for_mask", False) and mask is not None
-        backwards = blanks and layer.go_backwards and layer.return_sequences
-        with _unrolled(layer, blanks and not backwards):
-            found = _KERAS_CALL(layer, sequences, initial_state, mask, False)
-        return _blanked(found, mask) if backwards else found
 
+        def loop(sequences: Any, initial_state: Any, mask: Any, training: Any) -> Any:
+            return _loop(layer, watch, sequences, initial_state, mask)
 
-def _blanked(found: Any, mask: Any) -> Any:
-    """The outputs of a layer that runs backwards, zero where a step is masked."""
-    several = isinstance(found, list | tuple)
-    outputs, *states = found if several else [found]
-    mask = mask[0] if isinstance(mask, list | tuple) else mask
-    backwards = tf.reverse(tf.cast(mask, "bool"), [1])[:, :, None]
-    outputs = tf.where(backwards, outputs, tf.zeros_like(outputs))
-    return type(found)([outputs, *states]) if several else outputs
+        with _with_loop(layer, loop):
+            return _KERAS_CALL(layer, sequences, initial_state, mask, False)
 
 
 @contextlib.contextmanager
-def _unrolled(layer: keras.layers.Layer, blanks: bool) -> Iterator[None]:
-    before = {"unroll": layer.unroll}
-    if hasattr(layer, "zero_output_for_mask"):
-        before["zero_output_for_mask"] = layer.zero_output_for_mask
-        layer.zero_output_for_mask = blanks
-    layer.unroll = True
+def _with_loop(layer: keras.layers.Layer, loop: Callable[..., Any]) -> Iterator[None]:
+    """Keras' own call with another loop."""
+    layer.inner_loop = loop
     try:
         yield
     finally:
-        for name, value in before.items():
-            setattr(layer, name, value)
+        del layer.inner_loop
 
 
-class SimpleRNNCellRule(LayerRule):
-    """`h' = activation(x W + h U + bias)`."""
-
-    def call(
-        self,
-        layer: keras.layers.Layer,
-        watch: Watch,
-        sequence: Any,
-        states: Any,
-        training: Any = False,
-    ) -> Any:
-        if training:
-            return NotImplemented
-        nested = isinstance(states, list | tuple)
-        z = _pre_activation(layer, watch, sequence, states[0] if nested else states)
-        output = activate(layer, z)
-        return output, [output] if nested else output
+def _cells(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
+    found: Sequence[keras.layers.Layer] = getattr(layer.cell, "cells", [layer.cell])
+    return found
 
 
-class LSTMCellRule(LayerRule):
-    """Four gates of one pre-activation `x W + h U + bias`: input, forget, cell, output."""
+def _loop(
+    layer: keras.layers.Layer, watch: Watch, x: Any, initial_state: Any, mask: Any
+) -> tuple[tf.Tensor, tf.Tensor, Any]:
+    """The last output, all outputs, and the last states.
 
-    def call(
-        self,
-        layer: keras.layers.Layer,
-        watch: Watch,
-        inputs: Any,
-        states: Any,
-        training: Any = False,
-    ) -> Any:
-        if training:
-            return NotImplemented
-        h, c = states
-        z = tf.split(_pre_activation(layer, watch, inputs, h), 4, axis=1)
-        enter, forget, out = (layer.recurrent_activation(z[i]) for i in (0, 1, 3))
-        c = forget * c + enter * layer.activation(z[2])
-        h = out * layer.activation(c)
-        return h, [h, c]
-
-
-def _pre_activation(
-    layer: keras.layers.Layer, watch: Watch, x: Any, h: tf.Tensor
-) -> tf.Tensor:
-    """`x W + h U + bias`, watched for all three."""
-    z = keras.ops.matmul(x, layer.kernel) + keras.ops.matmul(h, layer.recurrent_kernel)
-    z = add_bias(z, layer.bias)
-    by_input = affine(layer.bias, x)
-    z = watch(z, present(layer.kernel, layer.bias), by_input)
-    return watch(z, [layer.recurrent_kernel], affine(None, h))
+    Cells that are stacked run one after the other, each for all time steps.
+    """
+    if mask is not None:
+        mask = mask[0] if isinstance(mask, list | tuple) else mask
+        mask = tf.cast(mask, tf.bool)
+    if layer.go_backwards:
+        x = tf.reverse(x, [1])
+        mask = None if mask is None else tf.reverse(mask, [1])
+    cells, blanks = _cells(layer), layer.zero_output_for_mask
+    stacked = cells[0] is not layer.cell
+    given = initial_state if stacked else [initial_state]
+    states = []
+    for cell, state in zip(cells, given, strict=True):
+        x, state = _run(cell, watch, x, state, mask, blanks, layer.unroll)
+        states.append(state)
+    return x[:, -1], x, states if stacked else states[0]
 
 
-class GRUCellRule(LayerRule):
-    """Gates `z`, `r` and a candidate; `r` applies before or after the product by `U`."""
+def _run(
+    cell: keras.layers.Layer,
+    watch: Watch,
+    x: Any,
+    state: Any,
+    mask: tf.Tensor | None,
+    blanks: bool,
+    unroll: bool,
+) -> tuple[tf.Tensor, Any]:
+    """A cell's outputs for all time steps, `(n, t, units)`, and its last states.
 
-    def call(
-        self,
-        layer: keras.layers.Layer,
-        watch: Watch,
-        inputs: Any,
-        states: Any,
-        training: Any = False,
-    ) -> Any:
-        if training:
-            return NotImplemented
-        nested = isinstance(states, list | tuple)
-        h = states[0] if nested else states
-        gates = self._after if layer.reset_after else self._before
-        update, candidate = gates(layer, watch, inputs, h)
-        new = update * h + (1 - update) * candidate
-        return new, [new] if nested else new
+    A masked step hands states on, and its output is that of the step before, or zero.
+    """
+    rule = _CELLS[type(cell)]
+    met: list[tf.Tensor] = []
+    through: list[tf.Tensor] = []
+    entering = rule.entering(cell, watch, x, met, through)
+    nested = isinstance(state, list | tuple)
+    first = tuple(tf.convert_to_tensor(s) for s in (state if nested else [state]))
+    u = _recurrent_kernel(cell, entering.dtype)
+    blank = tf.zeros_like(first[0])
+    steps = [entering] if mask is None else [entering, mask[..., None]]
 
-    def _after(
-        self, layer: keras.layers.Layer, watch: Watch, x: Any, h: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        from_x = keras.ops.matmul(x, layer.kernel)
-        from_h = keras.ops.matmul(h, layer.recurrent_kernel)
-        both = tf.stack([from_x, from_h], axis=1)  # (n, 2, 3 units)
-        if layer.bias is not None:
-            both = keras.ops.add(both, layer.bias)
-            both = watch(both, [layer.bias], lambda variables, g: FullFactor(g))
-        both = watch(both, [layer.kernel], _one_of(0, x))
-        both = watch(both, [layer.recurrent_kernel], _one_of(1, h))
-        x_update, x_reset, x_new = tf.split(both[:, 0], 3, axis=1)
-        h_update, h_reset, h_new = tf.split(both[:, 1], 3, axis=1)
-        reset = layer.recurrent_activation(x_reset + h_reset)
-        candidate = layer.activation(x_new + reset * h_new)
-        return layer.recurrent_activation(x_update + h_update), candidate
+    def step(now: list[tf.Tensor], output: tf.Tensor, states: Any) -> tuple[Any, ...]:
+        found, new, met, _ = rule.step(cell, now[0], u, states)
+        if mask is not None:
+            kept = (blank if blanks else output, *states)
+            pairs = zip((found, *new), kept, strict=True)
+            found, *states = (tf.where(now[1], a, b) for a, b in pairs)
+            return found, tuple(states), met
+        return found, new, met
 
-    def _before(
-        self, layer: keras.layers.Layer, watch: Watch, x: Any, h: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        units, met = layer.units, [h, h]
-        through: list[tf.Tensor] = []
-
-        def recurrent(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
-            a = tf.cast(tf.stack(met, axis=1)[:, :, None], gradients.dtype)
-            layout = Layout((3, units, units), (1, 0, 2))
-            return OuterFactor(a, positions(gradients, lead=2, groups=3), layout=layout)
-
-        z = add_bias(keras.ops.matmul(x, layer.kernel), layer.bias)
-        by_input = affine(layer.bias, x)
-        z = watch(z, present(layer.kernel, layer.bias), by_input)
-        z = watch(z, [layer.recurrent_kernel], recurrent, through)
-        x_update, x_reset, x_new = tf.split(z, 3, axis=1)
-        kernel = tf.convert_to_tensor(layer.recurrent_kernel)
-        kernel = tf.cast(kernel, h.dtype)
-        through.append(tf.matmul(h, kernel[:, : 2 * units]))
-        h_update, h_reset = tf.split(through[0], 2, axis=1)
-        reset = layer.recurrent_activation(x_reset + h_reset)
-        met.append(reset * h)
-        through.append(tf.matmul(met[2], kernel[:, 2 * units :]))
-        candidate = layer.activation(x_new + through[1])
-        return layer.recurrent_activation(x_update + h_update), candidate
+    runs = _unrolled if unroll else _looped
+    outputs, states, inner = runs(step, list(map(_time_first, steps)), blank, first)
+    rows, length = entering.shape[:2]  # which loops forget
+    for t in (outputs, *inner):
+        t.set_shape([length, rows, cell.units])
+    for t in states:
+        t.set_shape([rows, cell.units])
+    through += [outputs, *states, *inner]
+    met += [_rows_first(v) for v in inner]
+    outputs = _rows_first(outputs)
+    return outputs, list(states) if nested else states[0]
 
 
-def _one_of(index: int, a: Any) -> Callable[[list[keras.Variable], tf.Tensor], Factor]:
-    """Factor of a kernel whose result is one of several that were stacked."""
+def _looped(
+    step: Callable[..., Any], inputs: list[tf.Tensor], output: Any, states: Tensors
+) -> tuple[tf.Tensor, Tensors, list[tf.Tensor]]:
+    """All outputs, the last states, and all that was met, time first."""
+    length = tf.shape(inputs[0])[0]
+    given = [tf.TensorArray(t.dtype, length).unstack(t) for t in inputs]
+    _, _, met = step([t[0] for t in inputs], output, states)
+    arrays = tuple(
+        tf.TensorArray(t.dtype, length, element_shape=t.shape) for t in (output, *met)
+    )
 
-    def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
-        return affine(None, a)(variables, gradients[:, :, index])
+    def body(t: tf.Tensor, written: Any, output: Any, states: Any) -> tuple[Any, ...]:
+        output, states, met = step([array.read(t) for array in given], output, states)
+        pairs = zip(written, (output, *met), strict=True)
+        return t + 1, tuple(array.write(t, v) for array, v in pairs), output, states
 
-    return factor
+    _, written, _, states = tf.while_loop(
+        lambda t, *_: t < length,
+        body,
+        (0, arrays, output, states),
+        maximum_iterations=inputs[0].shape[0],
+    )
+    outputs, *inner = (array.stack() for array in written)
+    return outputs, states, inner
 
 
-_CELLS: dict[type, LayerRule] = {
-    keras.layers.SimpleRNNCell: SimpleRNNCellRule(),
-    keras.layers.LSTMCell: LSTMCellRule(),
-    keras.layers.GRUCell: GRUCellRule(),
-}
+def _unrolled(
+    step: Callable[..., Any], inputs: list[tf.Tensor], output: Any, states: Tensors
+) -> tuple[tf.Tensor, Tensors, list[tf.Tensor]]:
+    """The same, every step by itself: quicker to run, slower to trace."""
+    found = []
+    for now in zip(*map(tf.unstack, inputs), strict=True):
+        output, states, met = step(now, output, states)
+        found.append((output, *met))
+    outputs, *inner = (tf.stack(values) for values in zip(*found, strict=True))
+    return outputs, states, inner
+
+
+def _time_first(t: tf.Tensor) -> tf.Tensor:
+    return tf.transpose(t, (1, 0, *range(2, t.shape.rank)))
+
+
+_rows_first = _time_first
+
 for _cell, _rule in _CELLS.items():
     register_rule(_cell, _rule)
 for _name in ("SimpleRNN", "LSTM", "GRU", "RNN"):

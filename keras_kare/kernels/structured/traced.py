@@ -74,7 +74,8 @@ class Traced:
             by = [site.h for site in recorder.sites]
             total = Targets(tf.reduce_sum(targets, axis=0), by)
         self._tape = tape
-        found = output_gradients(tape, total, recorder.sites, plan.vectorizes)
+        together = plan.vectorizes and not plan.loops
+        found = output_gradients(tape, total, recorder.sites, together)
         gradients = [found.get(id(site.h)) for site in recorder.sites]
         unproven = roads.unproven(recorder.sites, f, gradients)
         unproven |= split_between(recorder.sites, ids)
@@ -177,6 +178,9 @@ def output_gradients(
         gradients = [None if g is None else tf.expand_dims(g, axis=1) for g in gradients]
     else:
         found = jacobians(tape, total, sources, vectorize, none=True)
+        for h, g in zip(sources, found, strict=True):
+            if g is not None:
+                g.set_shape([*total.values.shape, *h.shape])
         gradients = [
             None if g is None else tf.transpose(g, (1, 0, *range(2, g.shape.rank)))
             for g in found
