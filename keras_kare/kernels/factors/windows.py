@@ -177,14 +177,17 @@ _KEPT = 256
 
 @functools.lru_cache(maxsize=_KEPT)
 def _products(
-    windows: Windows, dtype: tf.DType, x: tuple[int, ...], b: tuple[int, ...]
+    windows: Windows, dtype: tf.DType, x: tuple[int | None, ...], b: tuple[int | None, ...]
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    specs = [tf.TensorSpec([None, *shape], dtype) for shape in (x, b)]
+    specs = [tf.TensorSpec(shape, dtype) for shape in (x, b)]
     return traced(lambda x, b: _outer_products(windows, x, b), *specs)
 
 
 CHUNK = 2**20
 """Numbers in an array of windows that is made at a time: few enough for a cache."""
+
+AT_ONCE = 4 * CHUNK
+"""Numbers up to which all windows of a known number of rows are made without a loop."""
 
 
 def outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -201,7 +204,10 @@ def outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     Returns:
         `(n, q, taps * p)`.
     """
-    return _products(windows, x.dtype, tuple(x.shape[1:]), tuple(b.shape[1:]))(x, b)
+    numbers, rows = windows.taps * math.prod(x.shape[1:]), x.shape[0]
+    few = rows if rows is not None and rows * numbers <= AT_ONCE else None
+    inputs, outputs = (few, *x.shape[1:]), (few, *b.shape[1:])
+    return _products(windows, x.dtype, inputs, outputs)(x, b)
 
 
 def _outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -236,6 +242,8 @@ def _outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         *arrays: tf.Tensor,
     ) -> list[tf.Tensor]:
         """Apply a function, which returns rows of these shapes, to a few rows at a time."""
+        if x.shape[0] is not None:
+            return list(function(*arrays))
         chunks = (n + step - 1) // step
 
         def body(i: tf.Tensor, *found: tf.TensorArray) -> tuple[Any, ...]:
