@@ -115,10 +115,71 @@ def test_windows(size, steps, padding, rng):
     )
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("padding", "steps"),
+    itertools.product(["valid", "same", "causal"], [(1, 1), (2, 1), (1, 2)]),
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_windows_against_slices(padding, steps, known, dtype, rng):
+    """Windows of one axis, tap by tap; first and second derivatives are as linear maps'."""
+    (stride, dilation), size, length = steps, 3, 9
+    x = rng.normal(size=(2, length, 4)).astype(dtype)
+    reach = dilation * (size - 1)
+    if padding == "valid":
+        sides, count = (0, 0), (length - reach - 1) // stride + 1
+    else:
+        count = -(-length // stride)
+        missing = max((count - 1) * stride + reach + 1 - length, 0)
+        sides = (reach, 0) if padding == "causal" else (missing // 2, missing)
+    padded = np.pad(x, [(0, 0), sides, (0, 0)])
+    starts = np.arange(count) * stride
+    expected = np.concatenate(
+        [padded[:, starts + tap * dilation] for tap in range(size)], axis=-1
+    )
+    windows = Windows((size,), (stride,), (dilation,), padding)
+
+    def derivatives(x):
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                seen = windows.stacked(x, [count if known else tf.shape(expected)[1]])
+                total = tf.reduce_sum(seen**3)
+            first = inner.gradient(total, x)
+            weighted = tf.reduce_sum(first * x)
+        return seen, first, outer.gradient(weighted, x)
+
+    shape = (None, length, 4) if known else (None, None, 4)
+    traced = tf.function(derivatives, input_signature=[tf.TensorSpec(shape, dtype)])
+    seen, first, second = traced(x)
+    uses = np.zeros(sides[0] + length + sides[1])
+    np.add.at(uses, starts[:, None] + dilation * np.arange(size), 1.0)
+    uses = uses[sides[0] : sides[0] + length, None]
+    np.testing.assert_array_equal(seen, expected)
+    tolerance = {"rtol": 1e-12 if dtype == "float64" else 1e-5, "atol": 1e-12}
+    np.testing.assert_allclose(first, 3.0 * uses * x**2, **tolerance)
+    np.testing.assert_allclose(second, 9.0 * uses * x**2, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_windows_of_three_axes(dtype, rng):
+    x = rng.normal(size=(2, 4, 5, 6, 2)).astype(dtype)
+    kernel = rng.normal(size=(2, 1, 3, 2, 3)).astype(dtype)
+    windows = Windows((2, 1, 3), (2, 1, 1), (1, 1, 1), "same")
+    expected = tf.nn.conv3d(x, kernel, (1, 2, 1, 1, 1), "SAME")
+    seen = windows.stacked(tf.constant(x), expected.shape[1:4])
+    np.testing.assert_allclose(
+        tf.tensordot(seen, kernel.reshape(-1, 3), 1), expected, rtol=1e-5, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("at_once", [0, 2**20])
 @pytest.mark.parametrize(("size", "steps", "padding"), GEOMETRIES[::3])
-def test_products_of_few_rows_at_a_time(size, steps, padding, rng, monkeypatch):
+def test_products_of_few_rows_at_a_time(size, steps, padding, at_once, rng, monkeypatch):
     """Values and gradients of the same products with an array of all windows."""
     monkeypatch.setattr("keras_kare.kernels.factors.windows.CHUNK", 1)
+    monkeypatch.setattr("keras_kare.kernels.factors.windows.AT_ONCE", at_once)
     windows = Windows(size, *steps, padding)
     x = tf.constant(rng.normal(size=(2, 8, 9, 3)))
     count = tf.nn.convolution(

@@ -64,8 +64,19 @@ class OuterFactor(Factor):
     def __init__(
         self, a: tf.Tensor, b: tf.Tensor, bias: bool = False, layout: Layout | None = None
     ):
-        self.a, self.b, self.bias, self.layout = a, b, bias, layout
+        self._a, self.b, self.bias, self.layout = a, b, bias, layout
         self.arrays = 2 if bias else 1
+
+    @property
+    def a(self) -> tf.Tensor:
+        """`(n, G, T, p)`: what the layer's kernel meets."""
+        return self._a
+
+    @property
+    def _sizes(self) -> tuple[int, Any, int]:
+        """`G`, `T`, where it is known, and `p`."""
+        groups, steps, p = self._a.shape[1:]
+        return groups, steps, p
 
     def gram(self) -> tf.Tensor:
         if self._forms():
@@ -81,8 +92,8 @@ class OuterFactor(Factor):
         if self._forms(blocks=True):
             return self.formed().blocks(other.formed())
         inputs, outputs = self._pairs(other, self._each(), other._each())
-        count, t1, t2 = self.b.shape[3], self.a.shape[2], other.a.shape[2]
-        n1, n2, groups = tf.shape(self.a)[0], tf.shape(other.a)[0], self.a.shape[1]
+        (groups, t1, _), t2, count = self._sizes, other._sizes[1], self.b.shape[3]
+        n1, n2 = tf.shape(self.b)[0], tf.shape(other.b)[0]
         inputs = tf.reshape(inputs, (groups, n1, t1, 1, n2, t2, 1))
         outputs = tf.reshape(outputs, (groups, n1, t1, count, n2, t2, count))
         return tf.transpose(tf.reduce_sum(inputs * outputs, (0, 2, 5)), (0, 2, 1, 3))
@@ -91,9 +102,10 @@ class OuterFactor(Factor):
         return tf.linalg.trace(self.diag_blocks())
 
     def diag_blocks(self) -> tf.Tensor:
-        if self._forms() or self.a.shape[2] is None:
+        if self._forms():
             return self.formed().diag_blocks()
-        a = tf.einsum("igtp,igsp->igts", self.a, self.a)
+        a = self.a
+        a = tf.einsum("igtp,igsp->igts", a, a)
         b = tf.einsum("igtkq,igslq->igtskl", self.b, self.b)
         return tf.einsum("igts,igtskl->ikl", a + 1.0 if self.bias else a, b)
 
@@ -120,7 +132,7 @@ class OuterFactor(Factor):
 
     def _in_order(self, flat: tf.Tensor) -> list[tf.Tensor]:
         """From `(m, C, G (q p + q))`, as products are formed, to the variables' order."""
-        (groups, _, p), q = self.a.shape[1:], self.b.shape[4]
+        (groups, _, p), q = self._sizes, self.b.shape[4]
         lead = tf.shape(flat)[:2]
         flat = tf.reshape(flat, tf.concat([lead, [groups, -1]], axis=0))
         kernel = tf.reshape(flat[..., : q * p], tf.concat([lead, [groups, q, p]], axis=0))
@@ -129,7 +141,7 @@ class OuterFactor(Factor):
         return [kernel, flat[..., q * p :]] if self.bias else [kernel]
 
     def jvp(self, w: list[tf.Tensor]) -> tf.Tensor:
-        groups, p, q = self.a.shape[1], self.a.shape[3], self.b.shape[4]
+        (groups, _, p), q = self._sizes, self.b.shape[4]
         kernel = w[0] if self.layout is None else self.layout.from_variable(w[0])
         lead = tf.shape(w[0])[:2]
         kernel = tf.reshape(kernel, tf.concat([lead, (groups, p, q)], axis=0))
@@ -159,8 +171,7 @@ class OuterFactor(Factor):
     def formed(self) -> FullFactor:
         """The same gradients written out, bias last; not in the variable's order."""
         count, q = self.b.shape[3:]
-        groups, p = self.a.shape[1], self.a.shape[3]
-        steps, rows = self.a.shape[2], -1
+        (groups, steps, p), rows = self._sizes, -1
         if steps is None:
             steps, rows = -1, tf.shape(self.b)[0]
         b = tf.reshape(self.b, (rows, groups, steps, count * q))
@@ -184,7 +195,7 @@ class OuterFactor(Factor):
 
     def cost(self, outputs: int | None = None) -> Cost:
         """By path; positions of an unknown number always form products."""
-        (groups, steps, p), (count, q) = self.a.shape[1:], self.b.shape[3:]
+        (groups, steps, p), (count, q) = self._sizes, self.b.shape[3:]
         count = outputs or count
         if not self._forms(count):
             pairs = float(groups * steps**2)
@@ -206,7 +217,7 @@ class OuterFactor(Factor):
         `C p q` for one product of rows against `T² (p + C q)` and the passes over
         `T²` products of inputs and of outputs.
         """
-        (groups, steps, p), (count, q) = self.a.shape[1:], self.b.shape[3:]
+        (groups, steps, p), (count, q) = self._sizes, self.b.shape[3:]
         if steps is None:
             return True
         count = outputs or count
@@ -216,11 +227,11 @@ class OuterFactor(Factor):
         return bool(products <= groups * steps**2 * met)
 
     def _one_position(self) -> bool:
-        return self.a.shape[1:3] == (1, 1)
+        return self._sizes[:2] == (1, 1)
 
     def _inputs(self) -> tf.Tensor:
         """`(G, n T, p)`."""
-        groups, _, p = self.a.shape[1:]
+        groups, _, p = self._sizes
         a = self.a if groups == 1 else tf.transpose(self.a, (1, 0, 2, 3))
         return tf.reshape(a, (groups, -1, p))
 
@@ -240,7 +251,8 @@ class OuterFactor(Factor):
     def _pairs(
         self, other: OuterFactor, b1: tf.Tensor, b2: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        inputs = tf.matmul(self._inputs(), other._inputs(), transpose_b=True)
+        a = self._inputs()
+        inputs = tf.matmul(a, a if other is self else other._inputs(), transpose_b=True)
         inputs = inputs + 1.0 if self.bias else inputs
         return inputs, tf.matmul(b1, b2, transpose_b=True)
 
@@ -248,8 +260,8 @@ class OuterFactor(Factor):
         inputs, outputs = self._pairs(other, self._outputs(), other._outputs())
         if self._one_position():
             return inputs[0] * outputs[0]
-        groups, t1, t2 = self.a.shape[1], self.a.shape[2], other.a.shape[2]
-        shape = (groups, tf.shape(self.a)[0], t1, tf.shape(other.a)[0], t2)
+        (groups, t1, _), t2 = self._sizes, other._sizes[1]
+        shape = (groups, tf.shape(self.b)[0], t1, tf.shape(other.b)[0], t2)
         return tf.reduce_sum(tf.reshape(inputs * outputs, shape), axis=(0, 2, 4))
 
 
@@ -267,24 +279,33 @@ class WindowFactor(OuterFactor):
     def __init__(
         self, windows: Windows, x: tf.Tensor, g: tf.Tensor, bias: bool, layout: Layout
     ):
+        super().__init__(x, positions(g, lead=2), bias, layout)
+        self._windows, self._g = windows, g
+
+    @property
+    def a(self) -> tf.Tensor:
+        """Windows, made where they are asked for: products do without them."""
+        g = self._g
         count = [
             tf.shape(g)[axis] if g.shape[axis] is None else g.shape[axis]
             for axis in range(2, g.shape.rank - 1)
         ]
-        seen = windows.stacked(x, count)
-        a = positions(seen)
-        super().__init__(a, positions(g, lead=2), bias, layout)
-        self._windows, self._x = windows, x
-        size, where = self.b.shape[3] * self.b.shape[4], seen.shape[1:-1]
-        shape = tf.concat([[-1], tf.shape(seen)[1:-1], [size]], axis=0)
-        self._g = tf.ensure_shape(tf.reshape(self.b, shape), [None, *where, size])
+        return positions(self._windows.stacked(self._a, count))
+
+    @property
+    def _sizes(self) -> tuple[int, Any, int]:
+        return 1, self.b.shape[2], self._windows.taps * self._a.shape[-1]
 
     def formed(self) -> FullFactor:
-        if not self._g.shape[1:].is_fully_defined():
+        where, (count, q) = self._g.shape[2:-1], self.b.shape[3:]
+        if not (where.is_fully_defined() and self._a.shape[1:].is_fully_defined()):
             return super().formed()
-        j = outer_products(self._windows, self._x, self._g)
-        count, q = self.b.shape[3:]
+        b = tf.reshape(self.b, (-1, *where, count * q))
+        j = outer_products(self._windows, self._a, b)
         return self._written_out(tf.reshape(j, (-1, 1, count, q * j.shape[2])))
+
+    def condensed(self) -> Factor:
+        return self.formed() if self._forms() else self.with_parts(self.parts())
 
 
 def positions(x: tf.Tensor, lead: int = 1, groups: int = 1) -> tf.Tensor:

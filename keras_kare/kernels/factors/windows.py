@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_kare._traced_once import traced
@@ -42,62 +42,45 @@ class Windows:
             x: Inputs, channels last.
             count: Number of windows along each axis.
         """
-        shape = x.shape[1:]
-        if self.taps > 1 and shape.is_fully_defined() and _known(count):
-            return _stacked(self, x.dtype, tuple(shape), tuple(count))(x)
-        return self.beside(x, count)
+        return self.places(x, count).take(x)
 
-    def beside(self, x: tf.Tensor, count: Sequence[Any]) -> tf.Tensor:
-        """The same, tap by tap in the graph that is being traced."""
-        seen = self.each(x, count)
-        return seen[0] if len(seen) == 1 else tf.concat(seen, axis=-1)
+    def places(self, x: tf.Tensor, count: Sequence[Any]) -> Places:
+        """Where these windows have what of `x`."""
+        geometry = zip(self.size, self.strides, self.dilation, count, strict=True)
+        axes = [
+            self._axis(k, s, d, c, _length(x, axis))
+            for axis, (k, s, d, c) in enumerate(geometry, start=1)
+        ]
+        return Places(*zip(*axes, strict=True))
 
-    def each(self, x: tf.Tensor, count: Sequence[Any]) -> list[tf.Tensor]:
-        """`(n, *count, d)` for each tap, in the order of the kernel."""
-        return [self.tap(x, count, tap) for tap in self._taps()]
-
-    def tap(self, x: tf.Tensor, count: Sequence[Any], tap: Sequence[int]) -> tf.Tensor:
-        """What every window has at one of its positions.
-
-        Its gradient puts values back by padding: TensorFlow's own, of a strided
-        slice, is many times slower on a CPU.
-        """
-        begin, before, after = [], [], []
-        axes = zip(tap, self.size, self.strides, self.dilation, count, strict=True)
-        for axis, (t, k, s, d, c) in enumerate(axes, start=1):
-            length = _length(x, axis)
-            first = t * d - self._zeros_before(k, s, d, c, length)
-            end = first + (c - 1) * s + 1
-            begin.append(_at_least_zero(first))
-            before.append(_at_least_zero(-first))
-            after.append(_at_least_zero(end - length))
-        return _cut(x, begin, before, after, self.strides, count)
-
-    def shifted(self, b: tf.Tensor, length: int) -> tf.Tensor:
-        """What the inputs along the first axis meet: `b`, shifted once a tap.
+    def shifts(self, b: tf.Tensor, length: int) -> Places:
+        """Which windows the inputs along the first axis meet.
 
         Args:
             b: `(n, *positions, q)`, with a stride of one along the first axis.
             length: Length of the first axis of the inputs.
 
         Returns:
-            `(n, length, ..., size[0] * q)`: for each input position the `b` of those
-            windows that have it at their first, second, ... tap.
+            Places of `(n, length, ..., size[0] * q)`: for each input position the `b` of
+            those windows that have it at their first, second, ... tap.
         """
-        k, d, count = self.size[0], self.dilation[0], b.shape[1]
-        zeros = self._zeros_before(k, 1, d, count, length)
-        others = b.shape.rank - 3
-        moved = []
-        for tap in range(k):
-            first = zeros - tap * d
-            sides = [max(first, 0)], [max(-first, 0)], [max(first + length - count, 0)]
-            begin, before, after = ([*side, *([0] * others)] for side in sides)
-            shape = [length, *b.shape[2:-1]]
-            moved.append(_cut(b, begin, before, after, (1,) * (others + 1), shape))
-        return tf.concat(moved, axis=-1)
+        count, *others = b.shape[1:-1]
+        seen, by = self._axis(self.size[0], 1, self.dilation[0], count, length)
+        axes = [(by, seen), *(self._axis(1, 1, 1, c, c) for c in others)]
+        return Places(*zip(*axes, strict=True))
 
-    def _taps(self) -> list[tuple[int, ...]]:
-        return list(itertools.product(*(range(k) for k in self.size)))
+    def _axis(self, k: int, s: int, d: int, count: Any, length: Any) -> tuple[Any, Any]:
+        """Of one axis, `seen` and `by` of `Places`."""
+        zeros = self._zeros_before(k, s, d, count, length)
+        known = isinstance(count, int) and isinstance(length, int)
+        numbers, where = (np.arange, np.where) if known else (tf.range, tf.where)
+        taps = numbers(k, dtype="int32") * d - zeros
+        seen = numbers(count, dtype="int32")[:, None] * s + taps
+        ahead = numbers(length, dtype="int32")[:, None] - taps
+        by = ahead // s
+        seen_by_it = (ahead % s == 0) & (by >= 0) & (by < count)
+        inside = (seen >= 0) & (seen < length)
+        return where(inside, seen, length), where(seen_by_it, by, count)
 
     def _zeros_before(self, k: int, s: int, d: int, count: Any, length: Any) -> Any:
         if self.padding == "valid":
@@ -107,28 +90,119 @@ class Windows:
         return _at_least_zero((count - 1) * s + (k - 1) * d + 1 - length) // 2
 
 
+@dataclass(frozen=True)
+class Places:
+    """Which positions windows have at which of their taps, axis by axis.
+
+    Attributes:
+        seen: Of each axis `(count, k)`: a position, or the axis' length where a window
+            has none.
+        by: Of each axis `(length, k)`: the window that has a position at a tap, or the
+            number of windows where none has.
+    """
+
+    seen: tuple[Any, ...]
+    by: tuple[Any, ...]
+
+    def take(self, x: tf.Tensor) -> tf.Tensor:
+        """What windows have, `(n, *lengths, d)` to `(n, *count, taps * d)`.
+
+        One gather for all taps, whose gradient is another: TensorFlow's own, of a gather
+        and of strided slices, are many times slower on a CPU.
+        """
+        if self._in_place():
+            return x
+        d = x.shape[-1]
+        numbers = math.prod(table.shape[1] for table in self.seen) * d
+
+        @tf.custom_gradient
+        def take(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            taken = _gathered(x, self.seen, d)
+            shape = [_length(table, 0) for table in self.seen]
+            return _reshaped(taken, [*shape, numbers]), lambda g: self.put_back(g, d)
+
+        return take(x)
+
+    def put_back(self, g: tf.Tensor, d: int) -> tf.Tensor:
+        """The sum of what all windows have of each position: the transposed `take`."""
+        if self._in_place():
+            return g
+        rank = len(self.by)
+
+        @tf.custom_gradient
+        def put_back(g: tf.Tensor) -> tuple[tf.Tensor, Any]:
+            taken = _gathered(g, self.by, d)
+            return tf.reduce_sum(taken, range(1 + rank, 1 + 2 * rank)), self.take
+
+        return put_back(g)
+
+    def _in_place(self) -> bool:
+        """Whether every window has the one position of its own number."""
+        pairs = zip(self.seen, self.by, strict=True)
+        return all(seen.shape[1] == 1 and _same(seen, by) for seen, by in pairs)
+
+
+def _gathered(x: tf.Tensor, tables: Sequence[Any], d: int) -> tf.Tensor:
+    """What tables name of the positions of `x`, and zeros where they name none.
+
+    Args:
+        x: `(n, *lengths, d)`, or `(n, *lengths, taps * d)`, where each tap takes its own.
+        tables: `(count, k)` for each axis: a position, or the axis' length for none.
+        d: Numbers that belong together.
+
+    Returns:
+        `(n, *count, *k, d)`.
+    """
+    lengths = [_length(x, axis) for axis in range(1, 1 + len(tables))]
+    zeros = [int(_may_reach(*pair)) for pair in zip(tables, lengths, strict=True)]
+    if any(zeros):
+        x = tf.pad(x, [(0, 0), *((0, zero) for zero in zeros), (0, 0)])
+    step, tap = x.shape[-1] // d, int(x.shape[-1] > d)
+    places: Any = 0
+    for axis in reversed(range(len(tables))):
+        table, k = tables[axis], tables[axis].shape[1]
+        table = table * step + np.arange(k, dtype="int32") * tap
+        before, among, every = (None,) * axis, (None,) * (len(tables) - 1), slice(None)
+        table = table[(*before, every, *among, every, *among[axis:])]
+        # Added up in the graph, which holds the small tables of axes alone.
+        places = tf.convert_to_tensor(table, "int32") + places
+        step, tap = step * (lengths[axis] + zeros[axis]), tap * k
+    return tf.gather(_reshaped(x, [step, d]), places, axis=1)
+
+
+def _same(table: Any, other: Any) -> bool:
+    """Whether two tables are known to be the same."""
+    known = isinstance(table, np.ndarray) and isinstance(other, np.ndarray)
+    return known and np.array_equal(table, other)
+
+
+def _may_reach(table: Any, length: Any) -> bool:
+    """Whether a table may name the place behind the last."""
+    return not isinstance(table, np.ndarray) or bool(np.any(table == length))
+
+
+def _reshaped(x: tf.Tensor, shape: list[Any]) -> tf.Tensor:
+    """Rows of another shape."""
+    return tf.reshape(x, [-1 if _known(shape) else tf.shape(x)[0], *shape])
+
+
 _KEPT = 256
 """Geometries whose graphs are kept: of each, one serves all layers, plans and traces."""
 
 
 @functools.lru_cache(maxsize=_KEPT)
-def _stacked(
-    windows: Windows, dtype: tf.DType, shape: tuple[int, ...], count: tuple[int, ...]
-) -> Callable[[tf.Tensor], tf.Tensor]:
-    rows = tf.TensorSpec([None, *shape], dtype)
-    return traced(lambda x: windows.beside(x, count), rows)
-
-
-@functools.lru_cache(maxsize=_KEPT)
 def _products(
-    windows: Windows, dtype: tf.DType, x: tuple[int, ...], b: tuple[int, ...]
+    windows: Windows, dtype: tf.DType, x: tuple[int | None, ...], b: tuple[int | None, ...]
 ) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    specs = [tf.TensorSpec([None, *shape], dtype) for shape in (x, b)]
+    specs = [tf.TensorSpec(shape, dtype) for shape in (x, b)]
     return traced(lambda x, b: _outer_products(windows, x, b), *specs)
 
 
 CHUNK = 2**20
 """Numbers in an array of windows that is made at a time: few enough for a cache."""
+
+AT_ONCE = 4 * CHUNK
+"""Numbers up to which all windows of a known number of rows are made without a loop."""
 
 
 def outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -145,7 +219,10 @@ def outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     Returns:
         `(n, q, taps * p)`.
     """
-    return _products(windows, x.dtype, tuple(x.shape[1:]), tuple(b.shape[1:]))(x, b)
+    numbers, rows = windows.taps * math.prod(x.shape[1:]), x.shape[0]
+    few = rows if rows is not None and rows * numbers <= AT_ONCE else None
+    inputs, outputs = (few, *x.shape[1:]), (few, *b.shape[1:])
+    return _products(windows, x.dtype, inputs, outputs)(x, b)
 
 
 def _outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
@@ -165,119 +242,68 @@ def _outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
     step = max(1, CHUNK // (steps * (size + shifts * q)))
     n = tf.shape(x)[0]
 
+    of_x = rest.places(x, grid)
+    of_b = windows.shifts(b, x.shape[1]) if shifts > 1 else None
+
     def seen(x: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(rest.beside(x, grid), (-1, steps, size))
+        return tf.reshape(of_x.take(x), (-1, steps, size))
 
     def shifted(b: tf.Tensor) -> tf.Tensor:
-        moved = windows.shifted(b, x.shape[1]) if shifts > 1 else b
-        return tf.reshape(moved, (-1, steps, shifts * q))
+        return tf.reshape(b if of_b is None else of_b.take(b), (-1, steps, shifts * q))
 
     def of_rows(
-        function: Callable[..., tuple[tf.Tensor, ...]], *arrays: tf.Tensor
+        function: Callable[..., tuple[tf.Tensor, ...]],
+        shapes: Sequence[Sequence[int]],
+        *arrays: tf.Tensor,
     ) -> list[tf.Tensor]:
-        """Apply a function to a few rows of all arrays at a time."""
+        """Apply a function, which returns rows of these shapes, to a few rows at a time."""
+        if x.shape[0] is not None:
+            return list(function(*arrays))
         chunks = (n + step - 1) // step
 
         def body(i: tf.Tensor, *found: tf.TensorArray) -> tuple[Any, ...]:
-            rows = slice(i * step, tf.minimum(n, (i + 1) * step))
-            parts = function(*(array[rows] for array in arrays))
+            begin = tf.reshape(i * step, [1])
+            end = tf.minimum(begin + step, n)
+            parts = function(*(tf.strided_slice(t, begin, end, [1]) for t in arrays))
             pairs = zip(found, parts, strict=True)
             return i + 1, *(array.write(i, part) for array, part in pairs)
 
-        like = [t.shape[1:] for t in function(*(array[:1] for array in arrays))]
         start = [
             tf.TensorArray(x.dtype, chunks, infer_shape=False, element_shape=[None, *shape])
-            for shape in like
+            for shape in shapes
         ]
         _, *done = tf.while_loop(
             lambda i, *_: i < chunks, body, (0, *start), parallel_iterations=1
         )
-        shapes = zip(done, like, strict=True)
-        return [tf.ensure_shape(array.concat(), [None, *shape]) for array, shape in shapes]
+        return [
+            tf.ensure_shape(array.concat(), [None, *shape])
+            for array, shape in zip(done, shapes, strict=True)
+        ]
 
     def forwards(x: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, ...]:
         # This order of the product is the faster one on a CPU.
         return (tf.matmul(shifted(b), seen(x), transpose_a=True),)
 
     def backwards(x: tf.Tensor, b: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        with tf.GradientTape() as tape:
-            tape.watch([x, b])
-            right, left = seen(x), shifted(b)
-        by_right, by_left = tf.matmul(left, g), tf.matmul(right, g, transpose_b=True)
-        return tuple(
-            tape.gradient([right, left], [x, b], output_gradients=[by_right, by_left])
-        )
+        by_seen = tf.reshape(tf.matmul(shifted(b), g), (-1, *grid, size))
+        by_shifted = tf.matmul(seen(x), g, transpose_b=True)
+        by_shifted = tf.reshape(by_shifted, (-1, *grid[:1], *count[1:], shifts * q))
+        by_b = by_shifted if of_b is None else of_b.put_back(by_shifted, q)
+        return of_x.put_back(by_seen, x.shape[-1]), by_b
 
     @tf.custom_gradient
     def product(x: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, Any]:
         def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
             g = tf.reshape(upstream, (-1, q, shifts, size))
             g = tf.reshape(tf.transpose(g, (0, 2, 1, 3)), (-1, shifts * q, size))
-            return of_rows(backwards, x, b, g)
+            return of_rows(backwards, [x.shape[1:], b.shape[1:]], x, b, g)
 
-        j = tf.reshape(of_rows(forwards, x, b)[0], (-1, shifts, q, size))
+        (j,) = of_rows(forwards, [(shifts * q, size)], x, b)
+        j = tf.reshape(j, (-1, shifts, q, size))
         j = tf.transpose(j, (0, 2, 1, 3))
         return tf.reshape(j, (-1, q, shifts * size)), gradient
 
     return product(x, b)
-
-
-def _cut(
-    x: tf.Tensor,
-    begin: list[Any],
-    before: list[Any],
-    after: list[Any],
-    strides: tuple[int, ...],
-    count: Sequence[Any],
-) -> tf.Tensor:
-    """`count` positions of `x` from `begin` on, in steps, after padding with zeros."""
-
-    def forwards(x: tf.Tensor) -> tf.Tensor:
-        sides = [(0, 0), *zip(before, after, strict=True), (0, 0)]
-        if any(not isinstance(s, int) or s for pair in sides for s in pair):
-            x = tf.pad(x, sides)
-        cut = [
-            slice(b, b + (c - 1) * s + 1, s)
-            for b, c, s in zip(begin, count, strides, strict=True)
-        ]
-        return x[(slice(None), *cut)]
-
-    def backwards(upstream: tf.Tensor) -> tf.Tensor:
-        for axis, s in enumerate(strides, start=1):
-            upstream = _spread(upstream, axis, s)
-        # Where zeros were added in front, positions are dropped, and the other way.
-        sides, keep = [(0, 0)], []
-        lengths = [_length(x, axis) for axis in range(1, 1 + len(strides))]
-        places = zip(begin, before, count, strides, lengths, strict=True)
-        for b, pad, c, s, length in places:
-            end = b - pad + (c - 1) * s + 1
-            sides.append((b, _at_least_zero(length - end)))
-            keep.append(slice(pad, pad + length))
-        padded = tf.pad(upstream, [*sides, (0, 0)])
-        return padded[(slice(None), *keep)]
-
-    @tf.custom_gradient
-    def cut(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        return forwards(x), backwards
-
-    return cut(x)
-
-
-def _spread(x: tf.Tensor, axis: int, step: int) -> tf.Tensor:
-    """Zeros between the positions of an axis: `step - 1` of them."""
-    if step == 1:
-        return x
-    rank = x.shape.rank
-    sides = [(0, step - 1 if a == axis + 1 else 0) for a in range(rank + 1)]
-    spread = tf.pad(tf.expand_dims(x, axis + 1), sides)
-    shape = tf.shape(x)
-    new = tf.concat([shape[:axis], [shape[axis] * step], shape[axis + 1 :]], axis=0)
-    spread = tf.reshape(spread, new)
-    last = (_length(x, axis) - 1) * step + 1
-    static = x.shape.as_list()
-    static[axis] = last if isinstance(last, int) else None
-    spread = tf.slice(spread, [0] * rank, [last if a == axis else -1 for a in range(rank)])
-    return tf.ensure_shape(spread, static)
 
 
 def _length(x: tf.Tensor, axis: int) -> Any:

@@ -154,9 +154,10 @@ def _depthwise_factor(layer: keras.layers.Layer, inputs: tf.Tensor) -> MakeFacto
         count = _positions_of(g, first=2)
         g = tf.reshape(g, tf.concat([tf.shape(g)[:-1], [channels, multiplier]], axis=0))
         over = list(range(2, g.shape.rank - 2))
+        seen = windows.stacked(x, count)
         taps = [
-            tf.reduce_sum(seen[:, None, ..., None] * g, axis=over)
-            for seen in windows.each(x, count)
+            tf.reduce_sum(tap[:, None, ..., None] * g, axis=over)
+            for tap in tf.split(seen, windows.taps, axis=-1)
         ]
         j = tf.stack(taps, axis=2)  # (n, C, taps, d, multiplier)
         size = windows.taps * channels * multiplier
