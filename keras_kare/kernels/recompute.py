@@ -71,7 +71,7 @@ class Tiled:
             def column(
                 j: tf.Tensor, blocks: tf.TensorArray
             ) -> tuple[tf.Tensor, tf.TensorArray]:
-                block = self.features.cross_of_parts(left, self._load(store2, j))
+                block = self.features.cross_of_held(left, self._load(store2, j))
                 if symmetric:  # half of the diagonal, since both triangles are added
                     block = tf.where(tf.equal(i, j), 0.5 * block, block)
                 return j + 1, blocks.write(j, _mirrored(block))
@@ -110,7 +110,7 @@ class Tiled:
             mine = self._rows(x1, i)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([v.value for v in variables])
-                parts = self.features.parts(mine)
+                parts = self.features.held(mine)
             upstream = self._parts_gradient(parts, store, across, g, i, n1, n2)
             flat, flat_upstream = _floating(parts), upstream
             gradients = tape.gradient(
@@ -147,7 +147,7 @@ class Tiled:
             left, right = j * self.tile, tf.minimum(n2, (j + 1) * self.tile)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(_floating(own))
-                block = self.features.cross_of_parts(own, other)
+                block = self.features.cross_of_held(own, other)
             gradients = tape.gradient(
                 block,
                 _floating(own),
@@ -177,7 +177,7 @@ class Tiled:
         ]
 
         def tile(i: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
-            flat = keras.tree.flatten(self.features.parts(self._rows(x, i)))
+            flat = keras.tree.flatten(self.features.held(self._rows(x, i)))
             return i + 1, *(a.write(i, t) for a, t in zip(arrays, flat, strict=True))
 
         done = tf.while_loop(

@@ -82,16 +82,19 @@ class Work:
         self.limit = limit
         self.sizes = sizes_of(features)
         self._network = features.network
-        self._key = (features.plan.origin or features.plan, features.dtype)
+        self._plan = features.plan.origin or features.plan
         self.features = features
         # Of all feature maps that are equal, functions may be traced with different ones.
-        features.layouts = runtime.functions.setdefault(("layouts", *self._key), {})
+        key = ("layouts", self._plan, features.inner)
+        features.layouts = runtime.functions.setdefault(key, features.layouts)
+        # Not where plain Jacobians are: of these never two are held.
+        self._parted = not features.plan.jacobian
 
     def gram(self, x: Any, out: Any, fingerprint: Callable[[], str]) -> Any:
         """Into a tensor, an array or a file; see `NTK.gram`."""
         rows = _count(x)
         if out is None and self.sizes.needs_no_tiles(rows, self.limit):
-            return self._call("gram", x)
+            return self._of_rows("gram", x)
         grid = self._grid(rows, rows, symmetric=True)
         values = self._fill(grid, (x, x), out, fingerprint)
         if out is not None:
@@ -119,7 +122,7 @@ class Work:
         total, begin = None, 0
         for part in self._slices(x):
             end = begin + _count(part)
-            added = self._call("vjp", part, v[begin:end])
+            added = self._of_rows("vjp", part, v[begin:end])
             total = added if total is None else list(map(tf.add, total, added))
             begin = end
         assert total is not None  # there is at least one row
@@ -129,6 +132,15 @@ class Work:
         """A slice of rows after the other."""
         parts = [self._call("jvp", part, w) for part in self._slices(x)]
         return tf.concat(parts, axis=0)
+
+    def _of_rows(self, verb: str, x: Any, *arguments: Any) -> Any:
+        """A verb that needs no more of rows than what is held of them.
+
+        That is traced once for all such verbs and types.
+        """
+        if not self._parted:
+            return self._call(verb, x, *arguments)
+        return self._call(f"{verb}_of_held", self._call("held", x), *arguments)
 
     def over_slices(self, verb: str, x: Any) -> Any:
         """A verb whose results have rows on their first axes, a slice after the other."""
@@ -230,7 +242,8 @@ class Work:
             shape = arguments[-1].shape
             specs[-1] = tf.TensorSpec([None, None, *shape[2:]], arguments[-1].dtype)
         # Nothing else changes what a function of this plan computes.
-        key = (verb, key, *self._key, repr(specs))
+        dtype = self.features.inner if verb == "held" else self.features.dtype
+        key = (verb, key, self._plan, dtype, repr(specs))
         functions = self.runtime.functions
         if key not in functions:
             method = getattr(self.features if of is None else of, verb)
@@ -241,7 +254,8 @@ class Work:
         """A verb in the graph that is being traced, whose weights' gradients flow."""
         if not self.runtime.shares:
             return getattr(self.features, verb)(*arguments)
-        found = self._call(verb, *arguments)
+        call = self._of_rows if verb in ("gram", "vjp") else self._call
+        found = call(verb, *arguments)
         if verb in ("gram", "cross", "diag"):  # rows may be known here
             rows = [keras.tree.flatten(x)[0].shape[:1] for x in arguments]
             rows *= 2 if verb == "gram" else 1
@@ -282,13 +296,13 @@ class _Engine:
 
     def features(self, side: int, rows: slice) -> Any:
         x = keras.tree.map_structure(lambda t: t[rows], self._sides[side])
-        return self._work._call("parts", x)
+        return self._work._call("held", x)
 
     def gram(self, features: Any) -> tf.Tensor:
-        return self._work._call("gram_of_parts", features)
+        return self._work._call("gram_of_held", features)
 
     def cross(self, features: Any, others: Any) -> tf.Tensor:
-        return self._work._call("cross_of_parts", features, others)
+        return self._work._call("cross_of_held", features, others)
 
 
 def sizes_of(features: FeatureMap) -> Sizes:

@@ -110,6 +110,10 @@ class Factor(abc.ABC):
         """The same gradients in the form in which rows meet most cheaply."""
         return self
 
+    def arranged(self, found: list[tf.Tensor]) -> list[tf.Tensor]:
+        """What `condensed().vjp(v)` returned, as `vjp(v)` does: an array a variable."""
+        return found
+
     def cast(self, dtype: tf.DType) -> Factor:
         """The same gradients as numbers of another type."""
         parts = self.parts()

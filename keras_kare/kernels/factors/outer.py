@@ -111,8 +111,7 @@ class OuterFactor(Factor):
 
     def vjp(self, v: tf.Tensor) -> list[tf.Tensor]:
         if self._forms():
-            (flat,) = self.formed().vjp(v)
-            return self._in_order(flat)
+            return self.arranged(self.formed().vjp(v))
         a, b = tf.cast(self.a, v.dtype), tf.cast(self.b, v.dtype)
         if self._one_position():
             kernel, bias = _pulled(a[:, 0, 0], b[:, 0, 0], v)
@@ -192,6 +191,9 @@ class OuterFactor(Factor):
 
     def condensed(self) -> Factor:
         return self.formed() if self._forms() else self
+
+    def arranged(self, found: list[tf.Tensor]) -> list[tf.Tensor]:
+        return self._in_order(found[0]) if self._forms() else found
 
     def cost(self, outputs: int | None = None) -> Cost:
         """By path; positions of an unknown number always form products."""

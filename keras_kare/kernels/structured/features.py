@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -14,6 +14,23 @@ from keras_kare.kernels.factors import Factor, cross_of, gram_of
 from keras_kare.kernels.structured.capture import Recorder, run
 from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.traced import Share, Traced, warn_of_other_ways
+
+Held = list[list[tf.Tensor]]
+"""What the rows of some passes leave for products: the arrays of each factor."""
+
+
+class Group(NamedTuple):
+    """A factor of what is held.
+
+    Attributes:
+        places: Where its variables are among those that train.
+        factor: In the form in which it is held.
+        arrange: Makes an array a variable of what its `vjp` returns.
+    """
+
+    places: tuple[int, ...]
+    factor: Factor
+    arrange: Callable[[list[tf.Tensor]], list[tf.Tensor]]
 
 
 class FeatureMap:
@@ -31,8 +48,8 @@ class FeatureMap:
         self.plan = plan
         self.outputs = outputs
         self.dtype = dtype
-        # How `parts` and `held` lay out their factors, once they have been traced.
-        self.layouts: dict[str, list[Factor]] = {}
+        # What `held` has been traced to return, and the factors that it stands for.
+        self.layouts: list[tuple[list[tf.TensorShape], list[Group]]] = []
         # Per-example gradients are as exact as the network's passes are; only what
         # sums over them needs more.
         exact = any(v.dtype == "float64" for v in network.trainable_variables)
@@ -59,11 +76,6 @@ class FeatureMap:
         """The network's outputs, `(n, c)`."""
         return run(self.network, x)
 
-    def factors(self, x: Any) -> list[Factor]:
-        """All shares of `x`, in the form in which rows meet most cheaply."""
-        shares = self.shares(x)
-        return [factor.condensed().cast(self.dtype) for _, factor in shares]
-
     def gram_of(self, factors: Sequence[Factor]) -> tf.Tensor:
         """Kernel values between all rows of these factors."""
         if self.outputs == "full":
@@ -77,36 +89,65 @@ class FeatureMap:
             return tf.add_n([factor.blocks(other) for factor, other in pairs])
         return cross_of(factors, others)
 
-    def parts(self, x: Any) -> list[list[tf.Tensor]]:
-        """The arrays of `factors(x)`: what is held of these rows, a list a factor."""
-        self.layouts["parts"] = self.factors(x)
-        return [factor.parts() for factor in self.layouts["parts"]]
+    def held(self, x: Any) -> Held:
+        """All that kernel values and products with vectors need of rows, a list a share.
+
+        Never of a wider type than the network's passes have.
+        """
+        places = {id(v): i for i, v in enumerate(self.network.trainable_variables)}
+        groups = [
+            Group(tuple(places[id(v)] for v in variables), f.condensed(), f.arranged)
+            for variables, f in self.shares(x)
+        ]
+        held = [group.factor.parts() for group in groups]
+        self.layouts.append((_shapes(held), groups))
+        return held
 
     def signature(self, x: Any) -> list[list[tf.TensorSpec]]:
-        """Shapes and types of `parts(x)`, without computing them."""
+        """Shapes and types of `held(x)`, without computing them."""
         rows = keras.tree.map_structure(
             lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), x
         )
-        parts = tf.function(self.parts, autograph=False).get_concrete_function(rows)
+        held = tf.function(self.held, autograph=False).get_concrete_function(rows)
         return [
             [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in group]
-            for group in parts.structured_outputs
+            for group in held.structured_outputs
         ]
 
-    def gram_of_parts(self, parts: list[list[tf.Tensor]]) -> tf.Tensor:
-        """Kernel values between all rows of what `parts` returned."""
-        return self.symmetric(self.gram_of(self._factors_of(parts, self.layouts["parts"])))
+    def gram_of_held(self, held: Held) -> tf.Tensor:
+        """Kernel values between all rows of what `held` returned."""
+        return self.symmetric(self.gram_of(self._factors_of(held)))
 
-    def cross_of_parts(
-        self, parts: list[list[tf.Tensor]], others: list[list[tf.Tensor]]
-    ) -> tf.Tensor:
-        """Kernel values between the rows of two results of `parts`."""
-        like = self.layouts["parts"]
-        return self.cross_of(self._factors_of(parts, like), self._factors_of(others, like))
+    def cross_of_held(self, held: Held, others: Held) -> tf.Tensor:
+        """Kernel values between the rows of two results of `held`."""
+        return self.cross_of(self._factors_of(held), self._factors_of(others))
 
-    def _factors_of(self, parts: list[list[tf.Tensor]], like: list[Factor]) -> list[Factor]:
-        pairs = zip(like, parts, strict=True)
-        return [factor.with_parts(arrays) for factor, arrays in pairs]
+    def _factors_of(self, held: Held) -> list[Factor]:
+        return [group.factor.cast(self.dtype) for group in self._groups_of(held)]
+
+    def vjp_of_held(self, held: Held, v: tf.Tensor) -> list[tf.Tensor]:
+        """`vjp` of what `held` returned."""
+        v = tf.cast(v, self.dtype)
+        return self._in_places(
+            (group.places, group.arrange(group.factor.vjp(v)))
+            for group in self._groups_of(held)
+        )
+
+    def _groups_of(self, held: Held) -> list[Group]:
+        """What `held` returned, as factors again."""
+        shapes = _shapes(held)
+        for known, groups in reversed(self.layouts):
+            if len(known) == len(shapes) and all(
+                a[1:].is_compatible_with(b[1:]) for a, b in zip(known, shapes, strict=True)
+            ):
+                return [
+                    group._replace(factor=group.factor.with_parts(parts))
+                    for group, parts in zip(groups, held, strict=True)
+                ]
+        raise ValueError(
+            "These are no parts of rows of this kernel: take what `held` of the same "
+            f"kernel returns. Received: arrays of shapes {[tuple(s) for s in shapes]}"
+        )
 
     def symmetric(self, gram: tf.Tensor) -> tf.Tensor:
         """Symmetric to the last bit."""
@@ -115,18 +156,29 @@ class FeatureMap:
 
     def vjp(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
         """`Jᵀ v` for `v` of shape `(n, m)`: `(m, C) + shape` a trainable variable."""
+        places = {id(v): i for i, v in enumerate(self.network.trainable_variables)}
         v = tf.cast(v, self.dtype)
+        return self._in_places(
+            (tuple(places[id(u)] for u in variables), factor.vjp(v))
+            for variables, factor in self.shares(x)
+        )
+
+    def _in_places(
+        self, products: Iterable[tuple[tuple[int, ...], list[tf.Tensor]]]
+    ) -> list[tf.Tensor]:
+        """An array a trainable variable, zeros where there is none."""
+        variables = self.network.trainable_variables
         found, size = {}, None
-        for variables, factor in self.shares(x):
-            for variable, part in zip(variables, factor.vjp(v), strict=True):
+        for places, parts in products:
+            for place, part in zip(places, parts, strict=True):
                 size = tf.shape(part)[:2]
-                shape = tf.concat([size, variable.shape], axis=0)
-                found[id(variable)] = tf.reshape(part, shape)
+                shape = tf.concat([size, variables[place].shape], axis=0)
+                found[place] = tf.reshape(part, shape)
         return [
-            found[id(variable)]
-            if id(variable) in found
+            found[place]
+            if place in found
             else tf.zeros(tf.concat([size, variable.shape], axis=0), self.dtype)
-            for variable in self.network.trainable_variables
+            for place, variable in enumerate(variables)
         ]
 
     def jvp(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
@@ -148,26 +200,17 @@ class FeatureMap:
         ]
         return tf.add_n(parts)
 
-    def held(self, x: Any) -> list[list[tf.Tensor]]:
-        """What `pull` and `push` need of these rows, a list a share.
-
-        As `parts`, but never of a wider type than the network's passes have.
-        """
-        self.layouts["held"] = [factor.condensed() for _, factor in self.shares(x)]
-        return [factor.parts() for factor in self.layouts["held"]]
-
-    def pull(self, held: list[list[tf.Tensor]], v: tf.Tensor) -> list[tf.Tensor]:
+    def pull(self, held: Held, v: tf.Tensor) -> list[tf.Tensor]:
         """`Jᵀ v` of what `held` returned; its arrays are in an order of their own."""
-        factors = self._factors_of(held, self.layouts["held"])
-        return [part for factor in factors for part in factor.vjp(v)]
+        return [part for group in self._groups_of(held) for part in group.factor.vjp(v)]
 
-    def push(self, held: list[list[tf.Tensor]], w: list[tf.Tensor]) -> tf.Tensor:
+    def push(self, held: Held, w: list[tf.Tensor]) -> tf.Tensor:
         """`J w` for weights as `pull` returns them, `(n, m)`, in their type."""
         rest, parts = list(w), []
-        for factor in self._factors_of(held, self.layouts["held"]):
-            own = rest[: factor.arrays]
-            del rest[: factor.arrays]
-            parts.append(factor.jvp(own))
+        for group in self._groups_of(held):
+            arrays = group.factor.arrays
+            parts.append(group.factor.jvp(rest[:arrays]))
+            del rest[:arrays]
         return tf.add_n(parts)
 
     def feature_rows(self, x: Any) -> tf.Tensor:
@@ -273,3 +316,7 @@ class FeatureMap:
             pairs = zip(products, tangents, strict=True)
             total = tf.add_n([tf.reduce_sum(p * t) for p, t in pairs if p is not None])
         return outer.gradient(total, u)
+
+
+def _shapes(held: Held) -> list[tf.TensorShape]:
+    return [t.shape for group in held for t in group]
