@@ -298,7 +298,7 @@ class FullKARE(KARE):
     ```python
     model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=1.0))
     model.compile(keras.optimizers.Adam(1e-3), kk.losses.FullKARE(ridge=1.0, relative=True))
-    model.fit(x, y, epochs=100)  # any number of rows, one step an epoch
+    model.fit(x, y, epochs=10)  # any number of rows, one step an epoch
     ```
     """
 

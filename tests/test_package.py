@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import os
 import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import keras
 import networks
@@ -50,6 +52,8 @@ EXAMPLES = {
     for name, value in OBJECTS.items()
     for i, code in enumerate(FENCE.findall(inspect.getdoc(value) or ""))
 }
+ONCE = {code: name for name, code in reversed(EXAMPLES.items())}
+"""The first name of each code: aliases and subclasses have the same docstring."""
 
 
 def test_public_names():
@@ -73,7 +77,7 @@ def test_every_public_object_has_a_docstring(name):
     assert len(inspect.getdoc(OBJECTS[name]) or "") > 30
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name in ONCE.values()])
 def test_examples_in_docstrings_run(name, rng):
     x = rng.normal(size=(20, 4)).astype("float32")
     network, y = networks.mlp(), np.sin(x[:, :1])
@@ -202,40 +206,73 @@ def test_rooms_import_downwards():
                 assert f"keras_kare.{above}" not in source, f"{file} imports {above}"
 
 
+class TestExtras:
+    """Imports where none of the extras is installed."""
+
+    @pytest.fixture(scope="class")
+    def imported(self):
+        code = """
+import sys
+sys.modules.update(dict.fromkeys(("sklearn", "pandas", "matplotlib")))  # not installed
+import keras_kare
+assert "keras_kare.sklearn" not in sys.modules
+try:
+    keras_kare.sklearn
+except ImportError as error:
+    print(error)
+import keras_kare.experiments.figures, keras_kare.experiments.tables
+print("figures and tables")
+"""
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def test_scikit_learn_is_an_extra(self, imported):
+        assert "pip install keras_kare[sklearn]" in imported
+
+    def test_figures_and_tables_load_without_pandas_and_matplotlib(self, imported):
+        assert imported.endswith("figures and tables\n")
+
+
 class TestFolders:
     """CI never skips for lack of data."""
 
-    def outcome(self, tmp_path, **environment):
-        clean = {
-            k: v for k, v in os.environ.items() if not k.startswith(("KERAS_KARE", "CI"))
-        }
+    CASES: ClassVar = {
+        "unset": {},
+        "unset in CI": {"CI": "true"},
+        "no folder in CI": {"CI": "true", "KERAS_KARE_REFERENCE": "nowhere"},
+    }
+
+    @pytest.fixture(scope="class")
+    def outcomes(self):
+        """What pytest prints of a test that needs a folder, in each environment."""
+        code = """
+import json, os, sys, pytest
+for name, environment in json.loads(sys.argv[1]).items():
+    os.environ.pop("CI", None)
+    os.environ.update(environment)
+    print(f"case {name}:", flush=True)
+    pytest.main(["-q", "tests/test_reference.py", "-k", "every_ref"])
+"""
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pytest",
-                "-q",
-                "tests/test_reference.py",
-                "-k",
-                "every_ref",
-            ],
-            env={**clean, **environment},
+            [sys.executable, "-c", code, json.dumps(self.CASES)],
+            env={k: v for k, v in os.environ.items() if not k.startswith("KERAS_KARE")},
             capture_output=True,
             text=True,
             check=False,
             cwd=ROOT,
         )
-        return done.stdout
+        parts = re.split(r"^case (.*):\n", done.stdout, flags=re.MULTILINE)
+        return dict(zip(parts[1::2], parts[2::2], strict=True))
 
-    def test_skips_where_unset(self, tmp_path):
-        assert "1 skipped" in self.outcome(tmp_path)
+    def test_skips_where_unset(self, outcomes):
+        assert "1 skipped" in outcomes["unset"]
 
-    def test_fails_in_ci(self, tmp_path):
-        assert "1 error" in self.outcome(tmp_path, CI="true")
-        told = self.outcome(
-            tmp_path, CI="true", KERAS_KARE_REFERENCE=str(tmp_path / "none")
-        )
-        assert "1 error" in told
+    @pytest.mark.parametrize("case", ["unset in CI", "no folder in CI"])
+    def test_fails_in_ci(self, outcomes, case):
+        assert "1 error" in outcomes[case]
 
 
 class TestMetrics:

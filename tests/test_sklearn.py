@@ -6,8 +6,6 @@ import concurrent.futures
 import copy
 import pickle
 import random
-import subprocess
-import sys
 import time
 
 import keras
@@ -55,25 +53,6 @@ def wave(rng, n=60, noise=0.1):
 @parametrize_with_checks([classifier(), regressor()])
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
-
-
-def test_scikit_learn_is_an_extra():
-    code = """
-import sys
-sys.modules["sklearn"] = None  # as if it was not installed
-import keras_kare
-assert "keras_kare.sklearn" not in sys.modules
-try:
-    keras_kare.sklearn
-except ImportError as error:
-    assert "pip install keras_kare[sklearn]" in str(error), error
-else:
-    raise AssertionError("no error")
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
 
 
 class TestScores:

@@ -45,7 +45,7 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
 
     X, y = load_breast_cancer(return_X_y=True, as_frame=True)
     X, X_test, y, y_test = train_test_split(X, y, random_state=0)
-    classifier = kk.sklearn.KAREClassifier(epochs=20, random_state=0).fit(X, y)
+    classifier = kk.sklearn.KAREClassifier(epochs=10, random_state=0).fit(X, y)
     classifier.score(X_test, y_test)
     classifier.predict_proba(X_test)  # (n, 2)
     ```

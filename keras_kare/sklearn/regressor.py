@@ -80,7 +80,7 @@ class KARERegressor(RegressorMixin, KAREEstimator):
 
     X, y = load_diabetes(return_X_y=True, as_frame=True)
     X, X_test, y, y_test = train_test_split(X, y, random_state=0)
-    regressor = kk.sklearn.KARERegressor(epochs=20, random_state=0).fit(X, y)
+    regressor = kk.sklearn.KARERegressor(epochs=10, random_state=0).fit(X, y)
     regressor.score(X_test, y_test)
     mean, std = regressor.predict(X_test, return_std=True)
     ```
