@@ -147,13 +147,14 @@ class _Probe:
         self.inputs = keras.tree.flatten(x)
         roads = Roads(self.variables, x)
         sources = [variable.value for variable in self.variables]
-        with tf.GradientTape(persistent=True, watch_accessed_variables=False) as tape:
+        # A persistent tape has TensorFlow prepare loops for more derivatives than these.
+        summed_too = self._outputs == "sum" and self.unruled.shape[1] > 1
+        with tf.GradientTape(summed_too, watch_accessed_variables=False) as tape:
             tape.watch(sources)
             recorder = Recorder(tape, self._wanted)
             self.f = f = run(self.network, x, recorder)
             self.count_outputs = f.shape[1]
             mix = tf.constant(np.random.default_rng(3).normal(size=(1, f.shape[1])))
-            total = tf.reduce_sum(f * tf.cast(mix, f.dtype))
             each = tf.cast(v, f.dtype)[:, None]
             weighted = tf.reduce_sum(f * tf.cast(mix, f.dtype) * each)
             summed = tf.reduce_sum(f * each)
@@ -162,20 +163,20 @@ class _Probe:
         forward = roads.operations()
         handles = roads.sources()
         refusals.refuse_without_gradient(self.network, graph.get_operations(), handles, f)
-        self.plain = _dense(tape.gradient(weighted, sources))
+        watched = [site.h for site in recorder.sites]
+        found = tape.gradient(weighted, [*sources, *watched])
+        self.plain, by_site = _dense(found[: len(sources)]), found[len(sources) :]
         backwards = graph.get_operations()[backward:]
         self.abilities = Abilities.of(graph.as_graph_def(), forward, backwards)
         self.sums: dict[int, tf.Tensor] = {}
-        if self._outputs == "sum" and f.shape[1] > 1:
+        if summed_too:
             self.sums = _dense(tape.gradient(summed, sources))
         self.alive = list(self.plain)
-        watched = [site.h for site in recorder.sites]
-        by_site = tape.gradient(total, watched)
         passes = [t for t in (f, *watched, *by_site, *self.plain.values()) if t is not None]
         self.lacking = undifferentiable(graph.get_operations(), handles, passes)
         unproven = roads.unproven(recorder.sites, f, by_site)
         self._misplaced = roads.misplaced
-        self._structure(recorder, by_site, unproven, v)
+        self._structure(recorder, by_site, unproven)
         rest = [g for i, g in self.plain.items() if i not in self.structured]
         self.footprint = memory.footprint(
             graph.get_operations(),
@@ -195,7 +196,6 @@ class _Probe:
         recorder: Recorder,
         by_site: list[tf.Tensor | None],
         unproven: set[int],
-        v: tf.Tensor,
     ) -> None:
         """`Jᵀ v` by the rules, of the variables that are proven to be theirs."""
         self.unproven: dict[int, str] = {}
@@ -205,11 +205,13 @@ class _Probe:
             for u in s.variables
             if id(u) in self._place
         }
+        # The gradients are those of `v` times the rows' outputs. A part of that is left to
+        # the products, which are tried with it.
+        part = tf.constant(np.random.default_rng(5).uniform(0.5, 2.0, ROWS), self.f.dtype)
         known: dict[int, tf.Tensor] = {}
         for site, gradient in zip(recorder.sites, by_site, strict=True):
-            if gradient is None:
-                continue
-            known[id(site.h)] = tf.expand_dims(gradient, axis=1)
+            if gradient is not None and gradient.shape[:1] == [ROWS]:
+                known[id(site.h)] = tf.expand_dims(_rows_over(gradient, part), axis=1)
         for key in unproven | split_between(recorder.sites, self._ids):
             misplaced = key in self._misplaced
             why = reasons.NO_ROWS if misplaced else reasons.OTHER_ROAD
@@ -226,8 +228,9 @@ class _Probe:
         self.parts: list[tf.Tensor] = []
         for variables, factor in shares(sites, known, serves, self.f.dtype):
             self.costs.append((variables, factor.cost(self.count)))
-            self.parts.extend(factor.condensed().parts())
-            products = factor.vjp(tf.cast(v, self.f.dtype)[:, None])
+            condensed = factor.condensed()
+            self.parts.extend(condensed.parts())
+            products = factor.arranged(condensed.vjp(part[:, None]))
             for variable, product in zip(variables, products, strict=True):
                 place = self._place[id(variable)]
                 self.structured[place] = tf.reshape(product, variable.shape)
@@ -363,3 +366,10 @@ def _only_finite(x: Any, f: np.ndarray) -> Any:
 def _dense(gradients: list[Any]) -> dict[int, tf.Tensor]:
     """By number, those that there are; not as rows of a table."""
     return {i: tf.convert_to_tensor(g) for i, g in enumerate(gradients) if g is not None}
+
+
+def _rows_over(gradient: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
+    """Rows, each divided by its number."""
+    gradient = tf.convert_to_tensor(gradient)
+    shape = [-1] + [1] * (gradient.shape.rank - 1)
+    return gradient / tf.cast(tf.reshape(part, shape), gradient.dtype)

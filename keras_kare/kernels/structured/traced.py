@@ -63,14 +63,17 @@ class Traced:
         served = [v for v in plan.structured if all(v is not r for r in refused)]
         ids = {id(v) for v in served}
         roads = Roads(served, x)
-        tape = tf.GradientTape(persistent=True, watch_accessed_variables=False)
+        plain = (*plan.jacobian, *refused)
+        # A persistent tape has TensorFlow prepare loops for more derivatives than one.
+        persistent = bool(plain) or len(self._cotangents(plan.outputs)) > 1
+        tape = tf.GradientTape(persistent, watch_accessed_variables=False)
         with tape:
-            tape.watch([v.value for v in (*plan.jacobian, *refused)])
+            tape.watch([v.value for v in plain])
             recorder = Recorder(tape, lambda layer: holds(layer, ids))
             f = run(self._network, x, recorder)
             cotangents = tf.constant(self._cotangents(f.shape[1]), f.dtype)
             targets = tf.matmul(f, cotangents, transpose_b=True)
-            self._targets = Targets(targets, (*plan.jacobian, *refused))
+            self._targets = Targets(targets, plain)
             by = [site.h for site in recorder.sites]
             total = Targets(tf.reduce_sum(targets, axis=0), by)
         self._tape = tape
