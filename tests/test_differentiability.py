@@ -10,6 +10,7 @@ import keras
 import pytest
 import tensorflow as tf
 
+from keras_kare.kernels.graphs import function_of
 from keras_kare.kernels.structured import differentiability, operations
 from keras_kare.kernels.structured.differentiability import undifferentiable
 
@@ -200,13 +201,13 @@ def test_private_name():
     inner = tf.function(resized, autograph=False)
     graph = tf.function(lambda x: inner(x)).get_concrete_function(IMAGE).graph
     (call,) = [op for op in graph.get_operations() if "PartitionedCall" in op.type]
-    body = differentiability._function(graph, call.get_attr("f").name)
+    body = function_of(graph, call.get_attr("f").name)
     assert body is not None, "TensorFlow shows no body of a function: find its new name"
     assert "ResizeBilinear" in {op.type for op in body.get_operations()}
 
 
 def test_body_out_of_sight():
-    with mock.patch.object(differentiability, "_function", return_value=None):
+    with mock.patch.object(differentiability, "function_of", return_value=None):
         lines = read(ROUND["in a function"])
     assert lines
     assert all(line.startswith("a function whose operations cannot") for line in lines)

@@ -13,6 +13,7 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kare as kk
+from keras_kare.kernels import memory
 from keras_kare.kernels.factors import FullFactor, LookupFactor, OuterFactor, Windows
 from keras_kare.kernels.factors.windows import outer_products
 
@@ -292,3 +293,29 @@ class TestRules:
             refused = pytest.raises(ValueError, match="time dimension is undefined")
             with refused if unroll else contextlib.nullcontext():
                 tf.function(kernel.gram).get_concrete_function(spec)
+
+
+def test_memory_of_loops_is_counted():
+    """What a loop keeps of each round for its gradient, where their number is known."""
+
+    def of_rounds(rounds):
+        def graph(x):
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                _, h = tf.while_loop(
+                    lambda t, h: t < rounds,
+                    lambda t, h: (t + 1, tf.tanh(tf.sin(h))),
+                    (0, x),
+                    maximum_iterations=rounds,
+                )
+            return h, tape.gradient(h, x)
+
+        function = tf.function(graph, autograph=False)
+        traced = function.get_concrete_function(tf.TensorSpec((10, 8), "float32"))
+        operations = traced.graph.get_operations()
+        results = list(traced.outputs)
+        count = len(operations)
+        return memory.footprint(operations, traced.inputs, results, count, 1, 10)
+
+    each = 2 * 8 * 4  # the arguments and the results of the two that are not linear
+    assert of_rounds(200) - of_rounds(100) == pytest.approx(100 * each, rel=0.01)

@@ -53,6 +53,12 @@ class Runtime:
         return (Runtime, ())
 
 
+FEW = 1024
+"""Rows up to which operations may run one by one."""
+
+OFTEN = 8
+"""Calls up to which they do."""
+
 _MOST = 8
 """Architectures whose traces are kept for the next network of the same."""
 
@@ -140,7 +146,16 @@ class Work:
         """
         if not self._parted:
             return self._call(verb, x, *arguments)
-        return self._call(f"{verb}_of_held", self._call("held", x), *arguments)
+        return self._product(f"{verb}_of_held", self._call("held", x), *arguments)
+
+    def _product(self, verb: str, *arguments: Any) -> Any:
+        """A verb of what is held: a few operations, which are traced if called often."""
+        key = ("calls", verb, self._plan, self.features.dtype)
+        functions, eagerly = self.runtime.functions, tf.executing_eagerly()
+        functions[key] = functions.get(key, 0) + eagerly
+        if eagerly and functions[key] <= OFTEN and _count(arguments) <= FEW:
+            return getattr(self.features, verb)(*arguments)
+        return self._call(verb, *arguments)
 
     def over_slices(self, verb: str, x: Any) -> Any:
         """A verb whose results have rows on their first axes, a slice after the other."""

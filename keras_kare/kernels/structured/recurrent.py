@@ -274,7 +274,7 @@ def _loop(
     if layer.go_backwards:
         x = tf.reverse(x, [1])
         mask = None if mask is None else tf.reverse(mask, [1])
-    cells, blanks = _cells(layer), layer.zero_output_for_mask
+    cells, blanks = _cells(layer), getattr(layer, "zero_output_for_mask", False)
     stacked = cells[0] is not layer.cell
     given = initial_state if stacked else [initial_state]
     states = []
