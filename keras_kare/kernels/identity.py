@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import re
 import sys
 import types
 import uuid
@@ -30,28 +31,34 @@ _UNIMPORTANT = frozenset(
         "build",
         "built",
         "call_signature_parameters",
+        "input_spec",
+        "name",
+        "quantize",
+        "supports_jit",
+    }
+)
+"""Attributes of layers that do not change what they compute."""
+
+_OF_TRAINING = frozenset(
+    {
         "compiled",
         "history",
-        "input_spec",
         "jit_compile",
         "loss",
-        "name",
         "optimizer",
         "output_names",
         "predict_function",
-        "quantize",
         "run_eagerly",
         "steps_per_execution",
         "stop_evaluating",
         "stop_predicting",
         "stop_training",
-        "supports_jit",
         "test_function",
         "train_function",
         "unrolled_steps_per_execution",
     }
 )
-"""Attributes of layers and models that do not change what they compute."""
+"""Attributes of models that do not, either."""
 
 _INTERNAL = frozenset(
     name
@@ -62,6 +69,8 @@ _INTERNAL = frozenset(
 """Attributes that Keras keeps for itself in every layer or model."""
 
 _FUNCTIONS = types.FunctionType, types.MethodType, types.BuiltinMethodType
+
+_TABLES = tf.lookup.StaticHashTable, tf.lookup.experimental.MutableHashTable
 
 _PROCESS = uuid.uuid4().hex
 """Of objects that cannot be read, only this process knows whether they are the same."""
@@ -95,13 +104,16 @@ class Identity:
         Names do not matter. What is changed inside an array or an object that a layer
         holds is seen once that array or object is another.
         """
+        layers = walk(self._network)
         seen = [
             part
-            for layer in walk(self._network)
+            for layer in layers
             for name, value in vars(layer).items()
             if _matters(layer, name)
             for part in (name, value, layer.dtype_policy)
         ]
+        for operation in _operations(layers):
+            seen += _settings(operation).values()
         if self._seen is None or not _identical(seen, self._seen):
             self._digest, self._seen = architecture(self._network), seen
         return self._digest
@@ -124,18 +136,38 @@ class Identity:
 
 def _is_of_keras(network: keras.layers.Layer) -> bool:
     """Whether no Python of others takes part, and no loss of a layer's outputs."""
-    for layer in walk(network):
-        if not type(layer).__module__.startswith("keras.") or not layer.built:
+    layers = walk(network)
+    operations = _operations(layers)
+    if not all(type(part).__module__.startswith("keras.") for part in layers + operations):
+        return False
+    for layer in layers:
+        if not layer.built or getattr(layer, "activity_regularizer", None) is not None:
             return False
-        if getattr(layer, "activity_regularizer", None) is not None:
-            return False
-        reader = _Reader()
-        for name, value in vars(layer).items():
-            if _matters(layer, name):
-                reader.of(value)
-        if reader.unread or reader.foreign:
-            return False
-    return True
+    reader = _Reader()
+    for layer in layers:
+        reader.of([value for name, value in vars(layer).items() if _matters(layer, name)])
+    for operation in operations:
+        reader.of(_settings(operation))
+    return not reader.unread and not reader.foreign
+
+
+def _operations(layers: list[Any]) -> list[Any]:
+    """What functional models among these call besides layers, as `keras.ops.mean`."""
+    found = {
+        id(operation): operation
+        for layer in layers
+        for operation in vars(layer).get("_operations", ())
+        if not isinstance(operation, keras.layers.Layer)
+    }
+    return list(found.values())
+
+
+def _settings(operation: Any) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in sorted(vars(operation).items())
+        if not name.startswith("_") and name != "name"
+    }
 
 
 def _wiring(network: keras.layers.Layer) -> str:
@@ -180,6 +212,7 @@ def _described(config: Any) -> Any:
 def architecture(network: keras.layers.Layer) -> str:
     """A hash of a network's layers, their attributes, and how they are connected."""
     digest, layers, unread = hashlib.blake2b(digest_size=16), walk(network), False
+    operations = _operations(layers)
     for layer in layers:
         kind, reader = type(layer), _Reader()
         digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
@@ -190,7 +223,14 @@ def architecture(network: keras.layers.Layer) -> str:
             # Keras adds some when it loads a layer, as false as if they were not there.
             if _matters(layer, name) and value is not None and value is not False:
                 digest.update(f"{name}={reader.of(value)};".encode())
-        digest.update(_connections(layer, layers, reader).encode())
+        digest.update(_connections(layer, layers + operations, reader).encode())
+        unread = unread or reader.unread
+    for operation in operations:
+        kind, reader = type(operation), _Reader()
+        digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
+        if not kind.__module__.startswith("keras."):
+            digest.update(reader.of_function(kind.call).encode())
+        digest.update(reader.of(_settings(operation)).encode())
         unread = unread or reader.unread
     return f"{_UNREAD if unread else ''}{digest.hexdigest()}"
 
@@ -206,6 +246,8 @@ def made_by(architecture: str) -> str:
 def _matters(layer: keras.layers.Layer, name: str) -> bool:
     if name in _UNIMPORTANT or name.endswith(_OF_WEIGHTS):
         return False
+    if name in _OF_TRAINING and isinstance(layer, keras.Model):
+        return False
     if not name.startswith("_"):
         return True
     # What is private in layers of Keras is Keras' own business, and changes as they run.
@@ -219,7 +261,7 @@ def _identical(these: list[Any], those: list[Any]) -> bool:
     )
 
 
-def _connections(layer: Any, layers: list[Any], reader: _Reader) -> str:
+def _connections(layer: Any, parts_of_it: list[Any], reader: _Reader) -> str:
     """How a functional model connects its layers, with their places for names."""
     if not isinstance(layer, keras.Model) or "output_names" not in vars(layer):
         return ""
@@ -234,9 +276,21 @@ def _connections(layer: Any, layers: list[Any], reader: _Reader) -> str:
         if isinstance(part, dict)
     ]
     text = json.dumps([nodes, parts], sort_keys=True, default=lambda v: type(v).__name__)
-    for place, other in enumerate(layers):
+    for place, other in enumerate(parts_of_it):
         text = text.replace(json.dumps(other.name), f"#{place}")
-    return text
+    return f"{text}{_order_of_names(layer)}"
+
+
+def _order_of_names(model: Any) -> list[int]:
+    """How inputs would be sorted by name: a dictionary of them is taken apart so.
+
+    Keras numbers the names that it gives, in the order of their making.
+    """
+    names = [
+        [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", t.name)]
+        for t in model.inputs
+    ]
+    return sorted(range(len(names)), key=names.__getitem__)
 
 
 class _Reader:
@@ -250,12 +304,15 @@ class _Reader:
     def __init__(self) -> None:
         self.unread = self.foreign = False
         self._inside: list[Any] = []
+        self._hidden = 0
 
     def of(self, value: Any) -> str:
         """Any value; what holds itself is read once."""
         if isinstance(value, _PLAIN):
             return repr(value)
         if isinstance(value, keras.layers.Layer | keras.Variable | tf.Variable):
+            if self._hidden or isinstance(value, tf.Variable):
+                return self.of_unread(value)  # Keras does not know of it
             return type(value).__name__  # layers come by themselves, variables by value
         if any(value is outer for outer in self._inside):
             return "itself"
@@ -280,7 +337,7 @@ class _Reader:
             self.foreign = self.foreign or not known
             return f"{getattr(value, '__module__', '')}.{value.__name__}"
         if isinstance(value, functools.partial):
-            return f"partial{self.of((value.func, value.args, value.keywords))}"
+            return f"partial{self._of_hidden((value.func, value.args, value.keywords))}"
         if isinstance(
             value, types.FunctionType | types.MethodType | types.BuiltinMethodType
         ):
@@ -288,6 +345,14 @@ class _Reader:
         if (python := getattr(value, "python_function", None)) is not None:
             return self.of(python)
         return self._of_object(value)
+
+    def _of_hidden(self, value: Any) -> str:
+        """What is in functions and objects, where Keras looks for no layers."""
+        self._hidden += 1
+        try:
+            return self.of(value)
+        finally:
+            self._hidden -= 1
 
     def _of_array(self, value: Any) -> str:
         if tf.is_symbolic_tensor(value) or not hasattr(value, "__array__"):
@@ -304,16 +369,18 @@ class _Reader:
         name = f"{function.__module__}.{function.__qualname__}"
         function = getattr(function, "__func__", function)
         code = getattr(function, "__code__", None)
+        if code is not None:  # `functools.wraps` lends names
+            name = f"{function.__globals__.get('__name__')}.{function.__qualname__}"
         if code is None or name.startswith(("keras.", "tensorflow.", "numpy.")):
             return (
                 name
                 if isinstance(bound, type(None) | types.ModuleType)
-                else (f"{name} of {self.of(bound)}")
+                else (f"{name} of {self._of_hidden(bound)}")
             )
         self.foreign = True
         cells = [c.cell_contents for c in function.__closure__ or () if _filled(c)]
         held = (function.__defaults__, function.__kwdefaults__, cells, bound)
-        return f"{name}{self._of_code(code)}{self.of(held)}"
+        return f"{name}{self._of_code(code)}{self._of_hidden(held)}"
 
     def _of_code(self, code: types.CodeType) -> str:
         constants = [
@@ -326,14 +393,20 @@ class _Reader:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         if kind.startswith(("keras.", "tensorflow.")) and hasattr(value, "get_config"):
             return f"{kind}{self.of(_without_name(value.get_config()))}"
-        if kind.startswith(("keras.", "tensorflow.")):
+        if isinstance(
+            value, tf.lookup.StaticHashTable | tf.lookup.experimental.MutableHashTable
+        ):
+            return f"{kind}{self.of([np.asarray(part) for part in value.export()])}"
+        if kind.startswith("keras."):
             return kind
+        if kind.startswith("tensorflow."):
+            return self.of_unread(value)
         self.foreign = True
         if (held := getattr(value, "__dict__", None)) is None:
             return self.of_unread(value)
         called = vars(type(value)).get("__call__")
         code = self.of_function(called) if isinstance(called, types.FunctionType) else ""
-        return f"{kind}{code}{self.of(dict(held))}"
+        return f"{kind}{code}{self._of_hidden(dict(held))}"
 
     def of_unread(self, value: Any) -> str:
         """Which object it is, in this process."""

@@ -318,7 +318,8 @@ class NTK(Kernel):
         for spec, part in paired(self.network, name, x):
             # Keras adds and drops axes of length one.
             takes, got = ([d for d in t.shape[1:] if d != 1] for t in (spec, part))
-            if not tf.TensorShape(takes).is_compatible_with(got):
+            fits = tf.TensorShape(spec.shape[1:]).is_compatible_with(part.shape[1:])
+            if not fits and not tf.TensorShape(takes).is_compatible_with(got):
                 raise ValueError(
                     f"`{name}` does not fit the network, whose rows have shape "
                     f"{tuple(spec.shape[1:])}. Received: {name} of shape "
@@ -415,10 +416,10 @@ class NTK(Kernel):
     def _plan(self, x: Any) -> Plan:
         """The plan for the network as it is, and the variables that train now."""
         runtime = self._runtime
-        if runtime.is_new(self._planned_for()) or self._key() not in runtime.plans:
+        if self._is_new() or self._key() not in runtime.plans:
             runtime.share(self._identify().shared)
             plan = self._common_plan(x) or self._make_plan(x)
-            runtime.is_new(self._planned_for())  # planning may have built layers,
+            self._is_new()  # planning may have built layers,
             runtime.plans[self._key()] = plan  # and made variables
             runtime.share(self._identify().shared)
             if runtime.shares:
@@ -454,8 +455,9 @@ class NTK(Kernel):
             self._identity = Identity(self.network)
         return self._identity
 
-    def _planned_for(self) -> str:
-        return f"{self.architecture()} {version()}"
+    def _is_new(self) -> bool:
+        architecture = f"{self.architecture()} {version()}"
+        return self._runtime.is_new(architecture, self.network.variables)
 
     def _key(self) -> tuple[int, ...]:
         return tuple(id(v) for v in self.network.trainable_variables)

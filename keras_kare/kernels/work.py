@@ -31,12 +31,16 @@ class Runtime:
         self.shares = False
         self.rows: int | None = None
         self._architecture: str | None = None
+        self._variables: list[Any] = []
 
-    def is_new(self, architecture: str) -> bool:
+    def is_new(self, architecture: str, variables: list[Any]) -> bool:
         """Whether a network has changed; what was planned and traced before is dropped."""
-        if architecture == self._architecture:
+        same = len(variables) == len(self._variables) and all(
+            a is b for a, b in zip(variables, self._variables, strict=True)
+        )
+        if same and architecture == self._architecture:
             return False
-        self._architecture = architecture
+        self._architecture, self._variables = architecture, list(variables)
         self.plans.clear()
         self.functions, self.shares = {}, False
         return True

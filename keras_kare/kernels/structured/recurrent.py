@@ -220,11 +220,12 @@ class RecurrentRule(LayerRule):
     """Runs the layer as Keras does, but for its loop."""
 
     def accepts(self, layer: keras.layers.Layer) -> bool:
-        return super().accepts(layer) and all(
-            type(cell) in _CELLS
-            and _CELLS[type(cell)].accepts(cell)
-            and cell.compute_dtype == layer.compute_dtype
-            for cell in _cells(layer)
+        known = type(layer.cell) in (*_CELLS, keras.layers.StackedRNNCells)
+        return (
+            super().accepts(layer)
+            and known
+            and "inner_loop" not in vars(layer)
+            and all(_accepts(cell, layer.compute_dtype) for cell in _cells(layer))
         )
 
     def call(
@@ -256,6 +257,13 @@ def _with_loop(layer: keras.layers.Layer, loop: Callable[..., Any]) -> Iterator[
         del layer.inner_loop
 
 
+def _accepts(cell: keras.layers.Layer, dtype: str) -> bool:
+    """Whether a cell is one of those above, in all that it does."""
+    rule = _CELLS.get(type(cell))
+    own = "call" in vars(cell) or cell.compute_dtype != dtype
+    return rule is not None and not own and rule.accepts(cell)
+
+
 def _cells(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
     found: Sequence[keras.layers.Layer] = getattr(layer.cell, "cells", [layer.cell])
     return found
@@ -270,7 +278,7 @@ def _loop(
     """
     if mask is not None:
         mask = mask[0] if isinstance(mask, list | tuple) else mask
-        mask = tf.cast(mask, tf.bool)
+        mask = tf.cast(mask[..., 0] if mask.shape.rank == 3 else mask, tf.bool)
     if layer.go_backwards:
         x = tf.reverse(x, [1])
         mask = None if mask is None else tf.reverse(mask, [1])
