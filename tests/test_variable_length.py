@@ -243,13 +243,37 @@ def test_recurrent_layers_of_any_length(cell, rng, tmp_path):
     np.testing.assert_allclose(served.serve(tf.constant(longer)), expected, atol=1e-10)
 
 
+class Steps(layers.Layer):
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 2), name="kernel")
+
+    def call(self, x):
+        return keras.ops.tanh(keras.ops.mean(keras.ops.matmul(x, self.kernel), axis=1))
+
+
+class StepsRule(kk.kernels.LayerRule):
+    """A user's rule that asks for more than its layer does."""
+
+    def call(self, layer, watch, x):
+        if x.shape[1] is None:
+            raise ValueError("the number of steps must be known")
+
+        def factor(variables, gradients):
+            products = tf.einsum("nd,ncq->ncdq", tf.reduce_mean(x, axis=1), gradients)
+            return kk.kernels.FullFactor(products)
+
+        h = tf.reduce_mean(tf.matmul(x, tf.convert_to_tensor(layer.kernel)), axis=1)
+        return tf.tanh(watch(h, [layer.kernel], factor))
+
+
 def test_export_where_the_length_must_be_known(rng, tmp_path):
-    network = keras.Sequential([keras.Input((None, 2)), layers.LSTM(2, unroll=True)])
+    kk.kernels.register_rule(Steps, StepsRule())
+    network = keras.Sequential([keras.Input((None, 2)), Steps()])
     x = rng.normal(size=(4, 2, 2))
     model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=0.1))
     model.fit_head(x, rng.normal(size=(4, 2)))
     with pytest.warns(
-        UserWarning, match=r"(?s)only rows of the shape .*\(None, 2, 2\).*time dimension"
+        UserWarning, match=r"(?s)only rows of the shape .*\(None, 2, 2\).*steps must be"
     ):
         model.export(tmp_path / "served", verbose=False)
     served = tf.saved_model.load(str(tmp_path / "served"))
