@@ -70,7 +70,9 @@ def replaced_call() -> Any:
 
 
 OTHERS = {
-    "residual stack": lambda: layers.RNN(Residual([layers.LSTMCell(3) for _ in range(2)])),
+    "residual stack": lambda: layers.RNN(
+        Residual([layers.SimpleRNNCell(3), layers.SimpleRNNCell(3)])
+    ),
     "cell of cells": lambda: layers.RNN(Pair()),
     "loop on the instance": replaced_loop,
     "call on the cell": replaced_call,
