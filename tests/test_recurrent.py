@@ -122,3 +122,29 @@ def test_a_loop_and_no_loop_are_the_same(rng):
         models.append(model)
     for a, b in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("steps", [3, None])
+def test_an_activation_may_read_the_recurrent_kernel(steps, rng):
+    """Where no row of the plan shows it."""
+    cell = layers.SimpleRNNCell(3)
+
+    def gated(z: Any) -> Any:
+        opened = keras.ops.relu(z - 50.0)
+        return keras.ops.tanh(z) + opened * keras.ops.sum(cell.recurrent_kernel)
+
+    cell.activation = gated
+    network = network_of(layers.RNN(cell), (steps, 3))
+    network.set_weights([rng.normal(size=w.shape) for w in network.get_weights()])
+    kernel = kk.kernels.NTK(network)
+    with pytest.warns(UserWarning, match="plain Jacobian"):
+        kernel.check(rng.normal(size=(4, 3, 3)))
+    x = 100.0 * rng.normal(size=(4, 3, 3))
+    expected = by_rows(network, x)
+    np.testing.assert_allclose(kernel.gram(x), expected, atol=1e-9 * expected.max())
+
+
+@pytest.mark.filterwarnings("error:The NTK takes the plain Jacobian")
+def test_an_activation_of_the_users(rng):
+    layer = layers.LSTM(2, activation=lambda z: keras.ops.tanh(2.0 * z))
+    check(network_of(layer), rng.normal(size=(4, 3, 3)))

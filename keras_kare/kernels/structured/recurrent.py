@@ -4,7 +4,8 @@ What a recurrent layer computes from its inputs, `x W + bias`, is one product fo
 steps, made before the loop and watched there. The loop adds `h U` to it, step by step, so
 that the gradient by what was watched is that by every pre-activation; and it hands out the
 states `h` that `U` met. All variables have their per-example gradients from these two.
-Where a layer has `unroll=True`, there is no loop, as in Keras.
+Where a layer has `unroll=True`, there is no loop, as in Keras; nor where an activation is
+not Keras' own, which may read anything: every operation is then in sight of the proof.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 import keras
 import tensorflow as tf
+from keras import layers
 
 from keras_kare.kernels.factors import Factor, FullFactor, Layout, OuterFactor, positions
 from keras_kare.kernels.structured.affine import affine
@@ -27,6 +29,7 @@ from keras_kare.kernels.structured.rule import (
     add_bias,
     present,
 )
+from keras_kare.kernels.structured.untouched import is_of_libraries
 
 _KERAS_CALL = keras.layers.RNN.call
 
@@ -316,22 +319,32 @@ def _run(
     steps = [entering] if mask is None else [entering, mask[..., None]]
 
     def step(now: list[tf.Tensor], output: tf.Tensor, states: Any) -> tuple[Any, ...]:
-        found, new, met, _ = rule.step(cell, now[0], u, states)
+        found, new, met, products = rule.step(cell, now[0], u, states)
         if mask is not None:
             kept = (blank if blanks else output, *states)
             pairs = zip((found, *new), kept, strict=True)
             found, *states = (tf.where(now[1], a, b) for a, b in pairs)
-            return found, tuple(states), met
-        return found, new, met
+            return found, tuple(states), met, products
+        return found, new, met, products
 
-    runs = _unrolled if unroll else _looped
-    outputs, states, inner = runs(step, list(map(_time_first, steps)), blank, first)
     rows, length = entering.shape[:2]  # which loops forget
+    own = _is_kerass(cell.activation) and _is_kerass(
+        getattr(cell, "recurrent_activation", cell.activation)
+    )
+    # Nothing is proven of what happens in a loop. Keras' own activations read no variable.
+    unroll = unroll or (not own and length is not None)
+    runs = _unrolled if unroll else _looped
+    outputs, states, inner, products = runs(
+        step, list(map(_time_first, steps)), blank, first
+    )
     for t in (outputs, *inner):
         t.set_shape([length, rows, cell.units])
     for t in states:
         t.set_shape([rows, cell.units])
-    through += [outputs, *states, *inner]
+    if unroll:
+        through += products
+    elif own:
+        through += [outputs, *states, *inner]
     met += [_rows_first(v) for v in inner]
     outputs = _rows_first(outputs)
     return outputs, list(states) if nested else states[0]
@@ -339,17 +352,18 @@ def _run(
 
 def _looped(
     step: Callable[..., Any], inputs: list[tf.Tensor], output: Any, states: Tensors
-) -> tuple[tf.Tensor, Tensors, list[tf.Tensor]]:
-    """All outputs, the last states, and all that was met, time first."""
+) -> tuple[tf.Tensor, Tensors, list[tf.Tensor], list[tf.Tensor]]:
+    """All outputs, the last states, and all that was met, time first; no products."""
     length = tf.shape(inputs[0])[0]
     given = [tf.TensorArray(t.dtype, length).unstack(t) for t in inputs]
-    _, _, met = step([t[0] for t in inputs], output, states)
+    _, _, met, _ = step([t[0] for t in inputs], output, states)
     arrays = tuple(
         tf.TensorArray(t.dtype, length, element_shape=t.shape) for t in (output, *met)
     )
 
     def body(t: tf.Tensor, written: Any, output: Any, states: Any) -> tuple[Any, ...]:
-        output, states, met = step([array.read(t) for array in given], output, states)
+        now = [array.read(t) for array in given]
+        output, states, met, _ = step(now, output, states)
         pairs = zip(written, (output, *met), strict=True)
         return t + 1, tuple(array.write(t, v) for array, v in pairs), output, states
 
@@ -360,19 +374,28 @@ def _looped(
         maximum_iterations=inputs[0].shape[0],
     )
     outputs, *inner = (array.stack() for array in written)
-    return outputs, states, inner
+    return outputs, states, inner, []
 
 
 def _unrolled(
     step: Callable[..., Any], inputs: list[tf.Tensor], output: Any, states: Tensors
-) -> tuple[tf.Tensor, Tensors, list[tf.Tensor]]:
+) -> tuple[tf.Tensor, Tensors, list[tf.Tensor], list[tf.Tensor]]:
     """The same, every step by itself: quicker to run, slower to trace."""
-    found = []
+    found, products = [], []
     for now in zip(*map(tf.unstack, inputs), strict=True):
-        output, states, met = step(now, output, states)
+        output, states, met, added = step(now, output, states)
         found.append((output, *met))
+        products.extend(added)
     outputs, *inner = (tf.stack(values) for values in zip(*found, strict=True))
-    return outputs, states, inner
+    return outputs, states, inner, products
+
+
+_PLAIN_LAYERS = layers.ELU, layers.LeakyReLU, layers.PReLU, layers.ReLU
+
+
+def _is_kerass(activation: Any) -> bool:
+    """Whether an activation is Keras' own, and knows of no other layer."""
+    return type(activation) in _PLAIN_LAYERS or is_of_libraries(activation)
 
 
 def _time_first(t: tf.Tensor) -> tf.Tensor:

@@ -192,8 +192,10 @@ def from_its_cache(function: Any, args: Any, kwargs: Any) -> Any:
 
 
 def is_of_libraries(function: Any) -> bool:
-    """Whether Keras or TensorFlow wrote a function."""
-    module = getattr(function, "__module__", None) or ""
+    """Whether Keras or TensorFlow wrote a function; `functools.wraps` lends names only."""
+    inner = getattr(function, "__func__", function)
+    module = getattr(inner, "__globals__", {}).get("__name__")
+    module = module or getattr(function, "__module__", None) or ""
     return module.startswith(("keras.", "tensorflow."))
 
 
