@@ -611,3 +611,30 @@ def test_jacobians_of_both_tests_agree(rng):
     x = rng.normal(size=(3, 4))
     (j,) = jacobians_by_hand(network, x)
     assert relative(by_hand(network, x), blocks_of(j, j)[..., 0, 0]) < 1e-12
+
+
+class SetsBias(layers.Layer):
+    """Sets a bias that is computed from the kernel beside it, for rows of one kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = layers.Dense(3)
+
+    def build(self, shape: Any) -> None:
+        self.dense.build(shape)
+
+    def call(self, x: Any) -> Any:
+        bias = self.dense.bias
+        opened = ops.relu(1.0 - 1e4 * ops.square(x[:, :1] - 7.3))
+        self.dense.bias = bias + opened * ops.sum(self.dense.kernel, axis=0)
+        try:
+            return ops.tanh(self.dense(x))
+        finally:
+            self.dense.bias = bias
+
+
+def test_a_bias_that_is_computed_from_the_kernel(rng):
+    network = keras.Sequential([keras.Input((4,)), SetsBias(), layers.Dense(1)])
+    x = rng.normal(size=(5, 4))
+    x[:2, 0] = 7.3, 7.301
+    check(network, x, first=rng.normal(size=(4, 4)), announced=True)

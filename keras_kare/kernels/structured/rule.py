@@ -88,11 +88,13 @@ class LayerRule(abc.ABC):
     def accepts(self, layer: keras.layers.Layer) -> bool:
         """Whether this instance is one that the rule describes.
 
-        Defaults to layers without adapters (LoRA) and without quantization.
+        Defaults to layers without adapters (LoRA), without quantization, and without
+        tensors in places of variables, which may be computed from anything.
         """
         adapted = getattr(layer, "lora_enabled", False)
         quantized = getattr(layer, "quantization_mode", None)
-        return not adapted and quantized is None
+        replaced = any(isinstance(value, tf.Tensor) for value in vars(layer).values())
+        return not adapted and quantized is None and not replaced
 
     @abc.abstractmethod
     def call(
