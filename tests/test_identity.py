@@ -223,3 +223,43 @@ def test_functions_say_where_they_were_written():
     assert inspect.unwrap(named(1.0)) is keras.activations.tanh
     assert named(1.0).__module__ == keras.activations.tanh.__module__
     assert named(1.0).__globals__["__name__"] == __name__
+
+
+class Bound(keras.Model):
+    """Holds methods and closures over layers of its own."""
+
+    def __init__(self, first: int) -> None:
+        super().__init__()
+        self.parts = [layers.Dense(3, "tanh"), layers.Dense(3, "relu")]
+        self.last = layers.Dense(1)
+        self.f = self.parts[first].__call__
+        self.g = self.own
+
+    def own(self, x: Any) -> Any:
+        return self.parts[0](x) + self.parts[1](x)
+
+    def call(self, x: Any) -> Any:
+        return self.last(self.f(x) * self.g(x))
+
+
+def test_layers_in_methods_are_known_by_their_places(rng):
+    x = rng.normal(size=(3, 3))
+    first, again, second = Bound(0), Bound(0), Bound(1)
+    for network in (first, again, second):
+        network(x)
+    assert architecture(first) == architecture(again)
+    assert "unread" not in architecture(first)
+    assert architecture(first) != architecture(second)
+
+
+def doubled(function: Any) -> Any:
+    """A library's wrapper round a user's function."""
+    return tf.autograph.experimental.do_not_convert(function)
+
+
+def test_a_librarys_wrapper_is_looked_into(rng):
+    x = rng.normal(size=(3, 3, 3))
+    networks = [of_activation(lambda f=f: doubled(lambda z: f * z * z)) for f in (1.0, 2.0)]
+    for network in networks:
+        check(network, x)
+    assert architecture(networks[0]) != architecture(networks[1])

@@ -143,7 +143,7 @@ def _is_of_keras(network: keras.layers.Layer) -> bool:
     for layer in layers:
         if not layer.built or getattr(layer, "activity_regularizer", None) is not None:
             return False
-    reader = _Reader()
+    reader = _Reader([*layers, *network.variables])
     for layer in layers:
         reader.of([value for name, value in vars(layer).items() if _matters(layer, name)])
     for operation in operations:
@@ -213,8 +213,9 @@ def architecture(network: keras.layers.Layer) -> str:
     """A hash of a network's layers, their attributes, and how they are connected."""
     digest, layers, unread = hashlib.blake2b(digest_size=16), walk(network), False
     operations = _operations(layers)
+    known = [*layers, *network.variables]
     for layer in layers:
-        kind, reader = type(layer), _Reader()
+        kind, reader = type(layer), _Reader(known)
         digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
         digest.update(f"{layer.compute_dtype} {layer.variable_dtype}".encode())
         if not kind.__module__.startswith("keras."):
@@ -226,7 +227,7 @@ def architecture(network: keras.layers.Layer) -> str:
         digest.update(_connections(layer, layers + operations, reader).encode())
         unread = unread or reader.unread
     for operation in operations:
-        kind, reader = type(operation), _Reader()
+        kind, reader = type(operation), _Reader(known)
         digest.update(f"{kind.__module__}.{kind.__qualname__}".encode())
         if not kind.__module__.startswith("keras."):
             digest.update(reader.of_function(kind.call).encode())
@@ -296,12 +297,16 @@ def _order_of_names(model: Any) -> list[int]:
 class _Reader:
     """Says what a trace may have kept of attributes.
 
+    Args:
+        known: Layers and variables that Keras knows of, in their order.
+
     Attributes:
         unread: Whether it met an object that it could not read.
         foreign: Whether it met Python that is not of Keras, TensorFlow or NumPy.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, known: list[Any]):
+        self._places = {id(part): place for place, part in enumerate(known)}
         self.unread = self.foreign = False
         self._inside: list[Any] = []
         self._hidden = 0
@@ -311,8 +316,10 @@ class _Reader:
         if isinstance(value, _PLAIN):
             return repr(value)
         if isinstance(value, keras.layers.Layer | keras.Variable | tf.Variable):
+            if id(value) in self._places and self._hidden:
+                return f"{type(value).__name__}#{self._places[id(value)]}"
             if self._hidden or isinstance(value, tf.Variable):
-                return self.of_unread(value)  # Keras does not know of it
+                return self.of_unread(value)
             return type(value).__name__  # layers come by themselves, variables by value
         if any(value is outer for outer in self._inside):
             return "itself"
@@ -369,15 +376,16 @@ class _Reader:
         name = f"{function.__module__}.{function.__qualname__}"
         function = getattr(function, "__func__", function)
         code = getattr(function, "__code__", None)
-        if code is not None:  # `functools.wraps` lends names
-            name = f"{function.__globals__.get('__name__')}.{function.__qualname__}"
-        if code is None or name.startswith(("keras.", "tensorflow.", "numpy.")):
+        # `functools.wraps` lends names: a library's to users' functions, and back.
+        written = name if code is None else str(function.__globals__.get("__name__"))
+        libraries = ("keras.", "tensorflow.", "numpy.")
+        if code is None or (name.startswith(libraries) and written.startswith(libraries)):
             return (
                 name
                 if isinstance(bound, type(None) | types.ModuleType)
                 else (f"{name} of {self._of_hidden(bound)}")
             )
-        self.foreign = True
+        self.foreign, name = True, f"{name} in {written} "
         cells = [c.cell_contents for c in function.__closure__ or () if _filled(c)]
         held = (function.__defaults__, function.__kwdefaults__, cells, bound)
         return f"{name}{self._of_code(code)}{self._of_hidden(held)}"

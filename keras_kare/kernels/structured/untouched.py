@@ -192,11 +192,15 @@ def from_its_cache(function: Any, args: Any, kwargs: Any) -> Any:
 
 
 def is_of_libraries(function: Any) -> bool:
-    """Whether Keras or TensorFlow wrote a function; `functools.wraps` lends names only."""
+    """Whether Keras or TensorFlow wrote a function.
+
+    By its name and by where its code is: `functools.wraps` lends a user's function the
+    name of a library's, and a library's wrapper that of a user's.
+    """
     inner = getattr(function, "__func__", function)
-    module = getattr(inner, "__globals__", {}).get("__name__")
-    module = module or getattr(function, "__module__", None) or ""
-    return module.startswith(("keras.", "tensorflow."))
+    module = getattr(function, "__module__", None) or ""
+    written = getattr(inner, "__globals__", {}).get("__name__", module)
+    return all(name.startswith(("keras.", "tensorflow.")) for name in (module, written))
 
 
 def _converted(function: Any, autograph: bool) -> Any:
