@@ -638,3 +638,27 @@ def test_a_bias_that_is_computed_from_the_kernel(rng):
     x = rng.normal(size=(5, 4))
     x[:2, 0] = 7.3, 7.301
     check(network, x, first=rng.normal(size=(4, 4)), announced=True)
+
+
+class Scaled(keras.Model):
+    """A number that its function has traced, for a number of rows each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.factor = layers.Dense(2), 2.0
+        self.function = tf.function(lambda x: self.factor * self.dense(x))
+
+    def call(self, x: Any) -> Any:
+        return self.function(x)
+
+
+def test_only_traces_for_such_rows_may_be_stale(rng):
+    network = Scaled()
+    network.dense.build((None, 4))
+    network(rng.normal(size=(2, 4)))
+    network.factor = 3.0  # the function keeps the old one for two rows alone
+    check(network, rng.normal(size=(5, 4)), announced=False)
+    network(tf.constant(rng.normal(size=(13, 4))))
+    network.factor = 4.0
+    with pytest.raises(ValueError, match="something else than its layers' Python"):
+        kk.kernels.NTK(network).gram(rng.normal(size=(13, 4)))

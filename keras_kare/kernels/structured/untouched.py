@@ -182,13 +182,29 @@ def of_our_own(function: Any) -> Any:
 
 
 def from_its_cache(function: Any, args: Any, kwargs: Any) -> Any:
-    """What a trace that a `tf.function` has makes of arguments, or `NotImplemented`."""
+    """What a trace that a `tf.function` has makes of arguments, or `NotImplemented`.
+
+    Asked for another number of rows than it was made for, a trace answers without a word;
+    the function would be traced anew.
+    """
     for trace in function._list_all_concrete_functions():
-        try:
-            return trace(*args, **kwargs)
-        except (TypeError, ValueError, tf.errors.InvalidArgumentError):
-            continue  # it was made for others
+        if _fits(trace, args, kwargs):
+            try:
+                return trace(*args, **kwargs)
+            except (TypeError, ValueError, tf.errors.InvalidArgumentError):
+                continue  # it was made for others
     return NotImplemented
+
+
+def _fits(trace: Any, args: Any, kwargs: Any) -> bool:
+    """Whether a trace was made for such arguments."""
+    specs = keras.tree.flatten(trace.structured_input_signature)
+    given = keras.tree.flatten((args, kwargs))
+    return len(specs) == len(given) and all(
+        not isinstance(spec, tf.TensorSpec)
+        or (tf.is_tensor(value) and spec.is_compatible_with(value))
+        for spec, value in zip(specs, given, strict=True)
+    )
 
 
 def is_of_libraries(function: Any) -> bool:
