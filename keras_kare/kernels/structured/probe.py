@@ -317,7 +317,7 @@ class _Tried:
         try:
             found = self._run(x)
             refusals.refuse_wrong_rules(
-                network, found["unruled"], found["f"], self._tolerance
+                network, found["unruled"], found["f"], self._of_rules
             )
             refusals.refuse_coupled(
                 network, self._outputs, x, found["f"], others, self._tolerance

@@ -90,7 +90,7 @@ def tolerance_of(layers: Sequence[keras.layers.Layer]) -> float:
 
 
 def tolerance_of_rules(tolerance: float, layers: Sequence[keras.layers.Layer]) -> float:
-    """That of gradients: sums in bfloat16, whose numbers have eight bits, lose more."""
+    """That of what rules compute in another order: eight bits (bfloat16) lose more."""
     coarse = any("bfloat16" in layer.compute_dtype for layer in layers)
     return max(tolerance, 0.3) if coarse else tolerance
 
