@@ -263,3 +263,15 @@ def test_a_librarys_wrapper_is_looked_into(rng):
     for network in networks:
         check(network, x)
     assert architecture(networks[0]) != architecture(networks[1])
+
+
+def test_a_table_reads_the_same_while_a_function_is_traced():
+    network, found = of_table([2, 1, 3]), []
+
+    @tf.function
+    def traced() -> Any:
+        found.append(architecture(network))
+        return tf.constant(0)
+
+    traced()
+    assert found == [architecture(network)]

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare.kernels.structured.untouched import walk
+from keras_kare.kernels.structured.untouched import is_of_libraries, walk
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 """Types whose values say all there is to say."""
@@ -114,7 +114,7 @@ class Identity:
         ]
         for operation in _operations(layers):
             seen += _settings(operation).values()
-        if self._seen is None or not _identical(seen, self._seen):
+        if self._seen is None or not identical(seen, self._seen):
             self._digest, self._seen = architecture(self._network), seen
         return self._digest
 
@@ -256,7 +256,8 @@ def _matters(layer: keras.layers.Layer, name: str) -> bool:
     return not kept_by_keras and not type(layer).__module__.startswith("keras.")
 
 
-def _identical(these: list[Any], those: list[Any]) -> bool:
+def identical(these: list[Any], those: list[Any]) -> bool:
+    """Whether two lists hold the same objects."""
     return len(these) == len(those) and all(
         a is b for a, b in zip(these, those, strict=True)
     )
@@ -345,9 +346,7 @@ class _Reader:
             return f"{getattr(value, '__module__', '')}.{value.__name__}"
         if isinstance(value, functools.partial):
             return f"partial{self._of_hidden((value.func, value.args, value.keywords))}"
-        if isinstance(
-            value, types.FunctionType | types.MethodType | types.BuiltinMethodType
-        ):
+        if isinstance(value, _FUNCTIONS):
             return self.of_function(value)
         if (python := getattr(value, "python_function", None)) is not None:
             return self.of(python)
@@ -376,16 +375,13 @@ class _Reader:
         name = f"{function.__module__}.{function.__qualname__}"
         function = getattr(function, "__func__", function)
         code = getattr(function, "__code__", None)
-        # `functools.wraps` lends names: a library's to users' functions, and back.
-        written = name if code is None else str(function.__globals__.get("__name__"))
-        libraries = ("keras.", "tensorflow.", "numpy.")
-        if code is None or (name.startswith(libraries) and written.startswith(libraries)):
+        if code is None or is_of_libraries(function):
             return (
                 name
                 if isinstance(bound, type(None) | types.ModuleType)
                 else (f"{name} of {self._of_hidden(bound)}")
             )
-        self.foreign, name = True, f"{name} in {written} "
+        self.foreign = True
         cells = [c.cell_contents for c in function.__closure__ or () if _filled(c)]
         held = (function.__defaults__, function.__kwdefaults__, cells, bound)
         return f"{name}{self._of_code(code)}{self._of_hidden(held)}"
@@ -401,10 +397,10 @@ class _Reader:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         if kind.startswith(("keras.", "tensorflow.")) and hasattr(value, "get_config"):
             return f"{kind}{self.of(_without_name(value.get_config()))}"
-        if isinstance(
-            value, tf.lookup.StaticHashTable | tf.lookup.experimental.MutableHashTable
-        ):
-            return f"{kind}{self.of([np.asarray(part) for part in value.export()])}"
+        if isinstance(value, _TABLES):
+            with tf.init_scope():  # also while a function is being traced
+                keys, values = (np.asarray(part).tolist() for part in value.export())
+            return f"{kind}{sorted(map(repr, zip(keys, values, strict=True)))}"
         if kind.startswith("keras."):
             return kind
         if kind.startswith("tensorflow."):

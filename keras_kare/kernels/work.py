@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare.kernels import disk, memory, tiles
+from keras_kare.kernels.identity import identical
 from keras_kare.kernels.memory import in_words
 from keras_kare.kernels.operator import CHUNK
 from keras_kare.kernels.plan import Sizes
@@ -35,9 +36,7 @@ class Runtime:
 
     def is_new(self, architecture: str, variables: list[Any]) -> bool:
         """Whether a network has changed; what was planned and traced before is dropped."""
-        same = len(variables) == len(self._variables) and all(
-            a is b for a, b in zip(variables, self._variables, strict=True)
-        )
+        same = identical(variables, self._variables)
         if same and architecture == self._architecture:
             return False
         self._architecture, self._variables = architecture, list(variables)

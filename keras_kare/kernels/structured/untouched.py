@@ -208,7 +208,7 @@ def _fits(trace: Any, args: Any, kwargs: Any) -> bool:
 
 
 def is_of_libraries(function: Any) -> bool:
-    """Whether Keras or TensorFlow wrote a function.
+    """Whether Keras, TensorFlow or NumPy wrote a function.
 
     By its name and by where its code is: `functools.wraps` lends a user's function the
     name of a library's, and a library's wrapper that of a user's.
@@ -216,7 +216,8 @@ def is_of_libraries(function: Any) -> bool:
     inner = getattr(function, "__func__", function)
     module = getattr(function, "__module__", None) or ""
     written = getattr(inner, "__globals__", {}).get("__name__", module)
-    return all(name.startswith(("keras.", "tensorflow.")) for name in (module, written))
+    libraries = ("keras.", "tensorflow.", "numpy.")
+    return module.startswith(libraries) and written.startswith(libraries)
 
 
 def _converted(function: Any, autograph: bool) -> Any:
