@@ -7,6 +7,9 @@ from typing import Any
 
 import tensorflow as tf
 
+WHILES = frozenset({"StatelessWhile", "While"})
+"""Operations that are loops."""
+
 
 def ancestors(results: Sequence[tf.Tensor]) -> set[tf.Operation]:
     """All operations that some tensors are made of."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_kare.kernels.graphs import ancestors, function_of
+from keras_kare.kernels.graphs import WHILES, ancestors, function_of
 
 # Operations whose result is their first input under another name.
 _ALIASES = frozenset({"Identity", "Reshape", "ExpandDims", "Squeeze", "StopGradient"})
@@ -79,7 +79,7 @@ def footprint(
 
 
 def _bytes(t: tf.Tensor) -> float:
-    if t.dtype == tf.variant and t.op.type in ("StatelessWhile", "While"):
+    if t.dtype == tf.variant and t.op.type in WHILES:
         return _of_list(t.op, t.value_index)
     count = t.shape.num_elements() if t.shape.rank is not None else None
     return 0.0 if count is None else float(count * t.dtype.size)

@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_kare.kernels.graphs import function_of
+from keras_kare.kernels.graphs import WHILES, function_of
 from keras_kare.kernels.structured.operations import (
     APPROXIMATE,
     ASIDE,
@@ -27,7 +27,6 @@ from keras_kare.kernels.structured.operations import (
 
 _CALLS = frozenset({"PartitionedCall", "StatefulPartitionedCall"})
 _BRANCHES = frozenset({"Case", "If", "StatelessCase", "StatelessIf"})
-_LOOPS = frozenset({"StatelessWhile", "While"})
 
 _Step = tuple[tf.Operation, list[int], list[int]]
 """An operation on a road, its inputs that are reached and its outputs that are wanted."""
@@ -174,7 +173,7 @@ def _bodies(op: tf.Operation) -> list[_Body]:
     """The graphs that an operation runs; most run none."""
     if op.type in _CALLS:
         return [_Body(op, function_of(op.graph, op.get_attr("f").name))]
-    if op.type in _LOOPS:
+    if op.type in WHILES:
         return [_Body(op, function_of(op.graph, op.get_attr("body").name), loops=True)]
     if op.type not in _BRANCHES:
         return []

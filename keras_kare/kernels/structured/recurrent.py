@@ -24,6 +24,7 @@ from keras_kare.kernels.structured.affine import affine
 from keras_kare.kernels.structured.registry import register_rule
 from keras_kare.kernels.structured.rule import (
     LayerRule,
+    MakeFactor,
     Watch,
     activate,
     add_bias,
@@ -59,10 +60,9 @@ class CellRule(LayerRule):
         )
         return output, list(new) if nested else new[0]
 
-    @abc.abstractmethod
     def entering(
         self,
-        cell: keras.layers.Layer,
+        cell: Any,
         watch: Watch,
         x: Any,
         met: list[tf.Tensor],
@@ -76,7 +76,17 @@ class CellRule(LayerRule):
             x: `(n, ..., d)`, of any number of time steps.
             met: What `step` says that `U` met will be there later, `(n, ..., units)`.
             through: The tensors by which `U` enters will be there later.
+
+        Returns:
+            `x W + bias`; with one more axis where a cell needs it.
         """
+        z = add_bias(keras.ops.matmul(x, cell.kernel), cell.bias)
+        z = watch(z, present(cell.kernel, cell.bias), affine(cell.bias, x))
+        return watch(z, [cell.recurrent_kernel], self.by_states(cell, met), through)
+
+    def by_states(self, cell: Any, met: list[tf.Tensor]) -> MakeFactor:
+        """Factors of `U`, which is multiplied with the states that `met` will hold."""
+        return lambda variables, gradients: affine(None, met[0])(variables, gradients)
 
     @abc.abstractmethod
     def step(
@@ -96,9 +106,6 @@ class CellRule(LayerRule):
 class SimpleRNNCellRule(CellRule):
     """`h' = activation(x W + h U + bias)`."""
 
-    def entering(self, cell: Any, watch: Watch, x: Any, met: Any, through: Any) -> Any:
-        return _pre_activation(cell, watch, x, met, through)
-
     def step(self, cell: Any, entering: Any, u: Any, states: Tensors) -> Any:
         product = tf.matmul(states[0], u)
         output = activate(cell, entering + product)
@@ -107,9 +114,6 @@ class SimpleRNNCellRule(CellRule):
 
 class LSTMCellRule(CellRule):
     """Four gates of one pre-activation `x W + h U + bias`: input, forget, cell, output."""
-
-    def entering(self, cell: Any, watch: Watch, x: Any, met: Any, through: Any) -> Any:
-        return _pre_activation(cell, watch, x, met, through)
 
     def step(self, cell: Any, entering: Any, u: Any, states: Tensors) -> Any:
         h, c = states
@@ -121,29 +125,29 @@ class LSTMCellRule(CellRule):
         return output, (output, c), (h,), (product,)
 
 
-def _pre_activation(
-    cell: keras.layers.Layer,
-    watch: Watch,
-    x: Any,
-    met: list[tf.Tensor],
-    through: list[tf.Tensor],
-) -> tf.Tensor:
-    """`x W + bias`, watched for both and for what `U` adds to it."""
-    z = add_bias(keras.ops.matmul(x, cell.kernel), cell.bias)
-    z = watch(z, present(cell.kernel, cell.bias), affine(cell.bias, x))
-
-    def recurrent(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
-        return affine(None, met[0])(variables, gradients)
-
-    return watch(z, [cell.recurrent_kernel], recurrent, through)
-
-
 class GRUCellRule(CellRule):
     """Gates `z`, `r` and a candidate; `r` applies before or after the product by `U`."""
 
     def entering(self, cell: Any, watch: Watch, x: Any, met: Any, through: Any) -> Any:
-        enters = self._after if cell.reset_after else self._before
-        return enters(cell, watch, x, met, through)
+        if not cell.reset_after:
+            return super().entering(cell, watch, x, met, through)
+        # `x W` and zeros, with a bias each: (n, ..., 2, 3 units).
+        from_x = keras.ops.matmul(x, cell.kernel)
+        both = tf.stack([from_x, tf.zeros_like(from_x)], axis=-2)
+        if cell.bias is not None:
+            both = keras.ops.add(both, cell.bias)
+            both = watch(both, [cell.bias], _over_time)
+        both = watch(both, [cell.kernel], _one_of(0, lambda: x))
+        return watch(both, [cell.recurrent_kernel], _one_of(1, lambda: met[0]), through)
+
+    def by_states(self, cell: Any, met: list[tf.Tensor]) -> MakeFactor:
+        def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
+            b = positions(gradients, lead=2, groups=3)
+            h, after = (positions(tf.cast(t, b.dtype)) for t in met)
+            layout = Layout((3, cell.units, cell.units), (1, 0, 2))
+            return OuterFactor(tf.concat([h, h, after], axis=1), b, layout=layout)
+
+        return factor
 
     def step(self, cell: Any, entering: Any, u: Any, states: Tensors) -> Any:
         h, units = states[0], cell.units
@@ -166,30 +170,6 @@ class GRUCellRule(CellRule):
         output = update * h + (1 - update) * candidate
         return output, (output,), tuple(met), tuple(products)
 
-    def _after(self, cell: Any, watch: Watch, x: Any, met: Any, through: Any) -> tf.Tensor:
-        """`x W` and zeros, with a bias each: `(n, ..., 2, 3 units)`."""
-        from_x = keras.ops.matmul(x, cell.kernel)
-        both = tf.stack([from_x, tf.zeros_like(from_x)], axis=-2)
-        if cell.bias is not None:
-            both = keras.ops.add(both, cell.bias)
-            both = watch(both, [cell.bias], _over_time)
-        both = watch(both, [cell.kernel], _one_of(0, lambda: x))
-        return watch(both, [cell.recurrent_kernel], _one_of(1, lambda: met[0]), through)
-
-    def _before(self, cell: Any, watch: Watch, x: Any, met: Any, through: Any) -> tf.Tensor:
-        """`x W + bias`, `(n, ..., 3 units)`."""
-        units = cell.units
-
-        def recurrent(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
-            b = positions(gradients, lead=2, groups=3)
-            h, after = (positions(tf.cast(t, b.dtype)) for t in met)
-            a = tf.concat([h, h, after], axis=1)
-            return OuterFactor(a, b, layout=Layout((3, units, units), (1, 0, 2)))
-
-        z = add_bias(keras.ops.matmul(x, cell.kernel), cell.bias)
-        z = watch(z, present(cell.kernel, cell.bias), affine(cell.bias, x))
-        return watch(z, [cell.recurrent_kernel], recurrent, through)
-
 
 def _over_time(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
     """Factor of a bias `(2, 3 units)` that is added at every step."""
@@ -197,9 +177,7 @@ def _over_time(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
     return FullFactor(tf.reduce_sum(gradients, axis=steps))
 
 
-def _one_of(
-    index: int, a: Callable[[], Any]
-) -> Callable[[list[keras.Variable], tf.Tensor], Factor]:
+def _one_of(index: int, a: Callable[[], Any]) -> MakeFactor:
     """Factor of a kernel whose result is one of two that were stacked."""
 
     def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
