@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_kare._traced_once import TracedOnce
+from keras_kare._traced_once import Rescued, TracedOnce
 
 STEPS = 8
 LEVELS = 3
 """How often a matrix is halved."""
+
+NO_BLOCKS = 256
+"""Rows up to which blocks gain nothing."""
 
 SMALL = 512
 """Rows up to which a matrix is factorised at once outside of graphs, with none to trace."""
@@ -21,6 +23,14 @@ _FAILED = (
     "K/n + z I is not positive definite, even with jitter on its diagonal. Use a larger "
     "ridge, or float64. At the first step of training, scale inputs to about one; after "
     "steps that went well, it may have diverged: use a smaller learning rate or clip "
+    "gradients."
+)
+
+
+_NOT_FINITE = (
+    "The Gram matrix holds NaN or Inf. At the first step of training, the network's "
+    "derivatives overflow on these inputs: scale inputs and weights to about one; after "
+    "steps that went well, training has diverged: use a smaller learning rate or clip "
     "gradients."
 )
 
@@ -40,53 +50,22 @@ def inverse_cholesky(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         where none was).
 
     Raises:
-        ValueError: If no jitter of the ladder was enough (inside a graph, a
-            `tf.errors.InvalidArgumentError`).
-        tf.errors.InvalidArgumentError: If the matrix holds NaN or Inf.
+        ValueError: If no jitter of the ladder was enough, or the matrix holds NaN or
+            Inf. Inside a graph, a `tf.errors.InvalidArgumentError`.
     """
     if tf.executing_eagerly() and matrix.shape[0] <= SMALL:
-        inverse = _plain(matrix)
-        if _succeeded(inverse):
+        inverse = plain_factor(matrix)
+        if succeeded(inverse):
             return inverse, tf.zeros((), matrix.dtype)
-    inverse, jitter = laddered(matrix)
+        return climbed(matrix)
+    inverse, jitter = _inverse_cholesky(matrix)
     if not tf.executing_eagerly():
         inverse.set_shape(matrix.shape)
-    return reported(inverse, jitter)
+        jitter.set_shape(())
+    return inverse, jitter
 
 
-def reported(inverse: tf.Tensor, jitter: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """What `laddered` found; an error where it failed, a warning where it needed jitter."""
-    if tf.executing_eagerly():
-        if jitter:
-            if not _succeeded(inverse):
-                raise ValueError(f"{_FAILED} Received: jitter up to {float(jitter):.1e}")
-            _say(jitter)
-        return inverse, jitter
-
-    def report() -> tf.Tensor:
-        check = tf.debugging.Assert(_succeeded(inverse), [_FAILED, "jitter up to", jitter])
-        with tf.control_dependencies([check]):
-            say = tf.py_function(_say, [jitter], [])
-        with tf.control_dependencies([say]):
-            return tf.identity(jitter)
-
-    checked = tf.cond(jitter > 0, report, lambda: tf.identity(jitter))
-    with tf.control_dependencies([checked]):
-        return tf.identity(inverse), checked
-
-
-@TracedOnce
-def laddered(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """The inverse factor, NaN where no jitter is enough, and the jitter."""
-    inverse = _by_halves(matrix)
-    return tf.cond(
-        _succeeded(inverse),
-        lambda: (inverse, tf.zeros((), matrix.dtype)),
-        lambda: climbed(matrix, 1),
-    )
-
-
-def _plain(matrix: tf.Tensor) -> tf.Tensor:
+def plain_factor(matrix: tf.Tensor) -> tf.Tensor:
     """`L⁻¹`; NaN marks an indefinite matrix."""
     factor = tf.linalg.cholesky(matrix)
     identity = tf.eye(tf.shape(matrix)[0], dtype=matrix.dtype)
@@ -102,7 +81,7 @@ def _halved(levels: int) -> TracedOnce:
     TensorFlow factorises and inverts triangles on one core, but multiplies on all:
     `benchmarks/kare_step.py` measures the gain.
     """
-    inner = _halved(levels - 1) if levels > 1 else _plain
+    inner = _halved(levels - 1) if levels > 1 else plain_factor
 
     def halves(matrix: tf.Tensor) -> tf.Tensor:
         n = tf.shape(matrix)[0]
@@ -117,7 +96,12 @@ def _halved(levels: int) -> TracedOnce:
     return TracedOnce(halves)
 
 
-_by_halves = _halved(LEVELS)
+by_halves = _halved(LEVELS)
+
+
+def _by_halves_alone(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    inverse = by_halves(matrix)
+    return succeeded(inverse), inverse, tf.zeros((), matrix.dtype)
 
 
 def inverse_of(lower: tf.Tensor) -> tf.Tensor:
@@ -151,38 +135,42 @@ def _mirrored(first: tf.Tensor, corner: tf.Tensor, last: tf.Tensor) -> tf.Tensor
     return tf.concat([upper, tf.concat([corner, last], axis=1)], axis=0)
 
 
-def _succeeded(inverse: tf.Tensor) -> tf.Tensor:
+def succeeded(inverse: tf.Tensor) -> tf.Tensor:
+    """Whether the matrix was positive definite."""
     return tf.reduce_all(tf.math.is_finite(tf.linalg.diag_part(inverse)))
 
 
-def climbed(matrix: tf.Tensor, first: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """As `laddered`, without blocks, from a step of the ladder on; 0 is without jitter."""
-    matrix = tf.debugging.check_numerics(
-        matrix,
-        "The Gram matrix holds NaN or Inf. At the first step of training, the network's "
-        "derivatives overflow on these inputs: scale inputs and weights to about one; "
-        "after steps that went well, training has diverged: use a smaller learning rate "
-        "or clip gradients. Cholesky input",
-    )
-    identity = tf.eye(tf.shape(matrix)[0], dtype=matrix.dtype)
+def climbed(
+    matrix: tf.Tensor, first: int = 1, of: tf.DType | None = None
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """As `inverse_cholesky`, from a step of the ladder on; outside of graphs.
+
+    Args:
+        matrix: `(n, n)`.
+        first: The step; 0 is without jitter. Defaults to `1`.
+        of: The type that has rounded the matrix: there are more steps where it is of
+            fewer digits than the matrix has now. Defaults to the type of the matrix.
+    """
+    if not bool(tf.reduce_all(tf.math.is_finite(matrix))):
+        raise ValueError(_NOT_FINITE)
+    eps = np.finfo(matrix.dtype.as_numpy_dtype).eps
+    most = 10.0**STEPS * np.finfo((of or matrix.dtype).as_numpy_dtype).eps
+    identity = tf.eye(matrix.shape[0], dtype=matrix.dtype)
     unit = tf.reduce_mean(tf.abs(tf.linalg.diag_part(matrix)))
-    unit *= tf.constant(np.finfo(matrix.dtype.as_numpy_dtype).eps, matrix.dtype)
+    heights = [10.0**step * eps for step in range(1, 3 * STEPS)]
+    ladder = [0.0, *(height for height in heights if height <= 1.001 * most)]
+    jitter = tf.zeros((), matrix.dtype)
+    for height in ladder[first:]:
+        jitter = unit * tf.constant(height, matrix.dtype)
+        inverse = plain_factor(matrix + jitter * identity)
+        if succeeded(inverse):
+            if height:
+                _say(jitter)
+            return inverse, jitter
+    raise ValueError(f"{_FAILED} Received: jitter up to {float(jitter):.1e}")
 
-    def again(step: Any, jitter: Any, inverse: Any) -> Any:
-        height = tf.pow(tf.constant(10.0, matrix.dtype), tf.cast(step, matrix.dtype))
-        jitter = tf.where(step > 0, unit * height, tf.zeros_like(unit))
-        return step + 1, jitter, _plain(matrix + jitter * identity)
 
-    _, jitter, inverse = tf.while_loop(
-        lambda step, jitter, inverse: (step <= STEPS) & ~_succeeded(inverse),
-        again,
-        (
-            tf.constant(first),
-            tf.zeros((), matrix.dtype),
-            tf.fill(tf.shape(matrix), float("nan") * unit),
-        ),
-    )
-    return inverse, jitter
+_inverse_cholesky = Rescued(_by_halves_alone, climbed)
 
 
 def _say(jitter: tf.Tensor) -> None:

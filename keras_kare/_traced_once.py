@@ -1,7 +1,8 @@
 """Functions of tensors that no network is part of: traced once a process.
 
 A training step, a loss and a solver need the same factorisation whatever the network. Its
-graph is made once for each set of types, for any sizes, and called from there on.
+graph is made once for each set of types, for any sizes, and called from there on. What is
+needed where it fails is plain Python, and in no graph.
 """
 
 from __future__ import annotations
@@ -31,6 +32,34 @@ class TracedOnce:
             specs = [tf.TensorSpec([None] * rank, dtype) for dtype, rank in key]
             self._traces[key] = traced(self._function, *specs)
         return self._traces[key](*arguments)
+
+
+class Rescued:
+    """A function traced once, and what takes its place where it fails.
+
+    Args:
+        function: Takes tensors; returns whether it succeeded, and its values.
+        rescue: Takes the same tensors, with values; returns values of the same types.
+            Inside graphs its `ValueError` is a `tf.errors.InvalidArgumentError`.
+    """
+
+    def __init__(self, function: Callable[..., Any], rescue: Callable[..., Any]):
+        self._function, self._rescue = TracedOnce(function), rescue
+        self._in_graphs = TracedOnce(self._whole)
+
+    def __call__(self, *arguments: tf.Tensor) -> Any:
+        if not tf.executing_eagerly():
+            return self._in_graphs(*arguments)
+        succeeded, *values = self._function(*arguments)
+        return values if succeeded else self._rescue(*arguments)
+
+    def _whole(self, *arguments: tf.Tensor) -> Any:
+        succeeded, *values = self._function(*arguments)
+
+        def rescue() -> Any:
+            return tf.py_function(self._rescue, arguments, [v.dtype for v in values])
+
+        return tf.cond(succeeded, lambda: values, rescue)
 
 
 def traced(function: Callable[..., Any], *specs: tf.TensorSpec) -> Callable[..., Any]:

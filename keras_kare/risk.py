@@ -25,14 +25,23 @@ then stands in for `A⁻¹` in every formula: `α = P W½ y`, and `∂P = −P �
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
-from keras_kare._linalg import climbed, inverse_of, laddered, reported, square_of
-from keras_kare._traced_once import TracedOnce
+from keras_kare._linalg import (
+    NO_BLOCKS,
+    by_halves,
+    climbed,
+    inverse_of,
+    plain_factor,
+    square_of,
+    succeeded,
+)
+from keras_kare._traced_once import Rescued
 
 FLOAT64_BELOW = 1e-5
 """Below this fraction of `tr(K)/n`, a float32 ridge is factorised in float64."""
@@ -167,8 +176,9 @@ def regress(
     """
     y, gram, ridge = (tf.stop_gradient(t) for t in (y, gram, ridge))
     given = (y, gram, ridge) if constant is None else (y, gram, ridge, constant)
-    a, b, inverse, jitter = _regression(*given)
-    inverse, _ = reported(inverse, jitter)
+    known = gram.shape[0]
+    small = known is not None and known <= NO_BLOCKS
+    a, b, inverse = (_small_regression if small else _regression)(*given)
     if not tf.executing_eagerly():
         a.set_shape(y.shape)
         b.set_shape(y.shape)
@@ -176,34 +186,54 @@ def regress(
     return Regression(a, b, inverse)
 
 
-@TracedOnce
-def _regression(
+def _in_own_type(factor: Callable[[tf.Tensor], tf.Tensor]) -> Callable[..., Any]:
+    def regression(
+        y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor, constant: tf.Tensor | None = None
+    ) -> tuple[tf.Tensor, ...]:
+        """`a`, `b` and `A⁻¹`; not where the ridge is too small for float32."""
+        lower = factor(_system(gram, ridge))
+        fine = succeeded(lower) & ~_needs_float64(gram, ridge)
+        return fine, *_solved(lower, y, constant)
+
+    return regression
+
+
+def _in_float64(
     y: tf.Tensor, gram: tf.Tensor, ridge: tf.Tensor, constant: tf.Tensor | None = None
-) -> tuple[tf.Tensor, ...]:
-    """`a`, `b`, `A⁻¹` and the jitter; in float64 where the ridge is too small for less."""
+) -> list[tf.Tensor]:
+    """The same, with jitter where rounding has made the matrix indefinite."""
+    given = (y, gram, ridge) if constant is None else (y, gram, ridge, constant)
+    y, wide, ridge, *rest = (tf.cast(t, tf.float64) for t in given)
+    rounded = tf.float64 if _needs_float64(gram, given[2]) else gram.dtype
+    lower, _ = climbed(_system(wide, ridge), first=0, of=rounded)
+    return [tf.cast(t, gram.dtype) for t in _solved(lower, y, *rest)]
+
+
+_regression = Rescued(_in_own_type(by_halves), _in_float64)
+_small_regression = Rescued(_in_own_type(plain_factor), _in_float64)
+
+
+def _needs_float64(gram: tf.Tensor, ridge: tf.Tensor) -> tf.Tensor:
+    if gram.dtype == tf.float64:
+        return tf.constant(False)
+    return ridge < FLOAT64_BELOW * tf.reduce_mean(tf.linalg.diag_part(gram))
+
+
+def _system(gram: tf.Tensor, ridge: tf.Tensor) -> tf.Tensor:
+    system = gram / tf.cast(tf.shape(gram)[0], gram.dtype)
+    return tf.linalg.set_diag(system, tf.linalg.diag_part(system) + ridge)
+
+
+def _solved(
+    lower: tf.Tensor, y: tf.Tensor, constant: tf.Tensor | None = None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """`a`, `b` and `A⁻¹` of the inverse factor of `A`."""
+    inverse = inverse_of(lower)
     if constant is not None:
         y = y - constant * mean_of(y, constant)  # P y is the same, with less rounding
-
-    def solve(dtype: tf.DType) -> list[tf.Tensor]:
-        n = tf.shape(gram)[0]
-        system = tf.cast(gram, dtype) / tf.cast(n, dtype)
-        system = tf.linalg.set_diag(
-            system, tf.linalg.diag_part(system) + tf.cast(ridge, dtype)
-        )
-        own = dtype == gram.dtype
-        lower, jitter = laddered(system) if own else climbed(system, 0)
-        inverse = inverse_of(lower)
-        if constant is not None:
-            inverse = _less_constant(inverse, tf.cast(constant, dtype))
-        a = tf.matmul(inverse, tf.cast(y, dtype))
-        b = tf.matmul(inverse, a)
-        return [tf.cast(t, gram.dtype) for t in (a, b, inverse, jitter)]
-
-    if gram.dtype == tf.float64:
-        return tuple(solve(tf.float64))
-    small = ridge < FLOAT64_BELOW * tf.reduce_mean(tf.linalg.diag_part(gram))
-    solved = tf.cond(small, lambda: solve(tf.float64), lambda: solve(gram.dtype))
-    return tuple(solved)
+        inverse = _less_constant(inverse, constant)
+    a = tf.matmul(inverse, y)
+    return a, tf.matmul(inverse, a), inverse
 
 
 def mean_of(y: tf.Tensor, constant: tf.Tensor) -> tf.Tensor:
