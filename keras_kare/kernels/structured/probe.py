@@ -64,7 +64,7 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     finish_building(network, made if theirs is None else theirs)
     probe = _traced(network, specs, method == "jacobian", outputs)
     refusals.refuse_random(network, probe.needed(), probe.abilities.in_bodies)
-    trial = Trial(probe.function, probe.wanted(), probe.variables, seed=0)
+    trial = Trial(probe.function, probe.variables, seed=0)
     tolerance = tolerance_of(walk(network))
     tried = _Tried(probe, trial, tolerance)
     if probe.has_functions:
@@ -140,7 +140,7 @@ class _Probe:
         function = tf.function(self._trace, autograph=False)
         self.function = function.get_concrete_function(specs, weights)
 
-    def _trace(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
+    def _trace(self, x: Any, v: tf.Tensor) -> dict[str, tf.Tensor]:
         unruled = Unruled()
         self.unruled = run(self.network, x, unruled)
         self.has_functions = unruled.functions
@@ -186,7 +186,7 @@ class _Probe:
             self.count,
             ROWS,
         )
-        return [f, self.unruled, *self.plain.values(), *self.structured.values()]
+        return self._wanted_of_trials()
 
     def _wanted(self, layer: keras.layers.Layer) -> bool:
         return not self._plain_only and holds(layer, self._ids)
@@ -239,8 +239,7 @@ class _Probe:
         """All operations that the outputs are made of."""
         return list(ancestors([self.f]))
 
-    def wanted(self) -> dict[str, tf.Tensor]:
-        """What a trial computes."""
+    def _wanted_of_trials(self) -> dict[str, tf.Tensor]:
         kinds = {"plain": self.plain, "sum": self.sums, "rule": self.structured}
         found = {"f": self.f, "unruled": self.unruled}
         for kind, values in kinds.items():

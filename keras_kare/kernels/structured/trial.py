@@ -2,8 +2,8 @@
 
 The graph proves by which roads variables reach the outputs. That a rule's formula is
 right, and that rows do not interact, is tried: on made-up rows, at *perturbed* weights, so
-that zero initialisation hides nothing. The graph is copied for that, with variables of
-its own; the network's variables are not touched.
+that zero initialisation hides nothing. The function is given variables of its own for that;
+the network's are not touched.
 """
 
 from __future__ import annotations
@@ -21,54 +21,30 @@ class Trial:
     """What a traced function computes for `ROWS` rows, at perturbed weights.
 
     Args:
-        traced: A concrete function of inputs and of one number a row.
-        wanted: Tensors of its graph, by name.
+        traced: A concrete function of inputs and of one number a row, which returns a
+            dictionary of tensors. It has the perturbed weights from here on.
         variables: The network's trainable variables.
         seed: Of the perturbation.
     """
 
-    def __init__(
-        self,
-        traced: Any,
-        wanted: dict[str, tf.Tensor],
-        variables: Sequence[keras.Variable],
-        seed: int,
-    ):
+    def __init__(self, traced: Any, variables: Sequence[keras.Variable], seed: int):
         rng = np.random.default_rng(seed)
         self._scratch = {
             id(v.value.handle): tf.Variable(perturbed(v, rng), trainable=False)
             for v in variables
         }
-        self._original, self._definition = traced.graph, traced.graph.as_graph_def()
-        self._wanted = wanted
-        given = self._original.inputs[: -len(self._original.captures) or None]
-        specs = [tf.TensorSpec(t.shape, t.dtype) for t in given]
-        copied = tf.function(self._copy, autograph=False)
-        self._function = copied.get_concrete_function(*specs)
+        self._traced = traced
+        traced.set_external_captures([self._captured(t) for t in traced.captured_inputs])
 
-    def _copy(self, *inputs: tf.Tensor) -> list[tf.Tensor]:
-        here = tf.compat.v1.get_default_graph()
-        names = [t.name for t in self._original.inputs]
-        mapping = dict(zip(names, inputs, strict=False))
-        for outer, inner in self._original.captures:
-            own = self._scratch.get(id(outer))
-            mapping[inner.name] = here.capture(outer if own is None else own.handle)
-        found: list[tf.Tensor] = tf.graph_util.import_graph_def(
-            self._definition,
-            input_map=mapping,
-            return_elements=[t.name for t in self._wanted.values()],
-            name="trial",
-        )
-        return found
+    def _captured(self, tensor: tf.Tensor) -> tf.Tensor:
+        own = self._scratch.get(id(tensor))
+        return tensor if own is None else own.handle
 
     def run(self, x: Any, v: np.ndarray) -> dict[str, np.ndarray]:
-        """The wanted values, for rows `(ROWS, ...)` and one number a row."""
-        dtype = self._original.inputs[len(keras.tree.flatten(x))].dtype
-        found = self._function(*keras.tree.flatten(x), tf.constant(v, dtype))
-        return {
-            name: np.asarray(t, "float64")
-            for name, t in zip(self._wanted, found, strict=True)
-        }
+        """The function's values, for rows `(ROWS, ...)` and one number a row."""
+        dtype = self._traced.inputs[len(keras.tree.flatten(x))].dtype
+        found = self._traced(x, tf.constant(v, dtype))
+        return {name: np.asarray(t, "float64") for name, t in found.items()}
 
 
 def perturbed(variable: keras.Variable, rng: np.random.Generator) -> tf.Tensor:
