@@ -163,6 +163,27 @@ class Kernel(keras.layers.Layer, abc.ABC):
         ]
         return keras.tree.pack_sequence_as(x, specs)
 
+    @property
+    def shares(self) -> bool:
+        """Whether kernels of other networks of the same architecture share functions."""
+        return False
+
+    def shared(self, function: Any, key: str, fixed: bool, *arguments: Any) -> Any:
+        """`function` of rows, traced once for all networks that share functions.
+
+        Args:
+            function: Of the arguments. It may read the network's weights, and nothing
+                else that differs between networks of the same architecture and `key`.
+            key: Tells functions apart.
+            fixed: Whether most calls will be of so many rows.
+            *arguments: Arrays, or structures of them, of `n` rows.
+
+        Returns:
+            A function of such arguments, of `n` rows; `None` where kernel values would
+            have to go in tiles, or nothing is shared.
+        """
+        return None
+
     def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
         """Multiply-adds a predicted row, for each form of a head that this kernel allows.
 

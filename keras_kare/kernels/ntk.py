@@ -380,6 +380,13 @@ class NTK(Kernel):
             check_values(self._outputs, shown_by(verb, values), *given)
         return values
 
+    @property
+    def shares(self) -> bool:
+        return self._runtime.shares
+
+    def shared(self, function: Any, key: str, fixed: bool, *arguments: Any) -> Any:
+        return self._work(arguments[0], None).shared(function, key, fixed, *arguments)
+
     def _outputs(self, x: Any) -> tf.Tensor:
         return self._work(x, None).over_slices("network_outputs", x)
 

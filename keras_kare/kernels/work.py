@@ -20,7 +20,12 @@ from keras_kare.kernels.plan import Sizes
 from keras_kare.kernels.recompute import Tiled, attach
 from keras_kare.kernels.structured.features import FeatureMap
 from keras_kare.kernels.structured.plan import Plan
-from keras_kare.kernels.structured.untouched import aside, untouched, with_weights
+from keras_kare.kernels.structured.untouched import (
+    aside,
+    untouched,
+    weights_are_given,
+    with_weights,
+)
 
 
 class Runtime:
@@ -259,18 +264,39 @@ class Work:
         if verb.endswith("_gradient"):  # rows on two axes
             shape = arguments[-1].shape
             specs[-1] = tf.TensorSpec([None, None, *shape[2:]], arguments[-1].dtype)
+        method = getattr(self.features if of is None else of, verb)
+        return self._function(verb, method, key, specs)(*arguments)
+
+    def _function(
+        self, verb: str, method: Callable[..., Any], key: Any, specs: list[Any]
+    ) -> Callable[..., Any]:
+        """A method as a traced function, at this network's weights."""
         # Nothing else changes what a function of this plan computes.
         dtype = self.features.inner if verb == "held" else self.features.dtype
         key = (verb, key, self._plan, dtype, repr(specs))
         functions = self.runtime.functions
         if key not in functions:
-            method = getattr(self.features if of is None else of, verb)
             functions[key] = self._traced(method, specs)
-        return functions[key](self._network, *arguments)
+        return functools.partial(functions[key], self._network)
+
+    def shared(
+        self, function: Callable[..., Any], key: str, fixed: bool, *arguments: Any
+    ) -> Callable[..., Any] | None:
+        """See `Kernel.shared`."""
+        rows = _count(arguments)
+        if not self.runtime.shares or self.sizes.for_gradient(rows) > self.limit:
+            return None
+        specs = [keras.tree.map_structure(_any_rows, argument) for argument in arguments]
+        # One number of rows may be known to a trace; a second one has them all unknown.
+        place = ("rows", key, self._plan, self.features.dtype, repr(specs))
+        known = self.runtime.functions.setdefault(place, rows if fixed else None)
+        if known == rows:
+            specs = [keras.tree.map_structure(_exactly, argument) for argument in arguments]
+        return self._function("shared", function, key, specs)
 
     def inline(self, verb: str, *arguments: Any) -> Any:
         """A verb in the graph that is being traced, whose weights' gradients flow."""
-        if not self.runtime.shares:
+        if not self.runtime.shares or weights_are_given():
             return getattr(self.features, verb)(*arguments)
         call = self._of_rows if verb in ("gram", "vjp") else self._call
         found = call(verb, *arguments)
@@ -290,17 +316,16 @@ class Work:
                 function = traced.get_concrete_function(*specs)
             return lambda _, *arguments: function(*arguments)
 
-        def of_weights(weights: list[tf.Tensor], *arguments: Any) -> Any:
+        def of_weights(weights: list[tf.Variable], *arguments: Any) -> Any:
             with with_weights(network, weights):
                 return method(*arguments)
 
         traced = tf.function(of_weights, autograph=False)
-        given = [tf.TensorSpec(v.shape, v.dtype) for v in network.variables]
+        given = [v.value for v in network.variables]
         shared = aside(lambda: traced.get_concrete_function(given, *specs))
 
         def call(other: keras.Model, *arguments: Any) -> Any:
-            weights = [tf.convert_to_tensor(v.value) for v in other.variables]
-            return shared(weights, *arguments)
+            return shared([v.value for v in other.variables], *arguments)
 
         return call
 

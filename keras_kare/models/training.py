@@ -20,6 +20,7 @@ from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import batches, rehearsal
 from keras_kare.models import rows as rows_module
 from keras_kare.models.rows import Rows
+from keras_kare.models.shared_step import SharedStep, loss_key
 from keras_kare.models.watch import Watch, keeps_best, watched
 
 ONE_ROW = (
@@ -51,6 +52,7 @@ class KARETrainer(keras.Model):
     _streams: Any
     _solve_stream: Any
     history: Any
+    train_function: Any
     run_eagerly: bool
     stop_training: bool
 
@@ -120,21 +122,42 @@ class KARETrainer(keras.Model):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One batch: its Gram matrix, the loss, one update of the network."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
-        given = () if weights is None else (weights,)
-        with tf.GradientTape() as tape:
-            # What the network notes while it is traced belongs to this graph alone.
-            with untouched(getattr(self.kernel, "network", self.kernel)) as scope:
-                y, loss, predictions = self._evaluate(tape, x, y, given)
-            if extras := self._network_losses(x, scope.losses):
-                loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in extras])
-            scaled = self.optimizer.scale_loss(loss)
+        given = (y,) if weights is None else (y, weights)
+        return self._updated(x, y, weights, *self._differentiated(x, *given))
+
+    def _differentiated(
+        self, x: Any, y: Any, *weights: Any
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """The loss of a batch, predictions of its rows, and gradients by the weights."""
         variables = self.trainable_variables
+        # What the network notes while it is traced belongs to this graph alone.
+        with untouched(getattr(self.kernel, "network", self.kernel)) as scope:
+            sources = [v.value for v in variables]
+            with tf.GradientTape() as tape:
+                tape.watch(sources)
+                loss, predictions = self._evaluate(tape, x, y, weights)
+                if extras := self._network_losses(x, scope.losses):
+                    loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in extras])
+                scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(
             scaled,
-            [v.value for v in variables],
+            sources,
             # The kernel does not depend on the last bias, for one.
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
+        return loss, predictions, gradients
+
+    def _updated(
+        self,
+        x: Any,
+        y: Any,
+        weights: Any,
+        loss: tf.Tensor,
+        predictions: tf.Tensor,
+        gradients: list[tf.Tensor],
+    ) -> dict[str, tf.Tensor]:
+        """Update the network and the metrics, which are returned."""
+        variables, y = self.trainable_variables, _columns(y, predictions)
         with tf.control_dependencies(self._refuse_not_finite(gradients, variables)):
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self._loss_tracker.update_state(loss, sample_weight=_count(y, weights))
@@ -153,7 +176,16 @@ class KARETrainer(keras.Model):
         ]
 
     def make_train_function(self, force: bool = False) -> Any:
-        """As in Keras; a loss that supplies its gradients trains outside of graphs."""
+        """As in Keras; a loss that supplies its gradients trains outside of graphs.
+
+        Where networks of the same architecture may share a step, they do.
+        """
+        if self.train_function is not None and not force:
+            return self.train_function
+        key = loss_key(self) if self._shares_steps() else None
+        if key is not None:
+            self.train_function = SharedStep(self, key)
+            return self.train_function
         eagerly = self.run_eagerly
         self.run_eagerly = eagerly or getattr(self.loss, "supplies_gradients", False)
         try:
@@ -161,10 +193,21 @@ class KARETrainer(keras.Model):
         finally:
             self.run_eagerly = eagerly
 
+    def _shares_steps(self) -> bool:
+        """Whether steps are ours alone, and go one at a time."""
+        mine = type(self).train_step is KARETrainer.train_step
+        return (
+            mine
+            and "train_step" not in vars(self)
+            and self.kernel.shares
+            and not self.run_eagerly
+            and self.steps_per_execution == 1
+        )
+
     def _evaluate(
         self, tape: tf.GradientTape, x: Any, y: Any, weights: tuple[Any, ...]
-    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Targets `(n, c)`, the loss of the batch, and predictions of its rows."""
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The loss of the batch, and predictions of its rows."""
         asked = self._intercept is not None and self._intercept.intercept
         constant = {"intercept": True} if asked else {}
         if not self.loss.supplies_gradients:
@@ -173,8 +216,7 @@ class KARETrainer(keras.Model):
                 several = tf.debugging.assert_greater(tf.shape(gram)[0], 1, ONE_ROW)
                 with tf.control_dependencies([several] if several is not None else []):
                     gram = tf.identity(gram)
-            y = _columns(y, gram)
-            return y, *self.loss.evaluate(y, gram, *weights, **constant)
+            return self.loss.evaluate(_columns(y, gram), gram, *weights, **constant)
         variables, step = self.kernel.trainable_variables, int(self.optimizer.iterations)
         y = _columns(y, variables[0])
         with tape.stop_recording():
@@ -186,7 +228,7 @@ class KARETrainer(keras.Model):
             variables,
             lambda upstream: [tf.cast(upstream, g.dtype) * g for g in gradients],
         )
-        return y, loss, tf.constant(predictions, y.dtype)
+        return loss, tf.constant(predictions, y.dtype)
 
     def _network_losses(self, x: Any, noted: list[Any]) -> list[tf.Tensor]:
         """What layers have noted (activity regularisers), and regularisers of weights."""
