@@ -195,6 +195,8 @@ class Work:
         most = rows if self.sizes.working * rows <= self.limit else 0
         step = most or self.sizes.tile(rows, self.limit)
         check_tile(step, self.sizes, self.limit)
+        if step >= rows:
+            return [x]
         return [
             keras.tree.map_structure(lambda t, b=begin: t[b : b + step], x)
             for begin in range(0, rows, step)

@@ -1,6 +1,6 @@
 """Per-example gradients of a group of variables, in whatever form is cheap."""
 
-from keras_kare.kernels.factors.factor import Cost, Factor
+from keras_kare.kernels.factors.factor import Cost, Factor, length
 from keras_kare.kernels.factors.full import FullFactor
 from keras_kare.kernels.factors.lookup import LookupFactor
 from keras_kare.kernels.factors.outer import Layout, OuterFactor, WindowFactor, positions
@@ -18,5 +18,6 @@ __all__ = [
     "Windows",
     "cross_of",
     "gram_of",
+    "length",
     "positions",
 ]

@@ -85,7 +85,7 @@ class Factor(abc.ABC):
 
         The same numbers as in `vjp` and `jvp`, for `v` and `w` of type `dtype`.
         """
-        return self.vjp(tf.eye(tf.shape(self.parts()[-1])[0], dtype=dtype))
+        return self.vjp(tf.eye(length(self.parts()[-1]), dtype=dtype))
 
     @abc.abstractmethod
     def join(self, others: Sequence[Any]) -> Factor:
@@ -122,3 +122,8 @@ class Factor(abc.ABC):
         return self.with_parts(
             [tf.cast(t, dtype) if t.dtype.is_floating else t for t in parts]
         )
+
+
+def length(x: tf.Tensor, axis: int = 0) -> Any:
+    """Length of an axis: a number, or a tensor where it is not known while tracing."""
+    return tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]

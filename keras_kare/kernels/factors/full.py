@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_kare.kernels.factors.factor import Cost, Factor
+from keras_kare.kernels.factors.factor import Cost, Factor, length
 
 
 class FullFactor(Factor):
@@ -39,7 +39,7 @@ class FullFactor(Factor):
         count, size = self.j.shape[1:]
         left, right = (tf.reshape(f.j, (-1, size)) for f in (self, other))
         both = tf.matmul(left, right, transpose_b=True)
-        n1, n2 = tf.shape(self.j)[0], tf.shape(other.j)[0]
+        n1, n2 = length(self.j), length(other.j)
         return tf.transpose(tf.reshape(both, (n1, count, n2, count)), (0, 2, 1, 3))
 
     def diag(self) -> tf.Tensor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from keras_kare.kernels.factors.factor import Cost, Factor
+from keras_kare.kernels.factors.factor import Cost, Factor, length
 
 DENSE = 4
 """Entries that at least one row in so many uses are multiplied as dense matrices."""
@@ -47,12 +47,12 @@ class LookupFactor(Factor):
     def diag_blocks(self) -> tf.Tensor:
         entries = _Entries(self, self.indices)
         each = tf.einsum("ekq,elq->ekl", entries.g, entries.g)
-        return tf.math.unsorted_segment_sum(each, entries.row, tf.shape(self.b)[0])
+        return tf.math.unsorted_segment_sum(each, entries.row, length(self.b))
 
     def vjp(self, v: tf.Tensor) -> list[tf.Tensor]:
         count, q = self.b.shape[2:]
         weighted = tf.einsum("itkq,ij->itjkq", tf.cast(self.b, v.dtype), v)
-        m = tf.shape(v)[1]
+        m = length(v, 1)
         flat = tf.reshape(weighted, tf.stack([-1, m, count, q]))
         table = tf.math.unsorted_segment_sum(
             flat, tf.reshape(self.indices, [-1]), self.size
@@ -61,7 +61,7 @@ class LookupFactor(Factor):
 
     def written(self, dtype: tf.DType) -> list[tf.Tensor]:
         count, q = self.b.shape[2:]
-        n = tf.shape(self.b)[0]
+        n = length(self.b)
         entries = tf.cast(self.indices, tf.int32) + self.size * tf.range(n)[:, None]
         flat = tf.reshape(self.b, (-1, count, q))
         table = tf.math.unsorted_segment_sum(flat, tf.reshape(entries, [-1]), n * self.size)
@@ -95,7 +95,7 @@ class LookupFactor(Factor):
         """Outputs as one long output: their sum is one product."""
         steps = -1 if self.b.shape[1] is None else self.b.shape[1]
         count, q = self.b.shape[2:]
-        n = tf.shape(self.b)[0]
+        n = length(self.b)
         return LookupFactor(
             self.indices, tf.reshape(self.b, (n, steps, 1, count * q)), self.size
         )
@@ -103,7 +103,7 @@ class LookupFactor(Factor):
     def _meet(self, other: LookupFactor) -> tf.Tensor:
         """`(n, n', C, C)`."""
         count = self.b.shape[2]
-        n1, n2 = tf.shape(self.b)[0], tf.shape(other.b)[0]
+        n1, n2 = length(self.b), length(other.b)
         both = tf.concat(
             [tf.reshape(self.indices, [-1]), tf.reshape(other.indices, [-1])], axis=0
         )

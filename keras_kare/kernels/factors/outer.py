@@ -8,7 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_kare.kernels.factors.factor import Cost, Factor
+from keras_kare.kernels.factors.factor import Cost, Factor, length
 from keras_kare.kernels.factors.full import FullFactor
 from keras_kare.kernels.factors.windows import Windows, outer_products
 
@@ -30,13 +30,13 @@ class Layout:
 
     def to_variable(self, w: tf.Tensor) -> tf.Tensor:
         """`(m, C, G, p, q)` to `(m, C) + the axes of the variable`."""
-        w = tf.reshape(w, tf.concat([tf.shape(w)[:2], self.split], axis=0))
+        w = tf.reshape(w, (length(w), length(w, 1), *self.split))
         return tf.transpose(w, (0, 1, *(2 + i for i in self.order)))
 
     def from_variable(self, w: tf.Tensor) -> tf.Tensor:
         """The way back, to `(m, C) + split`."""
         moved = [self.split[i] for i in self.order]
-        w = tf.reshape(w, tf.concat([tf.shape(w)[:2], moved], axis=0))
+        w = tf.reshape(w, (length(w), length(w, 1), *moved))
         back = [self.order.index(i) for i in range(len(self.order))]
         return tf.transpose(w, (0, 1, *(2 + i for i in back)))
 
@@ -93,7 +93,7 @@ class OuterFactor(Factor):
             return self.formed().blocks(other.formed())
         inputs, outputs = self._pairs(other, self._each(), other._each())
         (groups, t1, _), t2, count = self._sizes, other._sizes[1], self.b.shape[3]
-        n1, n2 = tf.shape(self.b)[0], tf.shape(other.b)[0]
+        n1, n2 = length(self.b), length(other.b)
         inputs = tf.reshape(inputs, (groups, n1, t1, 1, n2, t2, 1))
         outputs = tf.reshape(outputs, (groups, n1, t1, count, n2, t2, count))
         return tf.transpose(tf.reduce_sum(inputs * outputs, (0, 2, 5)), (0, 2, 1, 3))
@@ -114,7 +114,7 @@ class OuterFactor(Factor):
             return self.arranged(self.formed().vjp(v))
         a, b = tf.cast(self.a, v.dtype), tf.cast(self.b, v.dtype)
         if self._one_position():
-            kernel, bias = _pulled(a[:, 0, 0], b[:, 0, 0], v)
+            kernel, bias = _pulled(_only(a), _only(b), v)
         else:
             kernel = tf.einsum("igtp,igtkq,ij->jkgpq", a, b, v, optimize="optimal")
             bias = tf.einsum("igtkq,ij->jkgq", b, v) if self.bias else None
@@ -132,9 +132,9 @@ class OuterFactor(Factor):
     def _in_order(self, flat: tf.Tensor) -> list[tf.Tensor]:
         """From `(m, C, G (q p + q))`, as products are formed, to the variables' order."""
         (groups, _, p), q = self._sizes, self.b.shape[4]
-        lead = tf.shape(flat)[:2]
-        flat = tf.reshape(flat, tf.concat([lead, [groups, -1]], axis=0))
-        kernel = tf.reshape(flat[..., : q * p], tf.concat([lead, [groups, q, p]], axis=0))
+        lead = length(flat), length(flat, 1)
+        flat = tf.reshape(flat, (*lead, groups, q * p + q * self.bias))
+        kernel = tf.reshape(flat[..., : q * p], (*lead, groups, q, p))
         kernel = tf.transpose(kernel, (0, 1, 2, 4, 3))
         kernel = kernel if self.layout is None else self.layout.to_variable(kernel)
         return [kernel, flat[..., q * p :]] if self.bias else [kernel]
@@ -142,23 +142,21 @@ class OuterFactor(Factor):
     def jvp(self, w: list[tf.Tensor]) -> tf.Tensor:
         (groups, _, p), q = self._sizes, self.b.shape[4]
         kernel = w[0] if self.layout is None else self.layout.from_variable(w[0])
-        lead = tf.shape(w[0])[:2]
-        kernel = tf.reshape(kernel, tf.concat([lead, (groups, p, q)], axis=0))
+        lead = length(w[0]), length(w[0], 1)
+        kernel = tf.reshape(kernel, (*lead, groups, p, q))
         if self._forms():
-            flat = tf.reshape(
-                tf.transpose(kernel, (0, 1, 2, 4, 3)),
-                tf.concat([lead, (groups, q * p)], axis=0),
-            )
+            flat = tf.transpose(kernel, (0, 1, 2, 4, 3))
+            flat = tf.reshape(flat, (*lead, groups, q * p))
             if self.bias:
-                shift = tf.reshape(w[1], tf.concat([lead, (groups, q)], axis=0))
+                shift = tf.reshape(w[1], (*lead, groups, q))
                 flat = tf.concat([flat, shift], axis=3)
             return self.formed().jvp([flat])
         a, b = (tf.cast(t, kernel.dtype) for t in (self.a, self.b))
         if self._one_position():
-            return _pushed(a[:, 0, 0], b[:, 0, 0], kernel, w[1] if self.bias else None)
+            return _pushed(_only(a), _only(b), kernel, w[1] if self.bias else None)
         h = tf.einsum("igtp,jkgpq->jkigtq", a, kernel)
         if self.bias:
-            bias = tf.reshape(w[1], tf.concat([lead, (1, groups, 1, q)], axis=0))
+            bias = tf.reshape(w[1], (*lead, 1, groups, 1, q))
             h += bias
         return tf.einsum("jkigtq,igtkq->ij", h, b)
 
@@ -172,7 +170,7 @@ class OuterFactor(Factor):
         count, q = self.b.shape[3:]
         (groups, steps, p), rows = self._sizes, -1
         if steps is None:
-            steps, rows = -1, tf.shape(self.b)[0]
+            steps, rows = -1, length(self.b)
         b = tf.reshape(self.b, (rows, groups, steps, count * q))
         # The transposed product is the faster one on a CPU.
         j = tf.matmul(b, self.a, transpose_a=True)
@@ -263,7 +261,7 @@ class OuterFactor(Factor):
         if self._one_position():
             return inputs[0] * outputs[0]
         (groups, t1, _), t2 = self._sizes, other._sizes[1]
-        shape = (groups, tf.shape(self.b)[0], t1, tf.shape(other.b)[0], t2)
+        shape = (groups, length(self.b), t1, length(other.b), t2)
         return tf.reduce_sum(tf.reshape(inputs * outputs, shape), axis=(0, 2, 4))
 
 
@@ -288,10 +286,7 @@ class WindowFactor(OuterFactor):
     def a(self) -> tf.Tensor:
         """Windows, made where they are asked for: products do without them."""
         g = self._g
-        count = [
-            tf.shape(g)[axis] if g.shape[axis] is None else g.shape[axis]
-            for axis in range(2, g.shape.rank - 1)
-        ]
+        count = [length(g, axis) for axis in range(2, g.shape.rank - 1)]
         return positions(self._windows.stacked(self._a, count))
 
     @property
@@ -324,7 +319,7 @@ def positions(x: tf.Tensor, lead: int = 1, groups: int = 1) -> tf.Tensor:
     inner = x.shape[lead:-1]
     count = inner.num_elements() if inner.is_fully_defined() else -1
     features = x.shape[-1] // groups
-    rows = tf.shape(x)[0] if count == -1 else -1
+    rows = length(x) if count == -1 else -1
     if lead == 1 and groups == 1:
         return tf.reshape(x, (rows, 1, count, features))
     if lead == 1:
@@ -336,11 +331,16 @@ def positions(x: tf.Tensor, lead: int = 1, groups: int = 1) -> tf.Tensor:
     return tf.transpose(x, (0, 3, 2, 1, 4))
 
 
+def _only(x: tf.Tensor) -> tf.Tensor:
+    """Of the only group and position: `(n, 1, 1, ...)` as `(n, ...)`."""
+    return tf.reshape(x, (-1, *x.shape[3:]))
+
+
 def _pulled(a: tf.Tensor, b: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """`sum_i v_ij a_i ⊗ b_ik`, `(m, C, 1, p, q)`, and without `a`: one matrix product."""
-    n, m = tf.shape(a)[0], tf.shape(v)[1]
-    p, (count, q) = a.shape[1], b.shape[1:]
-    weighted = tf.reshape(v[:, :, None, None] * b[:, None], (n, -1))
+    m, p, (count, q) = length(v, 1), a.shape[1], b.shape[1:]
+    each = tf.reshape(v, (-1, m, 1)) * tf.reshape(b, (-1, 1, count * q))
+    weighted = tf.reshape(each, (-1, m * count * q))
     kernel = tf.reshape(tf.matmul(a, weighted, transpose_a=True), (p, m, count, 1, q))
     bias = tf.reshape(tf.reduce_sum(weighted, axis=0), (m, count, 1, q))
     return tf.transpose(kernel, (1, 2, 3, 0, 4)), bias
@@ -350,7 +350,7 @@ def _pushed(
     a: tf.Tensor, b: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None
 ) -> tf.Tensor:
     """`a_iᵀ W_jk b_ik` summed over `k`, `(n, m)`, for `W` of shape `(m, C, 1, p, q)`."""
-    n, m = tf.shape(a)[0], tf.shape(kernel)[0]
+    n, m = length(a), length(kernel)
     p, (count, q) = a.shape[1], b.shape[1:]
     moved = tf.reshape(tf.transpose(kernel[:, :, 0], (2, 0, 1, 3)), (p, -1))
     h = tf.matmul(a, moved)

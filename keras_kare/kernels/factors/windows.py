@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare._traced_once import traced
+from keras_kare.kernels.factors.factor import length
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Windows:
         """Where these windows have what of `x`."""
         geometry = zip(self.size, self.strides, self.dilation, count, strict=True)
         axes = [
-            self._axis(k, s, d, c, _length(x, axis))
+            self._axis(k, s, d, c, length(x, axis))
             for axis, (k, s, d, c) in enumerate(geometry, start=1)
         ]
         return Places(*zip(*axes, strict=True))
@@ -118,7 +119,7 @@ class Places:
         @tf.custom_gradient
         def take(x: tf.Tensor) -> tuple[tf.Tensor, Any]:
             taken = _gathered(x, self.seen, d)
-            shape = [_length(table, 0) for table in self.seen]
+            shape = [length(table, 0) for table in self.seen]
             return _reshaped(taken, [*shape, numbers]), lambda g: self.put_back(g, d)
 
         return take(x)
@@ -153,7 +154,7 @@ def _gathered(x: tf.Tensor, tables: Sequence[Any], d: int) -> tf.Tensor:
     Returns:
         `(n, *count, *k, d)`.
     """
-    lengths = [_length(x, axis) for axis in range(1, 1 + len(tables))]
+    lengths = [length(x, axis) for axis in range(1, 1 + len(tables))]
     zeros = [int(_may_reach(*pair)) for pair in zip(tables, lengths, strict=True)]
     if any(zeros):
         x = tf.pad(x, [(0, 0), *((0, zero) for zero in zeros), (0, 0)])
@@ -183,7 +184,7 @@ def _may_reach(table: Any, length: Any) -> bool:
 
 def _reshaped(x: tf.Tensor, shape: list[Any]) -> tf.Tensor:
     """Rows of another shape."""
-    return tf.reshape(x, [-1 if _known(shape) else tf.shape(x)[0], *shape])
+    return tf.reshape(x, [-1 if _known(shape) else length(x), *shape])
 
 
 _KEPT = 256
@@ -240,7 +241,7 @@ def _outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         rest, grid = windows, list(count)
     steps, size = math.prod(grid), rest.taps * x.shape[-1]
     step = max(1, CHUNK // (steps * (size + shifts * q)))
-    n = tf.shape(x)[0]
+    n = length(x)
 
     of_x = rest.places(x, grid)
     of_b = windows.shifts(b, x.shape[1]) if shifts > 1 else None
@@ -304,11 +305,6 @@ def _outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
         return tf.reshape(j, (-1, q, shifts * size)), gradient
 
     return product(x, b)
-
-
-def _length(x: tf.Tensor, axis: int) -> Any:
-    """Length of an axis: a number, or a tensor where it is not known while tracing."""
-    return tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]
 
 
 def _known(count: Sequence[Any]) -> bool:

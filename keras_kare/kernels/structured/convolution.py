@@ -20,6 +20,7 @@ from keras_kare.kernels.factors import (
     OuterFactor,
     WindowFactor,
     Windows,
+    length,
     positions,
 )
 from keras_kare.kernels.structured.affine import affine, bias_factor, channels_last
@@ -46,7 +47,7 @@ def _windows(layer: keras.layers.Layer) -> Windows:
 def _positions_of(x: tf.Tensor, first: int = 1) -> list[Any]:
     """Lengths of the axes of positions: numbers, or tensors where not known."""
     axes = range(first, x.shape.rank - 1)
-    return [tf.shape(x)[a] if x.shape[a] is None else x.shape[a] for a in axes]
+    return [length(x, axis) for axis in axes]
 
 
 class ConvRule(LayerRule):
@@ -111,7 +112,7 @@ def _grouped(windows: Windows, x: tf.Tensor, count: list[Any], groups: int) -> t
     a = positions(windows.stacked(x, count))
     taps, channels = windows.taps, x.shape[-1]
     steps = -1 if a.shape[2] is None else a.shape[2]
-    rows = tf.shape(x)[0] if steps == -1 else -1
+    rows = length(x) if steps == -1 else -1
     a = tf.reshape(a, (rows, steps, taps, groups, channels // groups))
     a = tf.transpose(a, (0, 3, 1, 2, 4))
     return tf.reshape(a, (rows, groups, steps, taps * channels // groups))

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kare.kernels.factors import Factor, FullFactor, Layout, OuterFactor
+from keras_kare.kernels.factors import Factor, FullFactor, Layout, OuterFactor, length
 from keras_kare.kernels.structured.affine import affine
 from keras_kare.kernels.structured.registry import register_rule
 from keras_kare.kernels.structured.rule import (
@@ -96,7 +96,7 @@ class _Axes:
         )
 
         def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
-            rows, steps = tf.shape(x)[0], -1
+            rows, steps = length(x), -1
             fixed = [x.shape[self.inputs.index(label)] for label in self.others]
             if None not in fixed:
                 steps, rows = math.prod(fixed), -1

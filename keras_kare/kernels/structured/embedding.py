@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kare.kernels.factors import Factor, LookupFactor
+from keras_kare.kernels.factors import Factor, LookupFactor, length
 from keras_kare.kernels.structured.registry import register_rule
 from keras_kare.kernels.structured.rule import LayerRule, Watch
 
@@ -25,7 +25,7 @@ class EmbeddingRule(LayerRule):
 
         def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
             steps = indices.shape[1:].num_elements() if indices.shape.rank > 1 else 1
-            rows = -1 if steps is not None else tf.shape(indices)[0]
+            rows = -1 if steps is not None else length(indices)
             flat = -1 if steps is None else steps
             b = tf.reshape(gradients, (rows, gradients.shape[1], flat, features))
             found = tf.reshape(indices, (rows, flat))

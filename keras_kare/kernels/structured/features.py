@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare.kernels.factors import Factor, cross_of, gram_of
+from keras_kare.kernels.factors import Factor, cross_of, gram_of, length
 from keras_kare.kernels.structured.capture import Recorder, run
 from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.traced import Share, Traced, warn_of_other_ways
@@ -168,16 +168,16 @@ class FeatureMap:
     ) -> list[tf.Tensor]:
         """An array a trainable variable, zeros where there is none."""
         variables = self.network.trainable_variables
-        found, size = {}, None
+        found: dict[int, tf.Tensor] = {}
+        size: tuple[Any, ...] = ()
         for places, parts in products:
             for place, part in zip(places, parts, strict=True):
-                size = tf.shape(part)[:2]
-                shape = tf.concat([size, variables[place].shape], axis=0)
-                found[place] = tf.reshape(part, shape)
+                size = length(part), length(part, 1)
+                found[place] = tf.reshape(part, (*size, *variables[place].shape))
         return [
             found[place]
             if place in found
-            else tf.zeros(tf.concat([size, variable.shape], axis=0), self.dtype)
+            else tf.zeros((*size, *variable.shape), self.dtype)
             for place, variable in enumerate(variables)
         ]
 
@@ -221,7 +221,7 @@ class FeatureMap:
             for variable, part in zip(variables, factor.written(self.dtype), strict=True):
                 size = count * math.prod(variable.shape)
                 found[id(variable)] = tf.reshape(part, (-1, size))
-        rows = tf.shape(next(iter(found.values())))[0]
+        rows = length(next(iter(found.values())))
         return tf.concat(
             [
                 found[id(v)]

@@ -73,8 +73,8 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     more = synthetic_rows(specs, network, seed=2)
     fits = tried.add(network, made, more)
     if theirs is not None:
-        backwards = keras.tree.map_structure(lambda t: t[::-1], theirs)
-        tried.add(network, theirs, more if fits else backwards)
+        others = more if fits else keras.tree.map_structure(lambda t: t[::-1], theirs)
+        tried.add(network, theirs, others)
     if outputs == "sum" and probe.count_outputs > 1:
         refusals.refuse_constant_sum(tried.summed, tried.mixed, tolerance)
     why = {i: reason for i in probe.alive if (reason := tried.reason(i))}
@@ -232,8 +232,7 @@ class _Probe:
             self.parts.extend(condensed.parts())
             products = factor.arranged(condensed.vjp(part[:, None]))
             for variable, product in zip(variables, products, strict=True):
-                place = self._place[id(variable)]
-                self.structured[place] = tf.reshape(product, variable.shape)
+                self.structured[self._place[id(variable)]] = product
 
     def needed(self) -> list[tf.Operation]:
         """All operations that the outputs are made of."""
@@ -335,7 +334,7 @@ class _Tried:
         for i in probe.structured:
             if i not in plain:
                 continue
-            rule = found[f"rule {i}"]
+            rule = found[f"rule {i}"].reshape(plain[i].shape)
             self._answers[i].append(agree(plain[i], rule, self._of_rules, least))
         return True
 

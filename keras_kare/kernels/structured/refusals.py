@@ -150,7 +150,12 @@ def refuse_coupled(
 
 def _joined(first: Any, second: Any, some: slice, others: slice) -> Any:
     return keras.tree.map_structure(
-        lambda a, b: tf.concat([a[some], b[others]], axis=0), first, second
+        lambda a, b: tf.constant(
+            # in NumPy: TensorFlow prepares each operation that it first runs
+            np.concatenate([np.asarray(a)[some], np.asarray(b)[others]])
+        ),
+        first,
+        second,
     )
 
 

@@ -78,4 +78,4 @@ def spread_rows(x: Any) -> Any:
         return None
     count = int(parts[0].shape[0])
     picked = np.linspace(0, count - 1, ROWS).round().astype(int)
-    return keras.tree.map_structure(lambda t: tf.gather(t, picked), x)
+    return keras.tree.map_structure(lambda t: tf.constant(np.asarray(t)[picked]), x)

@@ -49,11 +49,11 @@ class Trial:
 
 def perturbed(variable: keras.Variable, rng: np.random.Generator) -> tf.Tensor:
     """A value beside the variable's, in which no entry is zero."""
-    value = np.asarray(variable.value, "float64")
+    value = np.asarray(tf.convert_to_tensor(variable.value), "float64")
     fan_in = max(1, math.prod(variable.shape[:-1]))
     scale = max(0.5 * float(np.sqrt(np.mean(value**2))), 0.1 / math.sqrt(fan_in))
     noisy = value + scale * rng.normal(size=value.shape)
-    return tf.cast(tf.constant(noisy), variable.dtype)
+    return tf.constant(noisy.astype(tf.as_dtype(variable.dtype).as_numpy_dtype))
 
 
 def tolerance_of(layers: Sequence[keras.layers.Layer]) -> float:
