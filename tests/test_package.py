@@ -177,6 +177,12 @@ def test_the_private_name_that_training_needs():
     )
 
 
+def test_the_private_name_that_shared_functions_need():
+    """`with_weights` puts another `tf.Variable` in the place of a Keras variable's."""
+    variable = keras.Variable(1.0)
+    assert variable._value is variable.value, "Keras moved the value of its variables"
+
+
 def test_settings_of_functions_are_where_we_think():
     """`of_our_own` copies a `tf.function` with its settings, but not its cache."""
     function = tf.function(lambda x: x + 1.0, autograph=False, jit_compile=True)
