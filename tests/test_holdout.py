@@ -89,18 +89,23 @@ def test_a_warning_where_kare_is_fooled(rng):
     y = rng.normal(size=(24, 1)).astype("float32")
     arguments = {"validation_data": (x[12:], y[12:]), "verbose": 0}
     with pytest.warns(UserWarning, match="overfitted KARE"):
-        model(kk.losses.KARE(1e-3), 0.05).fit(
-            x[:12], y[:12], epochs=60, validation_freq=60, **arguments
+        model(kk.losses.KARE(1e-3), 0.2).fit(
+            x[:12], y[:12], epochs=25, validation_freq=25, **arguments
         )
-    lasting = keras.callbacks.EarlyStopping("loss", patience=60, restore_best_weights=True)
+    lasting = keras.callbacks.EarlyStopping("loss", patience=25, restore_best_weights=True)
     with pytest.warns(UserWarning, match="overfitted KARE"):
-        model(kk.losses.KARE(1e-3), 0.05).fit(
-            x[:12], y[:12], epochs=60, callbacks=lasting, **arguments
+        model(kk.losses.KARE(1e-3), 0.2).fit(
+            x[:12],
+            y[:12],
+            epochs=25,
+            callbacks=lasting,
+            validation_freq=25,
+            **arguments,
         )
-    keeping = keras.callbacks.EarlyStopping(patience=60, restore_best_weights=True)
+    keeping = keras.callbacks.EarlyStopping(patience=25, restore_best_weights=True)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model(kk.losses.KARE(1e-3), 0.05).fit(
-            x[:12], y[:12], epochs=60, callbacks=[keeping], **arguments
+        model(kk.losses.KARE(1e-3), 0.2).fit(
+            x[:12], y[:12], epochs=25, callbacks=[keeping], **arguments
         )
         model(kk.losses.KARE(1.0), 1e-5).fit(x[:12], y[:12], epochs=2, **arguments)
