@@ -184,7 +184,8 @@ def check_squares(name: str, y: np.ndarray, dtype: Any) -> None:
     if largest == 0.0:
         return
     # A loss is a small part of the mean of squares, and a gradient a part of that.
-    if float(bounds.tiny / bounds.eps) <= largest**2 <= float(bounds.max) / y.size:
+    least, most = bounds.tiny / bounds.eps, bounds.max / y.size
+    if math.sqrt(least) <= largest <= math.sqrt(most):
         return
     raise ValueError(
         f"`{name}` has squares that {'vanish' if largest < 1.0 else 'overflow'} in "

@@ -195,6 +195,12 @@ class TestTraining:
             with pytest.raises(ValueError, match=f"y` has squares that {word} in float32"):
                 call()
 
+    def test_squares_beyond_float64(self):
+        for size, word in ((1e200, "overflow"), (1e-200, "vanish")):
+            y = np.full((3, 1), size)
+            with pytest.raises(ValueError, match=f"y` has squares that {word} in float64"):
+                kk._validation.check_squares("y", y, "float64")
+
     def test_small_targets_train_as_scaled_ones(self, rng):
         losses = []
         for size in (1.0, 2.0**-40):

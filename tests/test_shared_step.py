@@ -145,6 +145,141 @@ def test_regularisers_are_the_models_own(part, rows, steps):
     assert not steps
 
 
+def fitted(kind, x, y, change=None, loss=None, optimizer=None, **fit):
+    """Losses and weights; `change` is what a user does to the model after a first fit."""
+    network = mlp()
+    model = kind(network, head=kk.NTKRidgeHead(ridge=0.1))
+    model.compile(optimizer or keras.optimizers.SGD(0.1), loss or kk.losses.KARE(0.1))
+    found = []
+    for count in (13, 11) if change else (13,):
+        history = model.fit(x[:count], y[:count], verbose=0, shuffle=False, **fit)
+        found.append(history.history)
+        if change:
+            change(model)
+    return [*network.get_weights(), found]
+
+
+def other_ridge(model):
+    model.loss.ridge = 5.0
+
+
+def other_scale(model):
+    model.optimizer.loss_scale_factor = 64.0
+
+
+def late_regularizer(model):
+    model.network.layers[0].kernel.regularizer = keras.regularizers.L2(3.0)
+
+
+@pytest.mark.parametrize("change", [other_ridge, other_scale, late_regularizer])
+def test_what_is_changed_without_compile_stays_with_its_model(change, rows):
+    """It is seen by what is traced after it, as in Keras, and by no other model."""
+    for kind in (kk.KAREModel, Alone):
+        fitted(kind, *rows, change)
+    assert_same(fitted(kk.KAREModel, *rows), fitted(Alone, *rows))
+    assert_same(fitted(kk.KAREModel, *rows, change), fitted(Alone, *rows, change))
+    part = [t[:9] for t in rows]
+    assert_same(fitted(kk.KAREModel, *part), fitted(Alone, *part))
+
+
+def test_callbacks_may_change_the_loss(rows):
+    class Ridge(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            self.model.loss.ridge = 5.0
+
+    fitted(kk.KAREModel, *rows, callbacks=[Ridge()])
+    assert_same(fitted(kk.KAREModel, *rows), fitted(Alone, *rows))
+
+
+@pytest.mark.parametrize("number", [np.float32(0.1), np.float64(0.1)])
+def test_ridges_of_numpy(number, rows, steps):
+    loss = kk.losses.KARE(number, relative=np.bool_(True))
+    assert np.isfinite(fitted(kk.KAREModel, *rows, loss=loss)[-1][0]["loss"]).all()
+    assert len(steps) == 1
+
+
+class Doubled(kk.kernels.NTK):
+    def gram(self, x, dtype=None, out=None):
+        return 2.0 * super().gram(x, dtype, out)
+
+
+class Hundredfold(keras.optimizers.SGD):
+    def scale_loss(self, loss):
+        return 100.0 * loss
+
+
+class WithVariable(kk.KAREModel):
+    def build(self, shape=None):
+        self.own = self.add_weight(shape=(1,), name="own")
+        super().build(shape)
+
+
+class Squared(kk.KAREModel):
+    def _evaluate(self, *arguments):
+        loss, predictions = super()._evaluate(*arguments)
+        return loss**2, predictions
+
+
+def test_what_users_override_is_theirs_alone(rows, steps):
+    alone = fitted(Alone, *rows)
+    x, y = rows
+    for kernel in (Doubled(mlp()), kk.kernels.NTK(mlp()), Doubled(mlp())):
+        model = kk.KAREModel(kernel, head=kk.NTKRidgeHead(ridge=0.1))
+        model.compile(keras.optimizers.SGD(0.1), kk.losses.KARE(0.1))
+        model.fit(x, y, verbose=0, shuffle=False)
+        same = np.allclose(model.network.get_weights()[0], alone[0], rtol=1e-10)
+        assert same == (type(kernel) is kk.kernels.NTK)
+    fitted(kk.KAREModel, x, y, optimizer=Hundredfold(0.1))
+    for kind in (WithVariable, Squared):
+        fitted(kind, x, y)
+        assert_same(fitted(kk.KAREModel, x, y), alone)
+    assert len(steps) == 1
+
+
+def test_gradients_go_to_the_layers_that_train_now(rng):
+    """Two layers of one shape, frozen in turn between fits."""
+    x, y = rng.normal(size=(12, 3)), rng.normal(size=(12, 1))
+    keras.utils.set_random_seed(0)
+    first, second = (layers.Dense(3, "tanh", use_bias=False) for _ in range(2))
+    network = keras.Sequential([keras.Input((3,)), first, second, layers.Dense(1)])
+    model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=0.1))
+    model.compile(keras.optimizers.SGD(0.1), "kare")
+    model.fit(x, y, verbose=0)
+    for count, frozen, trained in ((12, first, second), (9, second, first)):
+        frozen.trainable, trained.trainable = False, True
+        before = frozen.kernel.numpy(), trained.kernel.numpy()
+        gradient = by_hand(network, trained.kernel, x[:count], y[:count])
+        model.fit(x[:count], y[:count], verbose=0, shuffle=False)
+        np.testing.assert_array_equal(frozen.kernel.numpy(), before[0])
+        step = (before[1] - trained.kernel.numpy()) / 0.1
+        np.testing.assert_allclose(step, gradient, rtol=1e-9)
+
+
+def by_hand(network, variable, x, y):
+    kernel = kk.kernels.NTK(network, method="jacobian")
+    with tf.GradientTape() as tape:
+        gram = tf.function(kernel.gram, autograph=False)(tf.constant(x))
+        loss = kk.risk.kare(y, gram, 0.1)
+    return tape.gradient(loss, variable.value).numpy()
+
+
+def test_few_traces_for_many_lengths(rng, steps):
+    keras.utils.set_random_seed(0)
+    network = keras.Sequential(
+        [
+            keras.Input((None, 2)),
+            layers.Conv1D(3, 2, activation="tanh"),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(1),
+        ]
+    )
+    model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=0.1))
+    model.compile("sgd", "kare")
+    for length in (4, 5, 6, 7, 8):
+        model.train_on_batch(rng.normal(size=(6, length, 2)), rng.normal(size=(6, 1)))
+    assert [shapes[0] for shapes in steps] == [(None, 4, 2), (None, None, 2)]
+
+
 class Halved(kk.losses.GramLoss):
     """What we did not write may be another thing tomorrow."""
 

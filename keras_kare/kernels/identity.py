@@ -60,13 +60,23 @@ _OF_TRAINING = frozenset(
 )
 """Attributes of models that do not, either."""
 
-_INTERNAL = frozenset(
-    name
-    for kind in (keras.layers.Layer, keras.Sequential)
-    for name in vars(kind())
-    if name.startswith("_")
-) | {"_functional", "_nodes", "_operations", "_operations_by_depth", "_layers"}
-"""Attributes that Keras keeps for itself in every layer or model."""
+
+@functools.cache
+def _internal() -> frozenset[str]:
+    """Attributes that Keras keeps for itself in every layer or model.
+
+    Looked at when first needed: a layer that is made at import would fix the types of all
+    that come after it.
+    """
+    found = {
+        name
+        for kind in (keras.layers.Layer, keras.Sequential)
+        for name in vars(kind())
+        if name.startswith("_")
+    }
+    more = {"_functional", "_nodes", "_operations", "_operations_by_depth", "_layers"}
+    return frozenset(found | more)
+
 
 _FUNCTIONS = types.FunctionType, types.MethodType, types.BuiltinMethodType
 
@@ -252,7 +262,7 @@ def _matters(layer: keras.layers.Layer, name: str) -> bool:
     if not name.startswith("_"):
         return True
     # What is private in layers of Keras is Keras' own business, and changes as they run.
-    kept_by_keras = name in _INTERNAL or name.startswith(("_self_", "_compile"))
+    kept_by_keras = name in _internal() or name.startswith(("_self_", "_compile"))
     return not kept_by_keras and not type(layer).__module__.startswith("keras.")
 
 

@@ -382,7 +382,7 @@ class NTK(Kernel):
 
     @property
     def shares(self) -> bool:
-        return self._runtime.shares
+        return type(self) is NTK and self._runtime.shares
 
     def shared(self, function: Any, key: str, fixed: bool, *arguments: Any) -> Any:
         return self._work(arguments[0], None).shared(function, key, fixed, *arguments)

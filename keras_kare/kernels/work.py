@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -20,12 +21,7 @@ from keras_kare.kernels.plan import Sizes
 from keras_kare.kernels.recompute import Tiled, attach
 from keras_kare.kernels.structured.features import FeatureMap
 from keras_kare.kernels.structured.plan import Plan
-from keras_kare.kernels.structured.untouched import (
-    aside,
-    untouched,
-    weights_are_given,
-    with_weights,
-)
+from keras_kare.kernels.structured.untouched import aside, untouched
 
 
 class Runtime:
@@ -66,6 +62,9 @@ FEW = 1024
 
 OFTEN = 8
 """Calls up to which they do."""
+
+_TRACING = threading.local()
+"""Whether this thread is tracing a function that networks share."""
 
 _MOST = 8
 """Architectures whose traces are kept for the next network of the same."""
@@ -288,17 +287,22 @@ class Work:
         rows = _count(arguments)
         if not self.runtime.shares or self.sizes.for_gradient(rows) > self.limit:
             return None
-        specs = [keras.tree.map_structure(_any_rows, argument) for argument in arguments]
-        # One number of rows may be known to a trace; a second one has them all unknown.
-        place = ("rows", key, self._plan, self.features.dtype, repr(specs))
-        known = self.runtime.functions.setdefault(place, rows if fixed else None)
-        if known == rows:
-            specs = [keras.tree.map_structure(_exactly, argument) for argument in arguments]
+        spec = _exactly if fixed else _any_rows
+        specs = [keras.tree.map_structure(spec, argument) for argument in arguments]
+        kinds = [(t.shape.rank, t.dtype) for t in keras.tree.flatten(arguments)]
+        place = ("shapes", key, self._plan, self.features.dtype, repr(kinds))
+        known = self.runtime.functions.setdefault(place, [])
+        for others in reversed(known):
+            if _fit(arguments, others):
+                return self._function("shared", function, key, others)
+        if known:  # axes that were of two lengths are of any
+            specs = keras.tree.map_structure(_any_of, known[-1], specs)
+        known.append(specs)
         return self._function("shared", function, key, specs)
 
     def inline(self, verb: str, *arguments: Any) -> Any:
         """A verb in the graph that is being traced, whose weights' gradients flow."""
-        if not self.runtime.shares or weights_are_given():
+        if not self.runtime.shares or getattr(_TRACING, "shared", False):
             return getattr(self.features, verb)(*arguments)
         call = self._of_rows if verb in ("gram", "vjp") else self._call
         found = call(verb, *arguments)
@@ -319,11 +323,14 @@ class Work:
             return lambda _, *arguments: function(*arguments)
 
         def of_weights(weights: list[tf.Variable], *arguments: Any) -> Any:
-            with with_weights(network, weights):
+            # Variables that a function is given are its inputs wherever it reads them.
+            _TRACING.shared = True
+            with untouched(network):
                 return method(*arguments)
 
         traced = tf.function(of_weights, autograph=False)
         given = [v.value for v in network.variables]
+        # In a thread of its own, whose `_TRACING` ends with it.
         shared = aside(lambda: traced.get_concrete_function(given, *specs))
 
         def call(other: keras.Model, *arguments: Any) -> Any:
@@ -424,3 +431,15 @@ def _exactly(t: tf.Tensor) -> tf.TensorSpec:
 
 def _any_rows(t: tf.Tensor) -> tf.TensorSpec:
     return tf.TensorSpec([None, *t.shape[1:]], t.dtype)
+
+
+def _fit(arguments: Any, specs: Any) -> bool:
+    """Whether tensors are of these shapes."""
+    pairs = zip(keras.tree.flatten(arguments), keras.tree.flatten(specs), strict=True)
+    return all(spec.shape.is_compatible_with(t.shape) for t, spec in pairs)
+
+
+def _any_of(one: tf.TensorSpec, other: tf.TensorSpec) -> tf.TensorSpec:
+    """Of both shapes."""
+    shape = one.shape.most_specific_compatible_shape(other.shape)
+    return tf.TensorSpec(shape, one.dtype)

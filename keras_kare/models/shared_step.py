@@ -8,7 +8,6 @@ graph of its own, for its optimizer and metrics.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import keras
@@ -16,42 +15,70 @@ import tensorflow as tf
 
 from keras_kare import losses
 
+_DECIDING = ("train_step", "_differentiated", "_evaluate", "_network_losses")
+"""Methods of a model that must be ours where its steps are shared."""
 
-def loss_key(model: Any) -> str | None:
-    """What decides a model's loss besides its network; `None` where it is not known."""
-    loss, optimizer = model.loss, model.optimizer
-    if type(loss).__module__ != losses.__name__ or loss.supplies_gradients:
-        return None
-    scaled = isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
-    if scaled or optimizer.loss_scale_factor is not None:
-        return None
-    if any(getattr(v, "regularizer", None) is not None for v in model.trainable_variables):
+
+def shares_steps(model: Any, ours: type) -> bool:
+    """Whether a model's steps may be shared, go one at a time, and in graphs."""
+    default = not tf.distribute.has_strategy() and tf.distribute.get_strategy()
+    return (
+        model.kernel.shares
+        and not model.run_eagerly
+        and model.steps_per_execution == 1
+        and model.distribute_strategy is default
+        and all(
+            getattr(type(model), name) is getattr(ours, name) and name not in vars(model)
+            for name in _DECIDING
+        )
+    )
+
+
+def step_key(model: Any) -> str | None:
+    """What decides a model's step besides its network; `None` where it is not known."""
+    loss, optimizer, trained = model.loss, model.optimizer, model.trainable_variables
+    known = (
+        type(loss).__module__ == losses.__name__
+        and "evaluate" not in vars(loss)
+        and not loss.supplies_gradients
+        and type(optimizer).scale_loss is keras.optimizers.Optimizer.scale_loss
+        and optimizer.loss_scale_factor is None
+        and _ids(trained) == _ids(model.kernel.network.trainable_variables)
+        and all(getattr(v, "regularizer", None) is None for v in trained)
+    )
+    if not known:
         return None
     settings = {k: v for k, v in loss.get_config().items() if k != "name"}
     intercept = model._intercept is not None and model._intercept.intercept
-    return f"{type(loss).__name__} {json.dumps(settings)} intercept={intercept}"
+    return f"{type(loss).__name__} {sorted(settings.items())!r} intercept={intercept}"
 
 
 class SharedStep:
     """A train function, as `keras.Model.make_train_function` makes one.
 
     Args:
-        model: The model; its kernel must have `differentiated`.
-        key: That of its loss.
+        model: A model that `shares_steps`.
     """
 
-    def __init__(self, model: Any, key: str):
-        self._model, self._key = model, key
+    def __init__(self, model: Any):
+        self._model = model
+        self._begin()
+
+    def _begin(self) -> None:
+        self._trained = _ids(self._model.trainable_variables)
         self._shared: dict[Any, Any] = {}
-        self._update = tf.function(model._updated, autograph=False, reduce_retracing=True)
-        self._whole = tf.function(model.train_step, autograph=False, reduce_retracing=True)
+        self._update = _traced(self._model._updated)
+        self._whole = _traced(self._model.train_step)
+
+    def is_current(self) -> bool:
+        """Whether the same variables train as when this began."""
+        return self._trained == _ids(self._model.trainable_variables)
 
     def __call__(self, iterator: Any) -> Any:
         data = _tensors(next(iterator))
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         given = (y,) if weights is None else (y, weights)
-        fixed = _knows_rows(iterator)
-        function = self._function(fixed, x, *given)
+        function = self._function(_knows_rows(iterator), x, *given)
         if function is None:
             return self._whole(data)
         return self._update(x, y, weights, *function(x, *given))
@@ -61,18 +88,31 @@ class SharedStep:
         parts = keras.tree.flatten(given)
         shapes = tuple((tuple(t.shape), t.dtype) for t in parts)
         if shapes not in self._shared:
-            model = self._model
-            self._shared[shapes] = model.kernel.shared(
-                model._differentiated, self._key, fixed, *given
+            if not self.is_current():  # a callback has frozen a layer
+                self._begin()
+            key, model = step_key(self._model), self._model
+            self._shared[shapes] = key and model.kernel.shared(
+                model._differentiated, key, fixed, *given
             )
         return self._shared[shapes]
+
+
+def _traced(function: Any) -> Any:
+    traced = tf.function(function, autograph=False, reduce_retracing=True)
+    traced._omit_frequent_tracing_warning = True  # each model has its own
+    return traced
+
+
+def _ids(variables: Any) -> list[int]:
+    return [id(v) for v in variables]
 
 
 def _knows_rows(iterator: Any) -> bool:
     """Whether all batches have one number of rows."""
     specs = keras.tree.flatten(getattr(iterator, "element_spec", None))
     return all(
-        isinstance(s, tf.TensorSpec) and s.shape[:1].is_fully_defined() for s in specs
+        isinstance(spec, tf.TensorSpec) and spec.shape[:1].is_fully_defined()
+        for spec in specs
     )
 
 

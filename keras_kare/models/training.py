@@ -20,7 +20,7 @@ from keras_kare.layers.ridge_selection import Choice
 from keras_kare.models import batches, rehearsal
 from keras_kare.models import rows as rows_module
 from keras_kare.models.rows import Rows
-from keras_kare.models.shared_step import SharedStep, loss_key
+from keras_kare.models.shared_step import SharedStep, shares_steps
 from keras_kare.models.watch import Watch, keeps_best, watched
 
 ONE_ROW = (
@@ -180,29 +180,20 @@ class KARETrainer(keras.Model):
 
         Where networks of the same architecture may share a step, they do.
         """
-        if self.train_function is not None and not force:
-            return self.train_function
-        key = loss_key(self) if self._shares_steps() else None
-        if key is not None:
-            self.train_function = SharedStep(self, key)
+        made = self.train_function
+        if isinstance(made, SharedStep) and not made.is_current():
+            made = None
+        if made is not None and not force:
+            return made
+        if shares_steps(self, KARETrainer):
+            self.train_function = SharedStep(self)
             return self.train_function
         eagerly = self.run_eagerly
         self.run_eagerly = eagerly or getattr(self.loss, "supplies_gradients", False)
         try:
-            return super().make_train_function(force)
+            return super().make_train_function(force=True)
         finally:
             self.run_eagerly = eagerly
-
-    def _shares_steps(self) -> bool:
-        """Whether steps are ours alone, and go one at a time."""
-        mine = type(self).train_step is KARETrainer.train_step
-        return (
-            mine
-            and "train_step" not in vars(self)
-            and self.kernel.shares
-            and not self.run_eagerly
-            and self.steps_per_execution == 1
-        )
 
     def _evaluate(
         self, tape: tf.GradientTape, x: Any, y: Any, weights: tuple[Any, ...]

@@ -78,34 +78,6 @@ def untouched(network: keras.layers.Layer) -> Iterator[keras.StatelessScope]:
             _ACTIVE.scope = None
 
 
-@contextlib.contextmanager
-def with_weights(network: keras.layers.Layer, weights: list[tf.Variable]) -> Iterator[None]:
-    """As `untouched`, while these variables take the places of the network's.
-
-    Values of Keras' own `StatelessScope` are tensors, whose gradients through loops cost
-    twice those of variables. No public name gives a variable another place for its value;
-    `tests/test_package.py` fails clearly if it moves.
-    """
-    outer = getattr(_ACTIVE, "scope", None), weights_are_given()
-    own = [variable._value for variable in network.variables]
-    with restored(network):
-        try:
-            for variable, weight in zip(network.variables, weights, strict=True):
-                variable._value = weight
-            with keras.StatelessScope(collect_losses=True) as scope:
-                _ACTIVE.scope, _ACTIVE.given = scope, True
-                yield
-        finally:
-            _ACTIVE.scope, _ACTIVE.given = outer
-            for variable, value in zip(network.variables, own, strict=True):
-                variable._value = value
-
-
-def weights_are_given() -> bool:
-    """Whether this is inside of `with_weights`."""
-    return getattr(_ACTIVE, "given", False)
-
-
 def aside(work: Callable[[], Any]) -> Any:
     """The result of `work`, done in a thread of its own.
 
