@@ -25,6 +25,7 @@ def shares_steps(model: Any, ours: type) -> bool:
     return (
         model.kernel.shares
         and not model.run_eagerly
+        and not getattr(model.loss, "supplies_gradients", False)
         and model.steps_per_execution == 1
         and model.distribute_strategy is default
         and all(
@@ -40,7 +41,6 @@ def step_key(model: Any) -> str | None:
     known = (
         type(loss).__module__ == losses.__name__
         and "evaluate" not in vars(loss)
-        and not loss.supplies_gradients
         and type(optimizer).scale_loss is keras.optimizers.Optimizer.scale_loss
         and optimizer.loss_scale_factor is None
         and _ids(trained) == _ids(model.kernel.network.trainable_variables)
