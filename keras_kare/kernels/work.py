@@ -289,7 +289,7 @@ class Work:
             return None
         spec = _exactly if fixed else _any_rows
         specs = [keras.tree.map_structure(spec, argument) for argument in arguments]
-        kinds = [(t.shape.rank, t.dtype) for t in keras.tree.flatten(arguments)]
+        kinds = keras.tree.map_structure(lambda t: f"{t.shape.rank} {t.dtype}", arguments)
         place = ("shapes", key, self._plan, self.features.dtype, repr(kinds))
         known = self.runtime.functions.setdefault(place, [])
         for others in reversed(known):
