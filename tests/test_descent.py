@@ -143,6 +143,7 @@ def test_a_loss_that_is_not_finite_moves_nothing(rng, make):
     check_equal(weights(found), before)
 
 
+@pytest.mark.filterwarnings("ignore:A Cholesky factorisation")
 @pytest.mark.parametrize("activation", ["gelu", "tanh"])
 def test_divergence_ends_with_finite_weights(rng, activation):
     x, y = data(rng)

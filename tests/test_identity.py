@@ -37,6 +37,7 @@ def check(network: Any, x: Any) -> None:
 def sequences(operation: Callable[[Any], Any]) -> Any:
     """Operations have the same names in each."""
     keras.backend.clear_session()
+    keras.utils.disable_interactive_logging()  # which that has forgotten
     keras.config.set_floatx("float64")
     keras.config.set_dtype_policy("float64")
     x = keras.Input((3, 3))
