@@ -187,8 +187,10 @@ class FeatureMap:
         One direction is one forward-mode derivative of the network. Many directions
         at once are one forward pass, one backward pass, and a bilinear form a layer.
         """
-        # Forward mode computes in the network's type, and so no wider than that.
-        if w[0].shape[0] == 1 and w[0].shape[1] == 1 and self.dtype == self.inner:
+        # Forward mode computes in the network's type, and so no wider than that. Where
+        # TensorFlow has none (loops), bilinear forms are cheaper than two backward passes.
+        one = w[0].shape[0] == 1 and w[0].shape[1] == 1 and self.dtype == self.inner
+        if one and (self.plan.forward_mode or self.plan.jacobian):
             return self._one_direction(x, w)
         by_variable = {
             id(variable): tf.cast(part, self.dtype)
