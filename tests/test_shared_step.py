@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import weakref
+from typing import ClassVar
 
 import keras
 import numpy as np
@@ -253,6 +254,26 @@ def test_gradients_go_to_the_layers_that_train_now(rng):
         np.testing.assert_array_equal(frozen.kernel.numpy(), before[0])
         step = (before[1] - trained.kernel.numpy()) / 0.1
         np.testing.assert_allclose(step, gradient, rtol=1e-9)
+
+
+def test_a_layer_that_a_callback_freezes(rng):
+    """As in Keras: batches of a known shape go on as they were, others see it."""
+
+    class Freeze(keras.callbacks.Callback):
+        kernels: ClassVar = []
+
+        def on_train_batch_end(self, batch, logs=None):
+            layer = self.model.network.layers[0]
+            layer.trainable = False
+            self.kernels.append(layer.kernel.numpy())
+
+    model = kk.KAREModel(mlp(), head=kk.NTKRidgeHead(ridge=0.1))
+    model.compile(keras.optimizers.SGD(0.1), "kare")
+    data = rng.normal(size=(13, 3)), rng.normal(size=(13, 1))
+    model.fit(*data, batch_size=5, callbacks=[Freeze()], verbose=0)
+    _, second, third = Freeze.kernels
+    np.testing.assert_array_equal(third, second)
+    assert not np.array_equal(second, Freeze.kernels[0])
 
 
 def by_hand(network, variable, x, y):
