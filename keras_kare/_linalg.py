@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare._traced_once import Rescued, TracedOnce
+from keras_kare._validation import all_finite
 
 STEPS = 8
 LEVELS = 3
@@ -151,7 +152,7 @@ def climbed(
         of: The type that has rounded the matrix: there are more steps where it is of
             fewer digits than the matrix has now. Defaults to the type of the matrix.
     """
-    if not bool(tf.reduce_all(tf.math.is_finite(matrix))):
+    if not all_finite(matrix):
         raise ValueError(_NOT_FINITE)
     eps = np.finfo(matrix.dtype.as_numpy_dtype).eps
     most = 10.0**STEPS * np.finfo((of or matrix.dtype).as_numpy_dtype).eps

@@ -133,15 +133,17 @@ def check_targets(name: str, y: Any, rows: int) -> np.ndarray:
 def check_finite(name: str, value: Any) -> None:
     """Refuse NaN and Inf in a floating array or tensor."""
     value = tf.convert_to_tensor(value)
-    if value.dtype.is_floating and not _all_finite(value):
+    if not all_finite(value):
         raise ValueError(
             f"`{name}` holds NaN or Inf. Remove or impute those entries. Received: "
             f"{name} of shape {tuple(value.shape)}"
         )
 
 
-def _all_finite(value: tf.Tensor) -> bool:
+def all_finite(value: tf.Tensor) -> bool:
     """Whether no entry is NaN or Inf; with no operation to prepare where it is at hand."""
+    if not value.dtype.is_floating:
+        return True
     if value.device.endswith("CPU:0"):
         return bool(np.all(np.isfinite(value.numpy())))
     return bool(tf.reduce_all(tf.math.is_finite(value)))
@@ -198,7 +200,7 @@ def check_squares(name: str, y: np.ndarray, dtype: Any) -> None:
 def check_finite_weight(variable: keras.Variable) -> None:
     """Refuse NaN and Inf in a variable of the network."""
     value = tf.convert_to_tensor(variable.value)
-    if value.dtype.is_floating and not _all_finite(value):
+    if not all_finite(value):
         raise ValueError(
             f"The network's weight `{variable.path}` holds NaN or Inf: its training has "
             "diverged, or it was set so. Train again with a smaller learning rate, or "

@@ -97,7 +97,7 @@ class Descent:
             losses, taken = self._run(x, y, steps, batches, seed)
         except tf.errors.InvalidArgumentError:
             # The loss refuses a kernel that is not finite, or not positive definite.
-            if not all(bool(tf.reduce_all(tf.math.is_finite(part))) for part in (x, y)):
+            if not all(map(_validation.all_finite, (x, y))):
                 raise
             taken = int(self.optimizer.iterations) - count
             for variable, value in zip(state, before, strict=True):
