@@ -21,7 +21,7 @@ from keras_kare.kernels.plan import Sizes
 from keras_kare.kernels.recompute import Tiled, attach
 from keras_kare.kernels.structured.features import FeatureMap
 from keras_kare.kernels.structured.plan import Plan
-from keras_kare.kernels.structured.untouched import aside, untouched
+from keras_kare.kernels.structured.untouched import aside, fits, untouched
 
 
 class Runtime:
@@ -293,7 +293,7 @@ class Work:
         place = ("shapes", key, self._plan, self.features.dtype, repr(kinds))
         known = self.runtime.functions.setdefault(place, [])
         for others in reversed(known):
-            if _fit(arguments, others):
+            if fits(others, arguments):
                 return self._function("shared", function, key, others)
         if known:  # axes that were of two lengths are of any
             specs = keras.tree.map_structure(_any_of, known[-1], specs)
@@ -431,12 +431,6 @@ def _exactly(t: tf.Tensor) -> tf.TensorSpec:
 
 def _any_rows(t: tf.Tensor) -> tf.TensorSpec:
     return tf.TensorSpec([None, *t.shape[1:]], t.dtype)
-
-
-def _fit(arguments: Any, specs: Any) -> bool:
-    """Whether tensors are of these shapes."""
-    pairs = zip(keras.tree.flatten(arguments), keras.tree.flatten(specs), strict=True)
-    return all(spec.shape.is_compatible_with(t.shape) for t, spec in pairs)
 
 
 def _any_of(one: tf.TensorSpec, other: tf.TensorSpec) -> tf.TensorSpec:

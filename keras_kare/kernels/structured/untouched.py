@@ -174,7 +174,7 @@ def from_its_cache(function: Any, args: Any, kwargs: Any) -> Any:
     the function would be traced anew.
     """
     for trace in function._list_all_concrete_functions():
-        if _fits(trace, args, kwargs):
+        if fits(trace.structured_input_signature, (args, kwargs)):
             try:
                 return trace(*args, **kwargs)
             except (TypeError, ValueError, tf.errors.InvalidArgumentError):
@@ -182,10 +182,9 @@ def from_its_cache(function: Any, args: Any, kwargs: Any) -> Any:
     return NotImplemented
 
 
-def _fits(trace: Any, args: Any, kwargs: Any) -> bool:
-    """Whether a trace was made for such arguments."""
-    specs = keras.tree.flatten(trace.structured_input_signature)
-    given = keras.tree.flatten((args, kwargs))
+def fits(specs: Any, given: Any) -> bool:
+    """Whether what was traced for these specifications takes such arguments."""
+    specs, given = keras.tree.flatten(specs), keras.tree.flatten(given)
     return len(specs) == len(given) and all(
         not isinstance(spec, tf.TensorSpec)
         or (tf.is_tensor(value) and spec.is_compatible_with(value))
