@@ -32,6 +32,16 @@ def _nothing_kept() -> Iterator[None]:
     gc.collect()
 
 
+@pytest.fixture
+def nothing_shared() -> Iterator[None]:
+    """No plan and no trace of a network before, and none of these after."""
+    from keras_kare.kernels import work  # here, where its lines are counted
+
+    work._COMMON.clear()
+    yield
+    work._COMMON.clear()
+
+
 def _folder(variable: str) -> Path:
     """The folder that an environment variable names; CI never skips for lack of it."""
     value = os.environ.get(variable)

@@ -24,11 +24,7 @@ class Alone(kk.KAREModel):
         return super().train_step(data)
 
 
-@pytest.fixture(autouse=True)
-def _nothing_kept(float64):
-    work_module._COMMON.clear()
-    yield
-    work_module._COMMON.clear()
+pytestmark = pytest.mark.usefixtures("float64", "nothing_shared")
 
 
 @pytest.fixture

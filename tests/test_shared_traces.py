@@ -18,11 +18,7 @@ from keras_kare.kernels import work as work_module
 layers = keras.layers
 
 
-@pytest.fixture(autouse=True)
-def _nothing_kept():
-    work_module._COMMON.clear()
-    yield
-    work_module._COMMON.clear()
+pytestmark = pytest.mark.usefixtures("nothing_shared")
 
 
 @pytest.fixture
