@@ -144,7 +144,7 @@ def predict_mse(
     station.train_mse(x, y, training, seeds[0])
     fitted, outputs = station.outputs(x), station.outputs(x_test)
     found: Paths = {"network": {"": outputs}}
-    kernel = kernels(station, x, x_test, prior=False)
+    kernel = kernels(station, x, x_test)
     if kernel is not None and np.all(np.isfinite(fitted)):
         ridges = settings.UCI_RIDGES
         found["after_ntk"] = _named("", values(kernel, y, ridges))

@@ -94,7 +94,7 @@ def paths(
     for seed in seeds:
         weights = initial_weights(station.network, variant.initialization, seed)
         for steps in checkpoints(station, variant.recipe, x, y, Start(weights, seed)):
-            kernel = kernels(station, x, x_test, prior=False)
+            kernel = kernels(station, x, x_test)
             if kernel is None:
                 break
             found.setdefault(steps, []).append(kernel)

@@ -86,7 +86,7 @@ class Lab(Workbench):
 
         None at all where the kernel is not finite: training has diverged.
         """
-        found = kernels(self, x, x_test, prior=False)
+        found = kernels(self, x, x_test)
         return {} if found is None else values(found, y, ridges)
 
     def _descend(self, x: tf.Tensor, y: tf.Tensor, rate: tf.Tensor) -> None:

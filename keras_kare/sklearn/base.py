@@ -11,6 +11,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
+from threadpoolctl import threadpool_limits
 
 from keras_kare.models.workbench import Workbench
 from keras_kare.sklearn import preprocessing
@@ -25,6 +26,10 @@ FEWEST = 20
 
 MOST_CHOOSING = 2000
 """Most rows that cross-fitting takes: its eigenproblems grow with their cube."""
+
+MOST_ALONE = 1000
+"""Most rows whose eigenproblems one thread solves: several wait for each other longer than
+they compute, and on a machine with other work a hundred times as long."""
 
 MOST_SEED = 2**31 - 1
 
@@ -55,7 +60,7 @@ class KAREEstimator(BaseEstimator):
         categorical_features: Any = "auto",
         few_values: int = 8,
         standardize: bool = True,
-        dtype: str = "float64",
+        dtype: str = "float32",
         random_state: Any = None,
         verbose: int = 0,
     ):
@@ -110,7 +115,8 @@ class KAREEstimator(BaseEstimator):
         half = end = None
         if self.time_budget is not None:
             half, end = (begun + part * self.time_budget for part in (0.5, 1.0))
-        with LOCK:
+        threads = 1 if len(rows) <= MOST_ALONE else None
+        with LOCK, threadpool_limits(threads, user_api="blas"):
             bench = self._bench(x.shape[1])
             starts = [
                 Start(draw_weights(bench.network, rng), int(rng.randint(MOST_SEED)))

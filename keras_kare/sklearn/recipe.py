@@ -128,23 +128,22 @@ def checkpoints(
         yield steps
 
 
-def kernels(
-    bench: Workbench, x: np.ndarray, x_test: np.ndarray, prior: bool = True
-) -> Kernels | None:
+def kernels(bench: Workbench, x: np.ndarray, x_test: np.ndarray) -> Kernels | None:
     """Divided by the mean of `K(X, X)`'s diagonal; `None` where not finite, or zero.
+
+    All are parts of one Gram matrix, so that one function of the network is traced.
 
     Args:
         bench: The network.
         x: `(n, d)`.
         x_test: `(m, d)`.
-        prior: Whether variances will matter; `K(x, x)` is zero otherwise.
     """
-    own = bench.diag(x_test) if prior else np.zeros(len(x_test))
-    parts = bench.gram(x), bench.cross(x_test, x), own
-    unit = float(np.mean(np.diag(parts[0])))
-    if not all(np.all(np.isfinite(part)) for part in parts) or unit <= 0.0:
+    n, every = len(x), bench.gram(np.concatenate([x, x_test]))
+    unit = float(np.mean(np.diag(every)[:n]))
+    if not np.all(np.isfinite(every)) or unit <= 0.0:
         return None
-    return Kernels(*(part / unit for part in parts))
+    every = every / unit
+    return Kernels(every[:n, :n], every[n:, :n], np.diag(every)[n:])
 
 
 def mean_kernels(found: Sequence[Kernels]) -> Kernels:

@@ -50,8 +50,9 @@ class KARERegressor(RegressorMixin, KAREEstimator):
             them (from 3 on: such numbers may be codes). `0` for none. Defaults to `8`.
         standardize: Whether numeric columns get zero mean and unit variance. Defaults to
             `True`.
-        dtype: Precision of the network, `"float64"` or `"float32"`, for devices on which
-            float64 is slow. Defaults to `"float64"`.
+        dtype: Precision of the network and of its kernel's entries, `"float32"` or
+            `"float64"`, which takes twice as long. Ridges are chosen and machines solved
+            in float64 either way. Defaults to `"float32"`.
         random_state: Seed, generator or `None`, as in scikit-learn. No other generator is
             used or changed.
         verbose: Whether to print what was chosen. Defaults to `0`.
