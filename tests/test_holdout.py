@@ -83,6 +83,14 @@ def test_training_lowers_it_and_it_is_saved(rng, tmp_path):
     assert isinstance(again.loss, kk.losses.HoldoutKARE)
 
 
+@pytest.mark.parametrize("shuffle", [True, False])
+def test_shuffled_epochs_have_other_halves(rng, shuffle):
+    x = rng.normal(size=(20, 3)).astype("float32")
+    still = model("holdout_kare", 0.0)
+    losses = still.fit(x, np.sin(2.0 * x[:, :1]), epochs=4, shuffle=shuffle, verbose=0)
+    assert len(set(losses.history["loss"])) == (4 if shuffle else 1)
+
+
 def test_a_warning_where_kare_is_fooled(rng):
     """Targets that are noise: KARE falls, the error on other rows cannot."""
     x = rng.normal(size=(24, 3)).astype("float32")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import keras
@@ -248,3 +249,40 @@ def test_training_that_is_killed_twenty_times(tmp_path):
         else:  # three steps an epoch; a backup before the first kill
             kills.append(("step", rng.integers(4, 13)))
     check_killed(tmp_path / "backup", 90, kills)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_one_batch_trains_as_arrays_do(rng, weighted):
+    """Rows that are one batch go to Keras as a dataset of that batch, which is faster."""
+    x, y = data(rng)
+    weights = {"sample_weight": rng.integers(1, 3, len(x))} if weighted else {}
+    held = data(rng, 7)
+    network = network_like()
+    found = []
+    for steps in (None, 1):  # given `steps_per_epoch`, Keras takes the arrays
+        model = kk.KAREModel(network_like(network), head=kk.NTKRidgeHead(ridge=1.0))
+        model.compile(keras.optimizers.SGD(0.1), "kare", metrics=["mae"])
+        fit = {"epochs": 3, "shuffle": False, "verbose": 0, **weights}
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            history = model.fit(x, y, validation_data=held, steps_per_epoch=steps, **fit)
+        assert history.params["steps"] == 1
+        found.append([*history.history.values(), *model.get_weights()])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_per_execution_beyond_an_epoch_take_no_more_steps(rng):
+    x, y = data(rng)
+    model = kk.KAREModel(network_like(), head=kk.NTKRidgeHead(ridge=1.0))
+    model.compile(keras.optimizers.SGD(0.1), "kare", steps_per_execution=4)
+    model.fit(x, y, epochs=2, verbose=0)
+    assert int(model.optimizer.iterations) == 2
+
+
+def test_validation_batch_sizes_are_checked(rng):
+    x, y = data(rng)
+    model = kk.KAREModel(network_like(), head=kk.NTKRidgeHead(ridge=1.0))
+    model.compile(keras.optimizers.SGD(0.1), "kare")
+    with pytest.raises(ValueError, match="`validation_batch_size` must be"):
+        model.fit(x, y, validation_split=0.25, validation_batch_size="all")

@@ -89,14 +89,10 @@ def rehearse(
     try:
         keras.Model.fit(
             model,
-            x=training.x,
-            y=training.y,
-            sample_weight=training.weights,
-            batch_size=even_batch_size(len(training), batches),
+            **model._batches_of(training, even_batch_size(len(training), batches), shuffle),
             initial_epoch=first,
             epochs=first + epochs,
             verbose=0,
-            shuffle=shuffle,
         )
         return model.head.choose_ridge(
             model.kernel,

@@ -71,6 +71,30 @@ class Rows:
         return self.take(numbers[:first]), self.take(numbers[first:])
 
 
+def in_one_batch(rows: Rows, shuffle: bool = False) -> tf.data.Dataset:
+    """An endless dataset of one batch of all rows, in new random orders or in theirs.
+
+    Of arrays, Keras makes two pipelines an epoch, which on a few hundred rows takes longer
+    than a step and a validation. Of this dataset it makes one for all epochs.
+    """
+    x, y, weights = rows.parts()
+    parts = (x, y) if weights is None else (x, y, weights)
+    # lists would become tensors
+    parts = keras.tree.lists_to_tuples(
+        keras.tree.map_structure(tf.convert_to_tensor, parts)
+    )
+
+    def shuffled(*parts: Any) -> Any:
+        order = tf.random.shuffle(tf.range(len(rows)))
+        return keras.tree.map_structure(lambda part: tf.gather(part, order), parts)
+
+    dataset = tf.data.Dataset.from_tensors(parts).repeat()
+    options = tf.data.Options()
+    options.autotune.enabled = False  # there is nothing to tune
+    options.experimental_optimization.apply_default_optimizations = False
+    return (dataset.map(shuffled) if shuffle else dataset).with_options(options)
+
+
 def check_alone(
     y: Any, sample_weight: Any = None, class_weight: Any = None, name: str = ""
 ) -> None:

@@ -356,6 +356,9 @@ class KARETrainer(keras.Model):
             raise ValueError("Call `compile` before `fit`.")
         _validation.check_whole("steps_per_epoch", steps_per_epoch, 1, optional=True)
         _validation.check_whole("validation_steps", validation_steps, 1, optional=True)
+        _validation.check_whole(
+            "validation_batch_size", validation_batch_size, 1, optional=True
+        )
         streams, steps = self._streams(x), batches.steps_of_rows(x, steps_per_epoch)
         if streams:
             rows_module.check_alone(y, sample_weight, class_weight)
@@ -376,14 +379,20 @@ class KARETrainer(keras.Model):
         if arrays and batch_size is None:
             full = self.loss.supplies_gradients
             batch_size = len(rows) if full else rows_module.default_batch_size(len(rows))
-        self._check_rows(rows, validation, batch_size or rows.batch_size)
+        size = batch_size or rows.batch_size
+        self._check_rows(rows, validation, size)
         self._check_trainable(rows.x)
         self._check_squares(rows, validation)
+        shuffles = shuffle and not isinstance(x, tf.data.Dataset)  # else Keras warns
+        data = {"x": x, "steps_per_epoch": steps_per_epoch, "shuffle": shuffles}
         if arrays:
-            x, y = rows.x, rows.y
-            rows_module.check_batch_size(batch_size, len(rows))
-            if validation is not None and not batches.is_dataset(validation_data):
-                validation_data = validation.parts()
+            rows_module.check_batch_size(size, len(rows))
+            data = self._batches_of(rows, size, shuffle, steps_per_epoch)
+        if validation is not None and not batches.is_dataset(validation_data):
+            most = validation_batch_size or batch_size or rows_module.USUAL_BATCH
+            given = self._batches_of(validation, most, False, validation_steps)
+            validation_steps = given["steps_per_epoch"]
+            validation_data = validation.parts() if "y" in given else given["x"]
         if streams:
             stream = rows_module.stream(x, steps)
             self.head.check_stream(stream, validation is not None)
@@ -400,17 +409,12 @@ class KARETrainer(keras.Model):
         self._training_rows = rows
         try:
             history = super().fit(
-                x=x,
-                y=y,
-                sample_weight=rows.weights if arrays else None,
-                batch_size=batch_size,
+                **data,
                 epochs=epochs,
                 verbose=verbose,
                 callbacks=watched(callbacks, watch),
                 validation_data=validation_data,
-                shuffle=shuffle,
                 initial_epoch=initial_epoch,
-                steps_per_epoch=steps_per_epoch,
                 validation_steps=validation_steps,
                 validation_batch_size=validation_batch_size,
                 validation_freq=validation_freq,
@@ -427,7 +431,7 @@ class KARETrainer(keras.Model):
                 start,
                 ran,
                 first,
-                batch_size or rows.batch_size,
+                size,
                 shuffle,
             )
         if streams:
@@ -437,6 +441,22 @@ class KARETrainer(keras.Model):
         if not keeps_best(callbacks):
             _warn_if_parted(history)
         return history
+
+    def _batches_of(
+        self, rows: Rows, batch_size: int, shuffle: bool, steps: int | None = None
+    ) -> dict[str, Any]:
+        """Rows as `keras.Model.fit` takes them: arrays, or a dataset of one batch."""
+        if steps is None and self.steps_per_execution == 1 and batch_size >= len(rows):
+            dataset = rows_module.in_one_batch(rows, shuffle)
+            return {"x": dataset, "steps_per_epoch": 1, "shuffle": False}
+        return {
+            "x": rows.x,
+            "y": rows.y,
+            "sample_weight": rows.weights,
+            "batch_size": batch_size,
+            "steps_per_epoch": steps,
+            "shuffle": shuffle,
+        }
 
     def evaluate(
         self,
