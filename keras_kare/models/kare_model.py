@@ -218,6 +218,8 @@ class KAREModel(KARETrainer, keras.Model):
         if not batches.is_dataset(x):
             batch_size = rows_module.prediction_batch_size(batch_size)
             x = self._prediction_rows(x)
+            whole = self._in_one_batch((x,), batch_size, steps)
+            x, steps = (x, steps) if whole is None else (whole, 1)
         self._forget_stale_traces()
         return super().predict(
             x,

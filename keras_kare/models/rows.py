@@ -71,24 +71,25 @@ class Rows:
         return self.take(numbers[:first]), self.take(numbers[first:])
 
 
-def in_one_batch(rows: Rows, shuffle: bool = False) -> tf.data.Dataset:
-    """An endless dataset of one batch of all rows, in new random orders or in theirs.
+def in_one_batch(parts: tuple[Any, ...], shuffle: bool = False) -> tf.data.Dataset:
+    """An endless dataset of one batch: all rows, in new random orders or in theirs.
 
     Of arrays, Keras makes two pipelines an epoch, which on a few hundred rows takes longer
     than a step and a validation. Of this dataset it makes one for all epochs.
+
+    Args:
+        parts: Inputs, and also targets and weights, unless `None`; tensors or arrays.
+        shuffle: Whether each batch has the rows in another order.
     """
-    x, y, weights = rows.parts()
-    parts = (x, y) if weights is None else (x, y, weights)
-    # lists would become tensors
-    parts = keras.tree.lists_to_tuples(
-        keras.tree.map_structure(tf.convert_to_tensor, parts)
-    )
+    given = tuple(part for part in parts if part is not None)
+    given = keras.tree.map_structure(tf.convert_to_tensor, given)
+    given = keras.tree.lists_to_tuples(given)  # lists would become tensors
 
-    def shuffled(*parts: Any) -> Any:
-        order = tf.random.shuffle(tf.range(len(rows)))
-        return keras.tree.map_structure(lambda part: tf.gather(part, order), parts)
+    def shuffled(*given: Any) -> Any:
+        order = tf.random.shuffle(tf.range(len(keras.tree.flatten(given)[0])))
+        return keras.tree.map_structure(lambda part: tf.gather(part, order), given)
 
-    dataset = tf.data.Dataset.from_tensors(parts).repeat()
+    dataset = tf.data.Dataset.from_tensors(given).repeat()
     options = tf.data.Options()
     options.autotune.enabled = False  # there is nothing to tune
     options.experimental_optimization.apply_default_optimizations = False

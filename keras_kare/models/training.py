@@ -379,7 +379,7 @@ class KARETrainer(keras.Model):
         if arrays and batch_size is None:
             full = self.loss.supplies_gradients
             batch_size = len(rows) if full else rows_module.default_batch_size(len(rows))
-        size = batch_size or rows.batch_size
+        size = rows.batch_size if batch_size is None else batch_size
         self._check_rows(rows, validation, size)
         self._check_trainable(rows.x)
         self._check_squares(rows, validation)
@@ -446,9 +446,9 @@ class KARETrainer(keras.Model):
         self, rows: Rows, batch_size: int, shuffle: bool, steps: int | None = None
     ) -> dict[str, Any]:
         """Rows as `keras.Model.fit` takes them: arrays, or a dataset of one batch."""
-        if steps is None and self.steps_per_execution == 1 and batch_size >= len(rows):
-            dataset = rows_module.in_one_batch(rows, shuffle)
-            return {"x": dataset, "steps_per_epoch": 1, "shuffle": False}
+        whole = self._in_one_batch(rows.parts(), batch_size, steps, shuffle)
+        if whole is not None:
+            return {"x": whole, "steps_per_epoch": 1, "shuffle": False}
         return {
             "x": rows.x,
             "y": rows.y,
@@ -457,6 +457,19 @@ class KARETrainer(keras.Model):
             "steps_per_epoch": steps,
             "shuffle": shuffle,
         }
+
+    def _in_one_batch(
+        self,
+        parts: tuple[Any, ...],
+        batch_size: int,
+        steps: int | None,
+        shuffle: bool = False,
+    ) -> tf.data.Dataset | None:
+        """A dataset of one batch, where Keras would take all these rows in one step."""
+        count = keras.tree.flatten(parts)[0].shape[0]
+        if steps is not None or self.steps_per_execution != 1 or batch_size < count:
+            return None
+        return rows_module.in_one_batch(parts, shuffle)
 
     def evaluate(
         self,
@@ -491,6 +504,9 @@ class KARETrainer(keras.Model):
                 _validation.check_squares("y", rows.y, keras.config.floatx())
                 x, y, sample_weight = rows.parts()
                 batch_size = rows_module.prediction_batch_size(batch_size)
+                whole = self._in_one_batch(rows.parts(), batch_size, steps)
+                if whole is not None:
+                    x, y, sample_weight, steps = whole, None, None, 1
         self._forget_stale_traces()
         return super().evaluate(
             x=x,
