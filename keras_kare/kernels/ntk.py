@@ -263,8 +263,9 @@ class NTK(Kernel):
         return Work(self._runtime, self._feature_map(x, dtype), self._limit())
 
     def _held_work(self) -> Work:
-        """For what `held` returned: the plan is there, and no row is needed for it."""
-        return self._work(None, None)
+        """For what `held` returned: by its plan, whatever became of the network since."""
+        features = self._planned(self._runtime.plans[self._key()], None)
+        return Work(self._runtime, features, self._limit())
 
     def plan(self, x: Any) -> KernelPlan:
         """How `gram(x)` would be computed, and what it would take; computes nothing.
@@ -413,7 +414,9 @@ class NTK(Kernel):
         return memory.default_limit() if self.memory_limit is None else self.memory_limit
 
     def _feature_map(self, x: Any, dtype: str | None) -> FeatureMap:
-        plan = self._plan(x)
+        return self._planned(self._plan(x), dtype)
+
+    def _planned(self, plan: Plan, dtype: str | None) -> FeatureMap:
         used = {tf.as_dtype(v.dtype) for v in plan.structured + plan.jacobian}
         default = tf.float64 if tf.float64 in used else tf.float32
         return FeatureMap(

@@ -50,11 +50,13 @@ class Stream:
     def __iter__(self) -> Iterator[Batch]:
         """Batches of at least `TOGETHER` rows, but for the last."""
         waiting: list[Batch] = []
+        rows = 0
         for batch in self.batches():
             waiting.append(batch)
-            if sum(len(y) for _, y, _ in waiting) >= TOGETHER:
+            rows += len(batch[1])
+            if rows >= TOGETHER:
                 yield _joined(waiting)
-                waiting = []
+                waiting, rows = [], 0
         if waiting:
             yield _joined(waiting)
 
