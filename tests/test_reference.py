@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import keras
@@ -10,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kare as kk
+from keras_kare.kernels.structured.features import FeatureMap
 
 CASES = (
     "d3_w9_5x2_tanh",
@@ -39,6 +41,7 @@ class Case:
         self.depth = sum(name.startswith("kernel_") for name in self.values)
         self.activation = path.stem.rsplit("_", 1)[1]
         self.gelu = gelu
+        self.kernel = functools.cache(self._kernel)
 
     def __getitem__(self, name):
         return self.values[name]
@@ -56,6 +59,10 @@ class Case:
         network.set_weights([self[name] for name in self.names()])
         return network
 
+    def _kernel(self, outputs="sum", method="auto"):
+        """Of weights that stay, planned and traced for all tests of them."""
+        return kk.kernels.NTK(self.network(), outputs, method)
+
     def names(self, prefix=""):
         return [
             f"{prefix}{part}_{i}" for i in range(self.depth) for part in ("kernel", "bias")
@@ -68,19 +75,30 @@ class Case:
         assert error < (tolerance or self.tolerance), f"{name}: relative error {error:.1e}"
 
 
+@pytest.fixture(scope="module")
+def cases(reference_folder):
+    return functools.cache(lambda name, floatx: Case(reference_folder / name, floatx))
+
+
 @pytest.fixture(params=CASES)
-def case(request, reference_folder, floatx):
-    return Case(reference_folder / f"{request.param}.npz", floatx)
+def case(request, cases, floatx):
+    return cases(f"{request.param}.npz", floatx)
 
 
 @by_methods
 def test_kernels(case, method):
-    network = case.network()
-    for outputs in ("sum", "trace", "full"):
-        kernel = kk.kernels.NTK(network, outputs, method)
-        case.check(kernel.gram(case["x"]), f"gram_{outputs}")
-        if outputs != "full" and method == "structured":
-            case.check(kernel.cross(case["x_test"], case["x"]), f"cross_{outputs}")
+    x, x_test = (tf.constant(case[name], case.floatx) for name in ("x", "x_test"))
+    kernel, full = case.kernel("sum", method), case.kernel("full", method)
+    features = full._feature_map(x, None)  # not traced
+    trace = FeatureMap(full.network, features.plan, "trace", features.dtype)
+    case.check(kernel.gram(x), "gram_sum")
+    case.check(trace.gram(x), "gram_trace")
+    if method == "structured":
+        case.check(full.gram(x), "gram_full")
+        case.check(kernel.cross(x_test, x), "cross_sum")
+        case.check(trace.cross(x_test, x), "cross_trace")
+    else:
+        case.check(features.gram(x), "gram_full")
 
 
 def test_network_outputs(case):
@@ -88,24 +106,22 @@ def test_network_outputs(case):
 
 
 def test_kare(case):
-    network = case.network()
-    gram = kk.kernels.NTK(network).gram(case["x"])
+    gram = case.kernel().gram(case["x"])
     for ridge in ("0.001", "0.1", "1.0"):
         case.check(kk.risk.kare(case["y"], gram, float(ridge)), f"kare_sum_z{ridge}")
     relative = kk.losses.KARE(ridge=1.0, relative=True)
     case.check(relative(case["y"], gram), "kare_sum_relative_z1")
-    trace = kk.kernels.NTK(network, "trace").gram(case["x"])
+    trace = case.kernel("trace").gram(case["x"])
     case.check(kk.losses.KARE(ridge=0.1)(case["y"], trace), "kare_trace_z0.1")
 
 
 @by_methods
 def test_gradient_of_kare(case, method):
     """By every weight, relative to the largest entry of the whole gradient."""
-    network = case.network()
-    kernel = kk.kernels.NTK(network, method=method)
+    kernel = case.kernel("sum", method)
     with tf.GradientTape() as tape:
         loss = kk.losses.KARE(ridge=0.1)(case["y"], kernel.gram(case["x"]))
-    variables = [v.value for v in network.trainable_variables]
+    variables = [v.value for v in kernel.network.trainable_variables]
     gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
     names = [f"d{name}" for name in case.names()]
     largest = max(np.max(np.abs(case[name])) for name in names)
@@ -116,7 +132,7 @@ def test_gradient_of_kare(case, method):
 @pytest.mark.parametrize("form", ["dual", "primal"])
 def test_head_over_the_ridge_grid(case, form):
     """Predictions, leave-one-out error and KARE for each relative ridge."""
-    kernel = kk.kernels.NTK(case.network())
+    kernel = case.kernel()
     predictions, leave_one_out, kare = [], [], []
     for ridge in case["ridge_grid"]:
         head = kk.NTKRidgeHead(ridge=float(ridge), form=form)
@@ -131,7 +147,7 @@ def test_head_over_the_ridge_grid(case, form):
 
 
 def test_leave_one_out_function(case):
-    gram = kk.kernels.NTK(case.network()).gram(case["x"])
+    gram = case.kernel().gram(case["x"])
     unit = np.trace(gram) / len(gram) ** 2
     errors = [
         np.mean((case["y"] - kk.risk.leave_one_out(case["y"], gram, ridge * unit)) ** 2)
