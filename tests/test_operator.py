@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import keras
 import networks
 import numpy as np
@@ -11,6 +13,8 @@ from test_head import Gaussian
 
 import keras_kare as kk
 from keras_kare.kernels import operator as operators
+from keras_kare.kernels.structured.untouched import untouched
+from keras_kare.kernels.work import Work
 
 ALL = {**networks.STRUCTURED, **networks.FALLBACK}
 SOME = ["three outputs", "two inputs", "sequence", "tied weights"]
@@ -45,14 +49,36 @@ def close(a, b, tolerance=1e-10):
     assert np.max(np.abs(a - b)) <= tolerance * np.max(np.abs(b))
 
 
+@pytest.fixture(scope="module")
+def kernels():
+    """A kernel of each network, planned and traced once for all tests."""
+
+    @functools.cache
+    def kernel(name, outputs="sum"):
+        keras.utils.set_random_seed(0)
+        return kk.kernels.NTK(ALL[name](), outputs)
+
+    return kernel
+
+
+@pytest.fixture
+def op_by_op(monkeypatch):
+    """Verbs that are not traced, which is most of their time."""
+
+    def call(work, verb, *arguments):
+        with untouched(work.features.network):
+            return getattr(work.features, verb)(*arguments)
+
+    monkeypatch.setattr(Work, "_call", call)
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.filterwarnings("ignore:The NTK takes the plain Jacobian")
 class TestProducts:
     @pytest.mark.parametrize("name", ALL)
-    def test_of_every_network(self, name, rng):
-        network = ALL[name]()
-        x = networks.rows_for(network, 6, rng)
-        kernel = kk.kernels.NTK(network)
+    def test_of_every_network(self, name, rng, kernels):
+        kernel = kernels(name)
+        x = networks.rows_for(kernel.network, 6, rng)
         operator, gram = kernel.operator(x), kernel.gram(x).numpy()
         v = rng.normal(size=(6, 3))
         assert isinstance(operator, kk.kernels.FeatureOperator)
@@ -65,10 +91,10 @@ class TestProducts:
 
     @pytest.mark.parametrize("name", ALL)
     @pytest.mark.parametrize("outputs", ["sum", "trace"])
-    def test_features_written_out(self, name, outputs, rng):
-        network = ALL[name]()
-        x = networks.rows_for(network, 5, rng)
-        kernel = kk.kernels.NTK(network, outputs)
+    @pytest.mark.usefixtures("op_by_op")
+    def test_features_written_out(self, name, outputs, rng, kernels):
+        kernel = kernels(name, outputs)
+        x = networks.rows_for(kernel.network, 5, rng)
         operator = kernel.operator(x)
         j = operator.feature_rows(slice(None))
         assert j.shape == (5, operator.features)
@@ -80,10 +106,9 @@ class TestProducts:
 
     @pytest.mark.parametrize("name", SOME)
     @pytest.mark.parametrize("kind", ["features", "tiles"])
-    def test_scaled_rows_in_chunks(self, name, kind, rng, monkeypatch):
-        network = ALL[name]()
-        x = networks.rows_for(network, 7, rng)
-        kernel = kk.kernels.NTK(network)
+    def test_scaled_rows_in_chunks(self, name, kind, rng, monkeypatch, kernels):
+        kernel = kernels(name)
+        x = networks.rows_for(kernel.network, 7, rng)
         monkeypatch.setattr(type(kernel), "chunk", lambda *_: (3, False))
         scale = rng.uniform(0.5, 2.0, size=7)
         make = {
