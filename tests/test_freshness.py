@@ -9,6 +9,7 @@ import keras
 import networks
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 from networks import D, mlp
 
@@ -255,3 +256,12 @@ def test_lora_of_another_rank_is_refused(rng, tmp_path):
     other.load_weights(tmp_path / "m.weights.h5")
     with pytest.raises(ValueError, match="enable_lora"):
         other.predict(x)
+
+
+def test_features_held_of_other_variables_are_refused():
+    network = mlp()
+    kernel = kk.kernels.NTK(network)
+    held = kernel.held(np.ones((3, D)))
+    network.layers[0].trainable = False
+    with pytest.raises(ValueError, match="no longer those of `held`"):
+        kernel.pull(held, tf.ones((3, 1)))

@@ -263,9 +263,14 @@ class NTK(Kernel):
         return Work(self._runtime, self._feature_map(x, dtype), self._limit())
 
     def _held_work(self) -> Work:
-        """For what `held` returned: by its plan, whatever became of the network since."""
-        features = self._planned(self._runtime.plans[self._key()], None)
-        return Work(self._runtime, features, self._limit())
+        """For what `held` returned, by its plan: no row is needed for that."""
+        plan = self._runtime.plans.get(self._key())
+        if plan is None:
+            raise ValueError(
+                "The network's trainable variables are no longer those of `held`. Call "
+                f"`held` again. Received: network={self.network.name!r}"
+            )
+        return Work(self._runtime, self._planned(plan, None), self._limit())
 
     def plan(self, x: Any) -> KernelPlan:
         """How `gram(x)` would be computed, and what it would take; computes nothing.
