@@ -63,6 +63,9 @@ FEW = 1024
 OFTEN = 8
 """Calls up to which they do."""
 
+_OF_ROWS = {"gram": 1, "cross": 2, "diag": 1, "vjp": 1}
+"""Verbs that need no more of rows than what is held of them, and of how many rows."""
+
 _TRACING = threading.local()
 """Whether this thread is tracing a function that networks share."""
 
@@ -119,7 +122,7 @@ class Work:
         rows, columns = _count(x1), _count(x2)
         most = max(rows, columns)
         if out is None and self.sizes.needs_no_tiles(most, self.limit):
-            return self._call("cross", x1, x2)
+            return self._of_rows("cross", x1, x2)
         grid = self._grid(rows, columns, symmetric=False)
         values = self._fill(grid, (x1, x2), out, fingerprint)
         if out is not None:
@@ -128,7 +131,8 @@ class Work:
 
     def diag(self, x: Any) -> tf.Tensor:
         """A slice of rows after the other."""
-        return tf.concat([self._call("diag", part) for part in self._slices(x)], axis=0)
+        parts = [self._of_rows("diag", part) for part in self._slices(x)]
+        return tf.concat(parts, axis=0)
 
     def vjp(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
         """Summed over slices of rows."""
@@ -146,14 +150,17 @@ class Work:
         parts = [self._call("jvp", part, w) for part in self._slices(x)]
         return tf.concat(parts, axis=0)
 
-    def _of_rows(self, verb: str, x: Any, *arguments: Any) -> Any:
-        """A verb that needs no more of rows than what is held of them.
+    def _of_rows(self, verb: str, *arguments: Any) -> Any:
+        """A verb of what is held of rows, which is traced once for all verbs and types.
 
-        That is traced once for all such verbs and types.
+        Rows of two shapes are traced together, so that variables go the same road in both.
         """
-        if not self._parted:
-            return self._call(verb, x, *arguments)
-        return self._product(f"{verb}_of_held", self._call("held", x), *arguments)
+        rows, others = arguments[: _OF_ROWS[verb]], arguments[_OF_ROWS[verb] :]
+        shapes = {repr(keras.tree.map_structure(_any_rows, x)) for x in rows}
+        if not self._parted or len(shapes) > 1:
+            return self._call(verb, *arguments)
+        held = [self._call("held", x) for x in rows]
+        return self._product(f"{verb}_of_held", *held, *others)
 
     def _product(self, verb: str, *arguments: Any) -> Any:
         """A verb of what is held: a few operations, which are traced if called often."""
@@ -304,7 +311,7 @@ class Work:
         """A verb in the graph that is being traced, whose weights' gradients flow."""
         if not self.runtime.shares or getattr(_TRACING, "shared", False):
             return getattr(self.features, verb)(*arguments)
-        call = self._of_rows if verb in ("gram", "vjp") else self._call
+        call = self._of_rows if verb in _OF_ROWS else self._call
         found = call(verb, *arguments)
         if verb in ("gram", "cross", "diag"):  # rows may be known here
             rows = [keras.tree.flatten(x)[0].shape[:1] for x in arguments]

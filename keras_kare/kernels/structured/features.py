@@ -65,12 +65,7 @@ class FeatureMap:
 
     def diag(self, x: Any) -> tf.Tensor:
         """The diagonal of `gram`, `(n,)` or `(n, c, c)`."""
-        full = self.outputs == "full"
-
-        def product(factors: Sequence[Factor]) -> tf.Tensor:
-            return tf.add_n([f.diag_blocks() if full else f.diag() for f in factors])
-
-        return self._fold((x,), product)
+        return self._fold((x,), self.diag_of)
 
     def network_outputs(self, x: Any) -> tf.Tensor:
         """The network's outputs, `(n, c)`."""
@@ -88,6 +83,11 @@ class FeatureMap:
             pairs = zip(factors, others, strict=True)
             return tf.add_n([factor.blocks(other) for factor, other in pairs])
         return cross_of(factors, others)
+
+    def diag_of(self, factors: Sequence[Factor]) -> tf.Tensor:
+        """Kernel values of all rows of these factors with themselves."""
+        full = self.outputs == "full"
+        return tf.add_n([f.diag_blocks() if full else f.diag() for f in factors])
 
     def held(self, x: Any) -> Held:
         """All that kernel values and products with vectors need of rows, a list a share.
@@ -121,6 +121,10 @@ class FeatureMap:
     def cross_of_held(self, held: Held, others: Held) -> tf.Tensor:
         """Kernel values between the rows of two results of `held`."""
         return self.cross_of(self._factors_of(held), self._factors_of(others))
+
+    def diag_of_held(self, held: Held) -> tf.Tensor:
+        """Kernel values of all rows of what `held` returned with themselves."""
+        return self.diag_of(self._factors_of(held))
 
     def _factors_of(self, held: Held) -> list[Factor]:
         return [group.factor.cast(self.dtype) for group in self._groups_of(held)]
