@@ -7,9 +7,10 @@ of them is traced, as users' networks are.
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 from unittest import mock
 
 import keras
@@ -19,6 +20,7 @@ import tensorflow as tf
 from layer_networks import FALLBACK, NETWORKS, randomise, rows_for
 
 import keras_kare as kk
+from keras_kare.kernels.row_faults import check_outputs
 from keras_kare.kernels.structured.features import FeatureMap
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -66,6 +68,9 @@ OUTPUTS_TRACED = [
     "recurrent: lstm, sequences",
 ]
 
+FIRST, LAST = slice(0, 5), slice(3, 6)
+"""Rows of the tests, of six."""
+
 Combine = Callable[[np.ndarray], np.ndarray]
 COMBINATIONS: dict[str, Combine] = {
     "sum": lambda blocks: blocks.sum((-2, -1)),
@@ -84,24 +89,18 @@ def jacobians_by_hand(network: Any, *inputs: Any) -> list[np.ndarray]:
     """`(n, c, P)`, one output of one row at a time: shares no code with the library."""
     variables = [v.value for v in network.trainable_variables]
 
-    @tf.function(autograph=False)
-    def gradient(row: Any, output: tf.Tensor) -> tf.Tensor:
-        with tf.GradientTape() as tape:
-            f = tf.reshape(network(row, training=False), (-1,))[output]
-        parts = tape.gradient(f, variables, unconnected_gradients="zero")
-        dense = [tf.convert_to_tensor(part) for part in parts]  # not rows of a table
-        return tf.concat([tf.reshape(part, (-1,)) for part in dense], axis=0)
+    def of_rows(x: Any) -> np.ndarray:
+        with tf.GradientTape(persistent=True) as tape:
+            f = network(keras.tree.map_structure(tf.constant, x), training=False)
+            outputs = tf.unstack(tf.reshape(f, (-1,)))
+        written = []
+        for output in outputs:
+            parts = tape.gradient(output, variables, unconnected_gradients="zero")
+            dense = [tf.convert_to_tensor(part) for part in parts]  # not rows of a table
+            written.append(np.concatenate([np.ravel(part) for part in dense]))
+        return np.reshape(written, (f.shape[0], -1, len(written[0])))
 
-    def of_row(x: Any, i: int) -> np.ndarray:
-        row = keras.tree.map_structure(lambda t: tf.constant(t[i : i + 1]), x)
-        return np.stack([gradient(row, tf.constant(k)) for k in range(c)])
-
-    c = int(np.prod(network.output_shape[1:]))
-    sizes = [keras.tree.flatten(x)[0].shape[0] for x in inputs]
-    return [
-        np.stack([of_row(x, i) for i in range(n)])
-        for x, n in zip(inputs, sizes, strict=True)
-    ]
+    return [of_rows(x) for x in inputs]
 
 
 def blocks_of(j1: np.ndarray, j2: np.ndarray) -> np.ndarray:
@@ -118,7 +117,7 @@ def rules_serve(promised: bool = True) -> Iterator[None]:
     assert bool(messages) is not promised, messages
 
 
-def op_by_op(kernel: Any, x: Any, c: int) -> dict[str, Any]:
+def op_by_op(kernel: Any, x: Any, c: int) -> dict[str, FeatureMap]:
     """What the kernel traces, not traced, by `outputs`.
 
     "trace" and "full" have one plan, and with one output "sum" has the same. So it is made
@@ -130,7 +129,23 @@ def op_by_op(kernel: Any, x: Any, c: int) -> dict[str, Any]:
             found["trace"] = kernel._feature_map(x, None)
     last = list(found.values())[-1]
     found["full"] = FeatureMap(last.network, last.plan, "full", last.dtype)
+    found["full"].layouts = last.layouts
     return found
+
+
+def held_of(features: FeatureMap, *inputs: Any) -> list[Any] | None:
+    """What kernels hold of rows, for all values; nothing beside plain Jacobians."""
+    return None if features.plan.jacobian else [features.held(x) for x in inputs]
+
+
+def values(
+    features: FeatureMap, held: list[Any] | None, x1: Any, x2: Any
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Gram, cross and diagonal, as kernels compute them."""
+    if held is None:
+        return features.gram(x1), features.cross(x1, x2), features.diag(x1)
+    gram, cross = features.gram_of_held(held[0]), features.cross_of_held(*held)
+    return gram, cross, features.diag_of_held(held[0])
 
 
 def gradient_error(
@@ -139,11 +154,12 @@ def gradient_error(
     x: Any,
     rng: np.random.Generator,
     step: float = 1e-5,
+    expected: np.ndarray | None = None,
 ) -> float:
     """KARE's derivative in one direction against a central difference, relative.
 
     The direction is along the gradient of each variable, and as far at random: one
-    variable with a wrong gradient shows.
+    variable with a wrong gradient shows. The kernel is the expected one, if given.
     """
     variables = [v.value for v in network.trainable_variables]
     n = keras.tree.flatten(x)[0].shape[0]
@@ -153,6 +169,7 @@ def gradient_error(
         matrix = gram(x)
         ridge = 0.1 * float(np.trace(matrix)) / n**2
         value = kk.risk.kare(y, matrix, ridge)
+    assert expected is None or relative(matrix, expected) < 1e-10
     found = tape.gradient(value, variables, unconnected_gradients="zero")
     gradients = [tf.convert_to_tensor(g).numpy() for g in found]  # not rows of a table
     ways = [unit(g) + unit(rng.normal(size=g.shape)) for g in gradients]
@@ -174,53 +191,70 @@ def unit(x: np.ndarray) -> np.ndarray:
     return x / length if length else x
 
 
-def problem(name: str, rng: np.random.Generator) -> tuple[Any, Any, Any]:
+class Problem(NamedTuple):
+    """A network, five rows and three, of which two are the same, and their Jacobians."""
+
+    network: Any
+    x1: Any
+    x2: Any
+    j1: np.ndarray
+    j2: np.ndarray
+
+
+@functools.cache
+def problem(name: str) -> Problem:
+    """Made once, for all tests of a network. In float64."""
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
     network = randomise(NETWORKS[name](), rng)
-    return network, rows_for(network, 5, rng), rows_for(network, 3, rng)
+    x = rows_for(network, 6, rng)
+    x1, x2 = (keras.tree.map_structure(lambda t, r=r: t[r], x) for r in (FIRST, LAST))
+    (j,) = jacobians_by_hand(network, x)
+    return Problem(network, x1, x2, j[FIRST], j[LAST])
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in COMPILED])
 def test_kernel_and_gradient(name, rng):
-    network, x1, x2 = problem(name, rng)
-    kernel = kk.kernels.NTK(network)
-    with rules_serve(name not in FALLBACK):
-        kernel.check(x1)
-
-    j1, j2 = jacobians_by_hand(network, x1, x2)
+    network, x1, x2, j1, j2 = problem(name)
     t1, t2 = (keras.tree.map_structure(tf.constant, x) for x in (x1, x2))
-    for outputs, features in op_by_op(kernel, x1, j1.shape[1]).items():
+    c, held = j1.shape[1], None
+    with rules_serve(name not in FALLBACK):
+        by_outputs = op_by_op(kk.kernels.NTK(network), t1, c)
+    for outputs, features in by_outputs.items():
         combine = COMBINATIONS[outputs]
         gram, cross = combine(blocks_of(j1, j1)), combine(blocks_of(j1, j2))
-        assert relative(features.gram(t1), gram) < 1e-10, outputs
-        assert relative(features.cross(t1, t2), cross) < 1e-10, outputs
+        if outputs != "full" or c > 1:  # else that of the sum, whose gradients are the same
+            held = held_of(features, t1, t2)
+        found = values(features, held, t1, t2)
         diagonal = np.einsum("ii...->i...", gram)
-        assert relative(features.diag(t1), diagonal) < 1e-10, outputs
+        for value, expected in zip(found, (gram, cross, diagonal), strict=True):
+            assert relative(value, expected) < 1e-10, outputs
         if outputs != "full":
             v = tf.constant(rng.normal(size=(3, 2)))
-            product = features.jvp(t1, features.vjp(t2, v))
-            assert relative(product, cross @ v) < 1e-10, outputs
+            w = features.vjp(t2, v) if held is None else features.vjp_of_held(held[1], v)
+            assert relative(features.jvp(t1, w), cross @ v) < 1e-10, outputs
         if outputs == "sum":
-            assert gradient_error(network, features.gram, t1, rng) < 1e-6
+            check_outputs(features.network_outputs, features.diag, name, t1, 1e-9)
+            error = gradient_error(network, features.gram, t1, rng, expected=gram)
+            assert error < 1e-6
 
 
 @pytest.mark.parametrize("name", TRACED)
 def test_traced(name, rng):
     """By the public method, which traces for any number of rows."""
-    network, x, _ = problem(name, rng)
+    network, x, _, j, _ = problem(name)
     kernel = kk.kernels.NTK(network)
     with rules_serve():
         kernel.check(x)
-    (j,) = jacobians_by_hand(network, x)
-    assert relative(kernel.gram(x), COMBINATIONS["sum"](blocks_of(j, j))) < 1e-10
-    assert gradient_error(network, kernel.gram, x, rng) < 1e-6
+    expected = COMBINATIONS["sum"](blocks_of(j, j))
+    assert gradient_error(network, kernel.gram, x, rng, expected=expected) < 1e-6
 
 
 @pytest.mark.parametrize("name", OUTPUTS_TRACED)
 @pytest.mark.parametrize("outputs", ["trace", "full"])
 def test_outputs_traced(name, outputs, rng):
-    network, x1, x2 = problem(name, rng)
+    network, x1, x2, j1, j2 = problem(name)
     kernel, combine = kk.kernels.NTK(network, outputs), COMBINATIONS[outputs]
-    j1, j2 = jacobians_by_hand(network, x1, x2)
     assert j1.shape[1] > 1
     gram, cross = combine(blocks_of(j1, j1)), combine(blocks_of(j1, j2))
     assert relative(kernel.gram(x1), gram) < 1e-10
@@ -249,8 +283,7 @@ def policy(name: str) -> Iterator[None]:
     ("dtype_policy", "bound"), [("float32", 1e-4), ("mixed_bfloat16", 5e-2)]
 )
 def test_low_precision(name, dtype_policy, bound, rng):
-    network, x, _ = problem(name, rng)
-    (j,) = jacobians_by_hand(network, x)
+    network, x, _, j, _ = problem(name)
     expected = COMBINATIONS["sum"](blocks_of(j, j))
     with policy(dtype_policy):
         copy = NETWORKS[name]()
