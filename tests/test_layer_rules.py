@@ -133,17 +133,21 @@ def op_by_op(kernel: Any, x: Any, c: int) -> dict[str, FeatureMap]:
     return found
 
 
-def held_of(features: FeatureMap, *inputs: Any) -> list[Any] | None:
-    """What kernels hold of rows, for all values; nothing beside plain Jacobians."""
-    return None if features.plan.jacobian else [features.held(x) for x in inputs]
+def held_of(features: FeatureMap, *inputs: Any) -> list[Any]:
+    """What kernels hold of rows, for all values; factors where plain Jacobians are."""
+    if not features.plan.jacobian:
+        return [features.held(x) for x in inputs]
+    return [
+        [factor.condensed().cast(features.dtype) for _, factor in features.shares(x)]
+        for x in inputs
+    ]
 
 
-def values(
-    features: FeatureMap, held: list[Any] | None, x1: Any, x2: Any
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Gram, cross and diagonal, as kernels compute them."""
-    if held is None:
-        return features.gram(x1), features.cross(x1, x2), features.diag(x1)
+def values(features: FeatureMap, held: list[Any]) -> tuple[tf.Tensor, ...]:
+    """Gram, cross and diagonal of what is held of two inputs."""
+    if features.plan.jacobian:
+        gram = features.symmetric(features.gram_of(held[0]))
+        return gram, features.cross_of(*held), features.diag_of(held[0])
     gram, cross = features.gram_of_held(held[0]), features.cross_of_held(*held)
     return gram, cross, features.diag_of_held(held[0])
 
@@ -217,7 +221,7 @@ def problem(name: str) -> Problem:
 def test_kernel_and_gradient(name, rng):
     network, x1, x2, j1, j2 = problem(name)
     t1, t2 = (keras.tree.map_structure(tf.constant, x) for x in (x1, x2))
-    c, held = j1.shape[1], None
+    c, held = j1.shape[1], []
     with rules_serve(name not in FALLBACK):
         by_outputs = op_by_op(kk.kernels.NTK(network), t1, c)
     for outputs, features in by_outputs.items():
@@ -225,13 +229,14 @@ def test_kernel_and_gradient(name, rng):
         gram, cross = combine(blocks_of(j1, j1)), combine(blocks_of(j1, j2))
         if outputs != "full" or c > 1:  # else that of the sum, whose gradients are the same
             held = held_of(features, t1, t2)
-        found = values(features, held, t1, t2)
+        found = values(features, held)
         diagonal = np.einsum("ii...->i...", gram)
         for value, expected in zip(found, (gram, cross, diagonal), strict=True):
             assert relative(value, expected) < 1e-10, outputs
         if outputs != "full":
             v = tf.constant(rng.normal(size=(3, 2)))
-            w = features.vjp(t2, v) if held is None else features.vjp_of_held(held[1], v)
+            plain = features.plan.jacobian
+            w = features.vjp(t2, v) if plain else features.vjp_of_held(held[1], v)
             assert relative(features.jvp(t1, w), cross @ v) < 1e-10, outputs
         if outputs == "sum":
             check_outputs(features.network_outputs, features.diag, name, t1, 1e-9)

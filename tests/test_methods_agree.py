@@ -2,71 +2,60 @@
 
 from __future__ import annotations
 
-import warnings
-
 import keras
 import networks
 import numpy as np
 import pytest
 import tensorflow as tf
+from test_layer_rules import (
+    COMBINATIONS,
+    blocks_of,
+    held_of,
+    jacobians_by_hand,
+    op_by_op,
+    relative,
+    rules_serve,
+    values,
+)
 
 import keras_kare as kk
 
 pytestmark = pytest.mark.usefixtures("float64")
 ALL = {**networks.STRUCTURED, **networks.FALLBACK}
 
-
-def relative(a, b):
-    a, b = np.asarray(a), np.asarray(b)
-    return np.max(np.abs(a - b)) / np.max(np.abs(b))
+FIRST, LAST = slice(0, 6), slice(3, 7)
+"""Rows, of seven."""
 
 
 def jacobian_by_hand(network, x):
-    """`(n, c, P)`, one output of one row at a time: shares no code with the library."""
-    variables = [v.value for v in network.trainable_variables]
-    n = keras.tree.flatten(x)[0].shape[0]
-    rows = []
-    for i in range(n):
-        with tf.GradientTape(persistent=True) as tape:
-            row = keras.tree.map_structure(lambda t, i=i: tf.constant(t[i : i + 1]), x)
-            f = tf.reshape(network(row, training=False), (-1,))
-            outputs = [f[k] for k in range(f.shape[0])]
-        rows.append(
-            [
-                np.concatenate(
-                    [
-                        np.zeros(v.shape).ravel() if g is None else np.asarray(g).ravel()
-                        for v, g in zip(variables, tape.gradient(o, variables), strict=True)
-                    ]
-                )
-                for o in outputs
-            ]
-        )
-    return np.array(rows)
+    return jacobians_by_hand(network, x)[0]
 
 
 @pytest.mark.parametrize("name", ALL)
-@pytest.mark.filterwarnings("ignore:The NTK takes the plain Jacobian")
-def test_structured_equals_definition(name, rng):
+def test_structured_equals_definition_and_announces_each_fallback(name, rng):
+    """The kernel of the sum by the public methods, and all op by op."""
     network = ALL[name]()
-    x1, x2 = networks.rows_for(network, 6, rng), networks.rows_for(network, 4, rng)
-    j1, j2 = jacobian_by_hand(network, x1), jacobian_by_hand(network, x2)
-    c = j1.shape[1]
-    blocks = np.einsum("ikp,jlp->ijkl", j1, j1)
-    across = np.einsum("ikp,jlp->ijkl", j1, j2)
-    for outputs, combine in (
-        ("sum", lambda b: b.sum((2, 3))),
-        ("trace", lambda b: np.trace(b, axis1=2, axis2=3) / c),
-        ("full", lambda b: b),
-    ):
-        kernel = kk.kernels.NTK(network, outputs, method="structured")
-        gram = kernel.gram(x1).numpy()
-        assert relative(gram, combine(blocks)) < 1e-10
-        assert relative(kernel.cross(x1, x2), combine(across)) < 1e-10
-        swapped = gram.transpose(1, 0, 3, 2) if outputs == "full" else gram.T
-        np.testing.assert_array_equal(gram, swapped)
-        diagonal = np.einsum("ii...->i...", combine(blocks))
-        assert relative(kernel.diag(x1), diagonal) < 1e-10
+    x = networks.rows_for(network, 7, rng)
+    x1, x2 = (keras.tree.map_structure(lambda t, r=r: t[r], x) for r in (FIRST, LAST))
+    j = jacobian_by_hand(network, x)
+    j1, j2, c = j[FIRST], j[LAST], j.shape[1]
+    kernel = kk.kernels.NTK(network, method="structured")
+    with rules_serve(name not in networks.FALLBACK):
+        found = [("sum", kernel.gram(x1), kernel.cross(x1, x2), kernel.diag(x1))]
+        by_outputs = op_by_op(kernel, x1, c)
+    t1, t2 = (keras.tree.map_structure(tf.constant, x) for x in (x1, x2))
+    for outputs, features in by_outputs.items():
+        if outputs != "full" or c > 1:  # else that of the sum
+            held = held_of(features, t1, t2)
+        found.append((outputs, *values(features, held)))
+    for outputs, gram, cross, diagonal in found:
+        combine = COMBINATIONS[outputs]
+        expected = combine(blocks_of(j1, j1))
+        assert relative(gram, expected) < 1e-10
+        assert relative(cross, combine(blocks_of(j1, j2))) < 1e-10
+        swapped = (1, 0, 3, 2) if outputs == "full" else (1, 0)
+        np.testing.assert_array_equal(gram, np.transpose(gram, swapped))
+        assert relative(diagonal, np.einsum("ii...->i...", expected)) < 1e-10
 
 
 @pytest.mark.parametrize("name", networks.LOOPS)
@@ -90,23 +79,6 @@ def test_jacobian_equals_definition(name, rng):
     assert relative(kernel.gram(x), np.einsum("ikp,jlp->ij", j, j)) < 1e-10
 
 
-@pytest.mark.parametrize("name", networks.STRUCTURED)
-def test_structured_needs_no_fallback(name, rng):
-    network = networks.STRUCTURED[name]()
-    kernel = kk.kernels.NTK(network)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        kernel.gram(networks.rows_for(network, 3, rng))
-
-
-@pytest.mark.parametrize("name", networks.FALLBACK)
-def test_fallback_is_announced(name, rng):
-    network = networks.FALLBACK[name]()
-    x = networks.rows_for(network, 3, rng)
-    with pytest.warns(UserWarning, match="plain Jacobian"):
-        kk.kernels.NTK(network).gram(x)
-
-
 @pytest.mark.parametrize(
     "name", ["skip connection", "shared layer", "wide sequence", "sequence", "tied weights"]
 )
@@ -115,13 +87,15 @@ def test_fallback_is_announced(name, rng):
 def test_gradients_of_methods_agree(name, outputs, rng):
     """For an upstream gradient that is not symmetric."""
     network = ALL[name]()
-    x = networks.rows_for(network, 5, rng)
+    x = keras.tree.map_structure(tf.constant, networks.rows_for(network, 5, rng))
     upstream = rng.normal(size=(5, 5))
 
     def gradients(method):
         kernel = kk.kernels.NTK(network, outputs, method=method)
+        features = kernel._feature_map(x, None)
+        gram = kernel.gram if features.plan.jacobian else features.gram  # op by op
         with tf.GradientTape() as tape:
-            value = tf.reduce_sum(kernel.gram(x) * upstream)
+            value = tf.reduce_sum(gram(x) * upstream)
         variables = [v.value for v in network.trainable_variables]
         return tape.gradient(value, variables, unconnected_gradients="zero")
 
@@ -130,11 +104,11 @@ def test_gradients_of_methods_agree(name, outputs, rng):
         np.testing.assert_allclose(a, b, atol=1e-10 * scale, rtol=0)
 
 
+@pytest.mark.parametrize("m", [1, 3])  # one after the other, which shares plans
 @pytest.mark.parametrize(
     "name", ["three outputs", "two inputs", "sequence", "tied weights"]
 )
 @pytest.mark.parametrize("outputs", ["sum", "trace"])
-@pytest.mark.parametrize("m", [1, 3])
 @pytest.mark.filterwarnings("ignore:The NTK takes the plain Jacobian")
 def test_vjp_and_jvp_are_the_feature_map(name, outputs, m, rng):
     network = ALL[name]()
