@@ -196,9 +196,9 @@ def unit(x: np.ndarray) -> np.ndarray:
 
 
 class Problem(NamedTuple):
-    """A network, five rows and three, of which two are the same, and their Jacobians."""
+    """A kernel, five rows and three, of which two are the same, and their Jacobians."""
 
-    network: Any
+    kernel: Any
     x1: Any
     x2: Any
     j1: np.ndarray
@@ -207,23 +207,23 @@ class Problem(NamedTuple):
 
 @functools.cache
 def problem(name: str) -> Problem:
-    """Made once, for all tests of a network. In float64."""
+    """Made, and planned, once for all tests of a network. In float64."""
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
     network = randomise(NETWORKS[name](), rng)
     x = rows_for(network, 6, rng)
     x1, x2 = (keras.tree.map_structure(lambda t, r=r: t[r], x) for r in (FIRST, LAST))
     (j,) = jacobians_by_hand(network, x)
-    return Problem(network, x1, x2, j[FIRST], j[LAST])
+    return Problem(kk.kernels.NTK(network), x1, x2, j[FIRST], j[LAST])
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name not in COMPILED])
 def test_kernel_and_gradient(name, rng):
-    network, x1, x2, j1, j2 = problem(name)
+    kernel, x1, x2, j1, j2 = problem(name)
     t1, t2 = (keras.tree.map_structure(tf.constant, x) for x in (x1, x2))
     c, held = j1.shape[1], []
     with rules_serve(name not in FALLBACK):
-        by_outputs = op_by_op(kk.kernels.NTK(network), t1, c)
+        by_outputs = op_by_op(kernel, t1, c)
     for outputs, features in by_outputs.items():
         combine = COMBINATIONS[outputs]
         gram, cross = combine(blocks_of(j1, j1)), combine(blocks_of(j1, j2))
@@ -240,26 +240,26 @@ def test_kernel_and_gradient(name, rng):
             assert relative(features.jvp(t1, w), cross @ v) < 1e-10, outputs
         if outputs == "sum":
             check_outputs(features.network_outputs, features.diag, name, t1, 1e-9)
-            error = gradient_error(network, features.gram, t1, rng, expected=gram)
+            error = gradient_error(kernel.network, features.gram, t1, rng, expected=gram)
             assert error < 1e-6
 
 
 @pytest.mark.parametrize("name", TRACED)
 def test_traced(name, rng):
     """By the public method, which traces for any number of rows."""
-    network, x, _, j, _ = problem(name)
-    kernel = kk.kernels.NTK(network)
+    kernel, x, _, j, _ = problem(name)
     with rules_serve():
         kernel.check(x)
     expected = COMBINATIONS["sum"](blocks_of(j, j))
-    assert gradient_error(network, kernel.gram, x, rng, expected=expected) < 1e-6
+    error = gradient_error(kernel.network, kernel.gram, x, rng, expected=expected)
+    assert error < 1e-6
 
 
 @pytest.mark.parametrize("name", OUTPUTS_TRACED)
 @pytest.mark.parametrize("outputs", ["trace", "full"])
 def test_outputs_traced(name, outputs, rng):
-    network, x1, x2, j1, j2 = problem(name)
-    kernel, combine = kk.kernels.NTK(network, outputs), COMBINATIONS[outputs]
+    known, x1, x2, j1, j2 = problem(name)
+    kernel, combine = kk.kernels.NTK(known.network, outputs), COMBINATIONS[outputs]
     assert j1.shape[1] > 1
     gram, cross = combine(blocks_of(j1, j1)), combine(blocks_of(j1, j2))
     assert relative(kernel.gram(x1), gram) < 1e-10
@@ -288,14 +288,14 @@ def policy(name: str) -> Iterator[None]:
     ("dtype_policy", "bound"), [("float32", 1e-4), ("mixed_bfloat16", 5e-2)]
 )
 def test_low_precision(name, dtype_policy, bound, rng):
-    network, x, _, j, _ = problem(name)
+    kernel, x, _, j, _ = problem(name)
     expected = COMBINATIONS["sum"](blocks_of(j, j))
     with policy(dtype_policy):
         copy = NETWORKS[name]()
-        copy.set_weights(network.get_weights())
-        kernel = kk.kernels.NTK(copy)
+        copy.set_weights(kernel.network.get_weights())
+        features = kk.kernels.NTK(copy)._feature_map(x, None)
         with tf.GradientTape() as tape:
-            gram = kernel.gram(x)
+            gram = features.gram(keras.tree.map_structure(tf.constant, x))
             risk = kk.risk.kare(rng.normal(size=(5, 1)), gram, 0.1)
         variables = [v.value for v in copy.trainable_variables]
         found = tape.gradient(risk, variables, unconnected_gradients="zero")
