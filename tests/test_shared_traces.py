@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import warnings
 import weakref
@@ -10,6 +11,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from generated_networks import jacobians_by_hand
+from test_layer_rules import COMBINATIONS
 
 import keras_kare as kk
 from keras_kare.kernels import ntk as ntk_module
@@ -65,21 +68,42 @@ def x():
     return np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
 
 
-def plain(network, verb, *arguments, **kwargs):
-    kernel = kk.kernels.NTK(network, method="jacobian", **kwargs)
-    return np.asarray(getattr(kernel, verb)(*arguments))
+def gram_by_hand(network, x, outputs="sum"):
+    """One output of one row at a time: no code of the library, no trace."""
+    j = jacobians_by_hand(network, x)
+    return COMBINATIONS[outputs](np.einsum("ikp,jlp->ijkl", j, j))
+
+
+def close(found, expected):
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", MAKERS)
 @pytest.mark.parametrize("outputs", ["sum", "trace", "full"])
 def test_each_with_its_own_weights(make, outputs, x, made):
-    for seed in range(3):
-        kernel = kk.kernels.NTK(make(seed), outputs)
-        for verb, rows in (("gram", (x,)), ("cross", (x[:4], x)), ("diag", (x,))):
-            expected = plain(kernel.network, verb, *rows, outputs=outputs)
-            found = np.asarray(getattr(kernel, verb)(*rows))
-            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    assert len(made) == 2  # of the rules, and of the plain definition
+    for seed in range(2):
+        network = make(seed)
+        kernel, gram = kk.kernels.NTK(network, outputs), gram_by_hand(network, x, outputs)
+        close(kernel.gram(x), gram)
+        close(kernel.cross(x[:4], x), gram[:4])
+        close(kernel.diag(x), np.einsum("ii...->i...", gram))
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_each_with_its_own_weights_by_the_plain_jacobian(make, x, made):
+    """A verb for each way to combine outputs: of each variable these are long traces."""
+    for seed in range(2):
+        network = make(seed)
+        of_sum, of_trace, full = (
+            kk.kernels.NTK(network, outputs, "jacobian")
+            for outputs in ("sum", "trace", "full")
+        )
+        close(of_sum.gram(x), gram_by_hand(network, x))
+        close(of_trace.cross(x[:4], x), gram_by_hand(network, x, "trace")[:4])
+        gram = gram_by_hand(network, x, "full")
+        close(full.diag(x), np.einsum("ii...->i...", gram))
+    assert len(made) == 3
 
 
 @pytest.mark.parametrize("make", MAKERS)
@@ -88,7 +112,7 @@ def test_products(make, x):
     for seed in range(2):
         kernel = kk.kernels.NTK(make(seed))
         found = np.asarray(kernel.jvp(x, kernel.vjp(x, v)))
-        np.testing.assert_allclose(found, plain(kernel.network, "gram", x) @ v, 1e-3, 1e-4)
+        np.testing.assert_allclose(found, gram_by_hand(kernel.network, x) @ v, 1e-3, 1e-4)
         one = np.asarray(kernel.jvp(x, kernel.vjp(x, v[:, :1])))
         np.testing.assert_allclose(one, found[:, :1], 1e-3, 1e-4)
 
@@ -98,18 +122,36 @@ def test_gradients(make, x):
     """In a graph and outside of it, by the variables of the network that was asked."""
     upstream = np.random.default_rng(2).normal(size=(6, 6)).astype("float32")
 
-    def gradients(kernel):
-        variables = [v.value for v in kernel.trainable_variables]
+    def gradients(network, gram):
+        variables = [v.value for v in network.trainable_variables]
         with tf.GradientTape() as tape:
-            value = tf.reduce_sum(kernel.gram(tf.constant(x)) * upstream)
+            value = tf.reduce_sum(gram(tf.constant(x)) * upstream)
         return tape.gradient(value, variables, unconnected_gradients="zero")
+
+    def by_hand(network):
+        """A row at a time."""
+        variables = [v.value for v in network.trainable_variables]
+
+        def feature(row):
+            with tf.GradientTape() as tape:
+                f = tf.reduce_sum(network(row[None], training=False))
+            return tf.concat([tf.reshape(g, -1) for g in tape.gradient(f, variables)], 0)
+
+        def gram(rows):
+            j = tf.stack([feature(row) for row in rows])
+            return j @ tf.transpose(j)
+
+        return gradients(network, gram)
 
     for seed in range(2):
         network = make(seed)
-        kernel = kk.kernels.NTK(network)
-        expected = gradients(kk.kernels.NTK(network, method="jacobian"))
-        in_graph = tf.function(lambda kernel=kernel: gradients(kernel), autograph=False)()
-        for found in (gradients(kernel), in_graph):
+        gram, plain = (
+            kk.kernels.NTK(network, method=method).gram
+            for method in ("structured", "jacobian")
+        )
+        in_graph = tf.function(functools.partial(gradients, network, gram), autograph=False)
+        expected = by_hand(network)
+        for found in (gradients(network, gram), gradients(network, plain), in_graph()):
             for g, e in zip(found, expected, strict=True):
                 np.testing.assert_allclose(g, e, rtol=2e-3, atol=2e-3)
 
@@ -163,22 +205,19 @@ def once():
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    "makers",
     [
-        (lambda: mlp(0), other_activation),
-        (lambda: mlp(0), other_width),
-        (lambda: mlp(0), other_type),
-        (lambda: mlp(0), frozen),
+        (lambda: mlp(0), other_activation, other_width, other_type, frozen),
         (once, twice),
     ],
 )
-def test_others_are_planned_anew(one, other, x, made):
-    for make in (one, other):
+def test_others_are_planned_anew(makers, x, made):
+    for make in makers:
         network = make()
-        kernel = kk.kernels.NTK(network)
-        found = np.asarray(kernel.gram(x))
-        np.testing.assert_allclose(found, plain(network, "gram", x), rtol=1e-4, atol=1e-5)
-    assert len(made) == 4
+        expected = gram_by_hand(network, x)
+        for method in ("structured", "jacobian"):
+            close(kk.kernels.NTK(network, method=method).gram(x), expected)
+    assert len(made) == 2 * len(makers)
 
 
 class Scaled(layers.Layer):
@@ -211,7 +250,7 @@ def test_what_users_wrote_is_traced_each_time(make, x, monkeypatch):
     monkeypatch.setitem(FACTORS, "one", 2.0)
     network = make()
     found = np.asarray(kk.kernels.NTK(network).gram(x))
-    np.testing.assert_allclose(found, plain(network, "gram", x), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found, gram_by_hand(network, x), rtol=1e-4, atol=1e-5)
 
 
 def freeze(network):
@@ -234,7 +273,7 @@ def test_what_becomes_of_the_first_network_is_its_own_affair(change, dropped, x)
         del first
         gc.collect()
     kernel = kk.kernels.NTK(second)
-    expected = plain(second, "gram", x)
+    expected = gram_by_hand(second, x)
     np.testing.assert_allclose(kernel.gram(x, dtype="float64"), expected, 1e-4, 1e-5)
     weights = kernel.vjp(x, v)
     assert [w.shape[2:] for w in weights] == [v.shape for v in second.trainable_variables]
@@ -276,7 +315,8 @@ def test_activity_regularisers_count_in_every_model(x):
     assert losses[2] == pytest.approx(losses[1])
 
 
-def test_few_architectures_are_kept(x):
+def test_few_architectures_are_kept(x, monkeypatch):
+    monkeypatch.setattr(work_module, "_MOST", 3)
     networks = []
     for width in range(2, 2 + 3 * work_module._MOST):
         network = mlp(0, width=width)
