@@ -55,17 +55,12 @@ def mlp(seed=0, **kwargs):
 
 
 def trained(kind, x, y, loss="kare", network=None, outputs="sum", epochs=2, **fit):
-    """Weights, losses and metrics after training.
-
-    Who trains alone does without traces, but for what activity regularisers add.
-    """
-    settings = network or {}
-    network = mlp(**settings)
+    """Weights, losses and metrics after training; who trains alone does without traces."""
+    network = mlp(**(network or {}))
     kernel = kk.kernels.NTK(network, outputs=outputs)
     model = kind(kernel, head=kk.NTKRidgeHead(ridge=0.1))
     optimizer = keras.optimizers.Adam(0.01)
-    eagerly = kind is Alone and "activity_regularizer" not in settings
-    model.compile(optimizer, loss, metrics=["mae"], run_eagerly=eagerly)
+    model.compile(optimizer, loss, metrics=["mae"], run_eagerly=kind is Alone)
     history = model.fit(x, y, epochs=epochs, verbose=0, shuffle=False, **fit)
     return [*network.get_weights(), history.history]
 

@@ -223,18 +223,28 @@ class KARETrainer(keras.Model):
 
     def _network_losses(self, x: Any, noted: list[Any]) -> list[tf.Tensor]:
         """What layers have noted (activity regularisers), and regularisers of weights."""
+        if tf.executing_eagerly():
+            # The kernel's functions note nothing when they run again.
+            few = keras.tree.map_structure(lambda part: part[:2], x)
+            noted = self._noted(x) if self._noted(few) else []
         graph = tf.compat.v1.get_default_graph()
         if any(getattr(extra, "graph", graph) is not graph for extra in noted):
             # In tiles, and by losses that form no Gram matrix, rows are seen elsewhere.
-            network: Any = self.kernel.network
-            with untouched(network) as scope:
-                run(network, x)
-            noted = scope.losses
+            noted = self._noted(x)
         extras = [tf.convert_to_tensor(extra) for extra in noted]
         for variable in self.trainable_variables:
             if (regularizer := getattr(variable, "regularizer", None)) is not None:
                 extras.append(tf.convert_to_tensor(regularizer(variable)))
         return extras
+
+    def _noted(self, x: Any) -> list[Any]:
+        """What the network's layers note for rows; nothing where there is no network."""
+        network = getattr(self.kernel, "network", None)
+        if network is None:
+            return []
+        with untouched(network) as scope:
+            run(network, x)
+        return list(scope.losses)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
         """One batch: mean squared error of the kernel machine, and the metrics."""
