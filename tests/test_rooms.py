@@ -1,0 +1,118 @@
+"""The house: each room of the package imports from rooms below it only."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import keras_kare as kk
+
+PACKAGE = Path(kk.__file__).parent
+
+ORDER = (
+    "_version",
+    "_backend",
+    "_validation",
+    "_traced_once",
+    "_linalg",
+    "risk",
+    "kernels",
+    "solvers",
+    "stochastic",
+    "losses",
+    "metrics",
+    "layers",
+    "models",
+    "callbacks",
+    "datasets",
+    "sklearn",
+    "experiments",
+    "__init__",
+)
+"""From the ground to the roof, which is what `import keras_kare` runs."""
+
+
+def imported(source: str, module: str) -> Iterator[str]:
+    """Full names of what a module imports, wherever in it, by each form of import.
+
+    Args:
+        source: Its text.
+        module: Its full name, that of a package with `.__init__` at its end.
+    """
+    package = module.split(".")[:-1]
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            base = [*start, *(node.module or "").split(".")] if node.module else start
+            yield from (".".join([*base, alias.name]) for alias in node.names)
+
+
+def room_of(name: str) -> str | None:
+    """The room of a full name; `None` outside of the package."""
+    package, *rest = name.split(".")
+    if package != "keras_kare":
+        return None
+    return rest[0] if rest and rest[0] in ORDER else "__init__"
+
+
+def upwards(source: str, module: str) -> list[str]:
+    """What a module imports from rooms above its own."""
+    own = ORDER.index(room_of(module))
+    found = [(name, room_of(name)) for name in imported(source, module)]
+    return [name for name, room in found if room and ORDER.index(room) > own]
+
+
+def modules() -> list[str]:
+    files = [path.relative_to(PACKAGE.parent) for path in sorted(PACKAGE.rglob("*.py"))]
+    return [".".join(path.with_suffix("").parts) for path in files]
+
+
+def test_every_room_has_its_place():
+    rooms = {name.split(".")[1] for name in modules()}
+    assert rooms == set(ORDER)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_rooms_import_downwards(module):
+    source = (PACKAGE.parent / module.replace(".", "/")).with_suffix(".py").read_text()
+    assert not upwards(source, module)
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "import keras_kare.models",
+        "import keras_kare.models.rows as rows",
+        "from keras_kare import models",
+        "from keras_kare import KAREModel",
+        "from keras_kare.models import KAREModel",
+        "from keras_kare.models.rows import Rows",
+        "from ..models import rows",
+        "from .. import models",
+        "import keras_kare",
+        "def late():\n    from keras_kare.models import rows",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import keras_kare.models",
+    ],
+)
+def test_an_import_upwards_is_found(planted):
+    assert upwards(planted, "keras_kare.solvers.system")
+    assert upwards(planted, "keras_kare.solvers.__init__")
+
+
+@pytest.mark.parametrize(
+    "allowed",
+    [
+        "from keras_kare import _validation",
+        "from keras_kare.kernels import NTK",
+        "from ..kernels import ntk",
+        "from .result import Solution",
+        "import numpy",
+    ],
+)
+def test_others_are_not(allowed):
+    assert not upwards(allowed, "keras_kare.solvers.system")
