@@ -71,8 +71,10 @@ class Rows:
         return self.take(numbers[:first]), self.take(numbers[first:])
 
 
-def in_one_batch(parts: tuple[Any, ...], shuffle: bool = False) -> tf.data.Dataset:
-    """An endless dataset of one batch: all rows, in new random orders or in theirs.
+def in_one_batch(
+    parts: tuple[Any, ...], shuffle: bool = False, fixed: bool = False
+) -> tf.data.Dataset:
+    """An endless dataset of one batch, of all rows.
 
     Of arrays, Keras makes two pipelines an epoch, which on a few hundred rows takes longer
     than a step and a validation. Of this dataset it makes one for all epochs.
@@ -80,20 +82,19 @@ def in_one_batch(parts: tuple[Any, ...], shuffle: bool = False) -> tf.data.Datas
     Args:
         parts: Inputs, and also targets and weights, unless `None`; tensors or arrays.
         shuffle: Whether each batch has the rows in another order.
+        fixed: Whether functions are traced for this number of rows, or for any.
     """
     given = tuple(part for part in parts if part is not None)
     given = keras.tree.map_structure(tf.convert_to_tensor, given)
     given = keras.tree.lists_to_tuples(given)  # lists would become tensors
-
-    def shuffled(*given: Any) -> Any:
-        order = tf.random.shuffle(tf.range(len(keras.tree.flatten(given)[0])))
-        return keras.tree.map_structure(lambda part: tf.gather(part, order), given)
-
-    dataset = tf.data.Dataset.from_tensors(given).repeat()
+    rows = keras.tree.flatten(given)[0].shape[0]
+    dataset = tf.data.Dataset.from_tensor_slices(given)
+    if shuffle:
+        dataset = dataset.shuffle(rows)
     options = tf.data.Options()
     options.autotune.enabled = False  # there is nothing to tune
     options.experimental_optimization.apply_default_optimizations = False
-    return (dataset.map(shuffled) if shuffle else dataset).with_options(options)
+    return dataset.batch(rows, drop_remainder=fixed).repeat().with_options(options)
 
 
 def check_alone(

@@ -400,9 +400,10 @@ class KARETrainer(keras.Model):
             data = self._batches_of(rows, size, shuffle, steps_per_epoch)
         if validation is not None and not batches.is_dataset(validation_data):
             most = validation_batch_size or batch_size or rows_module.USUAL_BATCH
-            given = self._batches_of(validation, most, False, validation_steps)
-            validation_steps = given["steps_per_epoch"]
-            validation_data = validation.parts() if "y" in given else given["x"]
+            validation_data = validation.parts()
+            whole = self._in_one_batch(validation_data, most, validation_steps)
+            if whole is not None:
+                validation_data, validation_steps = whole, 1
         if streams:
             stream = rows_module.stream(x, steps)
             self.head.check_stream(stream, validation is not None)
@@ -456,7 +457,9 @@ class KARETrainer(keras.Model):
         self, rows: Rows, batch_size: int, shuffle: bool, steps: int | None = None
     ) -> dict[str, Any]:
         """Rows as `keras.Model.fit` takes them: arrays, or a dataset of one batch."""
-        whole = self._in_one_batch(rows.parts(), batch_size, steps, shuffle)
+        whole = self._in_one_batch(
+            rows.parts(), batch_size, steps, shuffle=shuffle, fixed=True
+        )
         if whole is not None:
             return {"x": whole, "steps_per_epoch": 1, "shuffle": False}
         return {
@@ -473,13 +476,13 @@ class KARETrainer(keras.Model):
         parts: tuple[Any, ...],
         batch_size: int,
         steps: int | None,
-        shuffle: bool = False,
+        **ways: bool,
     ) -> tf.data.Dataset | None:
         """A dataset of one batch, where Keras would take all these rows in one step."""
         count = keras.tree.flatten(parts)[0].shape[0]
         if steps is not None or self.steps_per_execution != 1 or batch_size < count:
             return None
-        return rows_module.in_one_batch(parts, shuffle)
+        return rows_module.in_one_batch(parts, **ways)
 
     def evaluate(
         self,
