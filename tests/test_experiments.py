@@ -751,27 +751,25 @@ def test_folds_depend_on_the_seed():
 # From the command line, killed -----------------------------------------------------------
 
 
-def test_a_killed_run_goes_on_to_the_same_table(tmp_path, data_folder):
+def test_a_killed_run_goes_on_to_the_same_table(tmp_path, data_folder, monkeypatch, capsys):
     """And leaves no process behind; one that is not killed works in one process."""
-    environment = {**os.environ, "KERAS_KARE_DATA": str(data_folder)}
-    environment.update(dict.fromkeys(runner.THREADS, "1"))
+    monkeypatch.setenv("KERAS_KARE_DATA", str(data_folder))
+    for name in runner.THREADS:
+        monkeypatch.setenv(name, "1")
 
-    def start(folder, workers=1):
-        words = "-m keras_kare.experiments uci --datasets iris --methods laplace gaussian"
-        words += f" --protocol honest --workers {workers} --out"
-        return subprocess.Popen(
-            [sys.executable, *words.split(), str(tmp_path / folder)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            start_new_session=True,
-        )
+    def words(folder, workers):
+        said = "uci --datasets iris --methods laplace gaussian --protocol honest"
+        return [*said.split(), "--workers", str(workers), "--out", str(tmp_path / folder)]
 
     def table(folder):
         return (tmp_path / folder / "uci" / "uci.csv").read_bytes()
 
-    whole, killed = start("whole", workers=0), start("killed")
+    killed = subprocess.Popen(
+        [sys.executable, "-m", "keras_kare.experiments", *words("killed", 1)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
     jobs = tmp_path / "killed" / "uci" / "jobs"
     while not list(jobs.glob("*.json")):
         assert killed.poll() is None
@@ -790,10 +788,9 @@ def test_a_killed_run_goes_on_to_the_same_table(tmp_path, data_folder):
             if child.is_running():
                 child.kill()
 
-    again = start("killed")
-    assert "2 of 2 jobs are done" in again.communicate()[0]
-    assert "2 of 2 jobs are done" in whole.communicate()[0]
-    assert again.returncode == whole.returncode == 0
+    for folder, workers in (("whole", 0), ("killed", 1)):
+        command.main(words(folder, workers))
+        assert "2 of 2 jobs are done" in capsys.readouterr().out
     assert table("killed") == table("whole")
     assert len(lines_of(tmp_path / "killed" / "uci" / "uci.csv")) == 2 * 4
     for name, written in first.items():  # not done again

@@ -226,6 +226,8 @@ def test_every_family_has_all_its_methods(data, monkeypatch):
     Epochs are few, but enough for the largest rates to diverge.
     """
     monkeypatch.setattr(settings, "UCI_KARE_EPOCHS", 30)
+    monkeypatch.setattr(settings, "UCI_MSE_EPOCHS", 30)
+    monkeypatch.setattr(protocols, "INNER_FOLDS", 2)
     for protocol in ("paper", "honest"):
         for name in ("kare", "mse"):
             family = families(protocol)[name]

@@ -137,7 +137,7 @@ class TestTools:
         assert workbench.cache_info().currsize == 2
         np.testing.assert_array_equal(fitted[0].predict(X), predictions[0])
         assert np.max(np.abs(predictions[0] - predictions[1])) > 1e-6
-        shared = workbench(2, (8,), "gelu", "float64", 1.0)
+        shared = workbench(2, (8,), "gelu", "float32", 1.0)
         assert shared.descent._run.experimental_get_tracing_count() == 1
 
     def test_threads_do_not_mix_weights(self, rng):
