@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import os
 from collections.abc import Iterator
@@ -61,6 +62,23 @@ def data_folder() -> Path:
 @pytest.fixture(scope="session")
 def reference_folder() -> Path:
     return _folder("KERAS_KARE_REFERENCE")
+
+
+@pytest.fixture(scope="session")
+def mnist_cache(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A user's cache in which MNIST is built, once for all workers of a run."""
+    from keras_kare.datasets import mnist
+
+    folder = tmp_path_factory.getbasetemp()
+    if hasattr(request.config, "workerinput"):
+        folder = folder.parent
+    with pytest.MonkeyPatch.context() as patch, (folder / "mnist.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        mnist(rows=1, test_rows=1)
+    return folder
 
 
 @pytest.fixture

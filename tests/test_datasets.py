@@ -64,13 +64,12 @@ def higgs_folder(data_folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def mnist_folder(data_folder: Path, tmp_path_factory: pytest.TempPathFactory):
-    """The original files; what is built from them goes to a cache of this module's own."""
+def mnist_folder(data_folder: Path, request: pytest.FixtureRequest):
+    """The original files; what is built from them is in a cache of this run's own."""
     folder = subfolder(data_folder, "mnist", ROOMS["mnist"].FILES)
     pytest.importorskip("tensorflow_datasets")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        ROOMS["mnist"]._digits.cache_clear()
+        patch.setenv("XDG_CACHE_HOME", str(request.getfixturevalue("mnist_cache")))
         yield folder
     ROOMS["mnist"]._digits.cache_clear()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,19 +25,16 @@ OUR_WARNING = r"(keras_kare/(\w+/)*|mnist_tfds)\w*\.py:\d+: \w*Warning"
 
 
 @pytest.fixture
-def tfds_folder(data_folder: Path, tmp_path: Path) -> Path:
-    """A fresh `data_dir`, with the downloads that tensorflow-datasets would make."""
+def tfds_folder(data_folder: Path, request: pytest.FixtureRequest) -> Path:
+    """A `data_dir` as tensorflow-datasets builds it from its downloads."""
     missing = [name for name in FILES if not (data_folder / "mnist" / name).is_file()]
     if missing:
         message = f"KERAS_KARE_DATA has no mnist/{missing[0]}"
         if os.environ.get("CI") == "true":
             pytest.fail(message)
         pytest.skip(message)
-    downloads = tmp_path / "tfds" / "downloads" / "manual"
-    downloads.mkdir(parents=True)
-    for name in FILES:
-        shutil.copy(data_folder / "mnist" / name, downloads)
-    return tmp_path / "tfds"
+    cache = request.getfixturevalue("mnist_cache")
+    return cache / "keras_kare" / "tensorflow_datasets"
 
 
 def test_script_runs_and_its_facts_hold(tfds_folder: Path, tmp_path: Path) -> None:
