@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from keras_kare.datasets import UCIDataset, signed_one_hot
+from keras_kare.experiments import families as families_module
 from keras_kare.experiments import protocols, settings
 from keras_kare.experiments.families import families, predict_mse, recipe_family
 from keras_kare.experiments.networks import initial_weights
@@ -223,8 +224,10 @@ def test_the_family_blends_the_best_machines(data):
 def test_every_family_has_all_its_methods(data, monkeypatch):
     """Also where rates are too large: the most frequent class is an answer, too.
 
-    Epochs are few, but enough for the largest rates to diverge.
+    Epochs are few, but enough for the largest rates to diverge in the deepest network.
     """
+    monkeypatch.setattr(families_module, "DEPTHS", (1, 5))
+    monkeypatch.setattr(families_module, "WIDTH", 8)
     monkeypatch.setattr(settings, "UCI_KARE_EPOCHS", 30)
     monkeypatch.setattr(settings, "UCI_MSE_EPOCHS", 30)
     monkeypatch.setattr(protocols, "INNER_FOLDS", 2)
