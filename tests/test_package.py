@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import ClassVar
 
 import keras
 import networks
@@ -213,14 +212,21 @@ def test_rooms_import_downwards():
                 assert f"keras_kare.{above}" not in source, f"{file} imports {above}"
 
 
-class TestExtras:
-    """Imports where none of the extras is installed."""
+CASES = {
+    "unset": {},
+    "unset in CI": {"CI": "true"},
+    "no folder in CI": {"CI": "true", "KERAS_KARE_REFERENCE": "nowhere"},
+}
 
-    @pytest.fixture(scope="class")
-    def imported(self):
-        code = """
-import sys
-sys.modules.update(dict.fromkeys(("sklearn", "pandas", "matplotlib")))  # not installed
+
+@pytest.fixture(scope="module")
+def fresh():
+    """What a process prints of imports without extras, and of tests without folders."""
+    code = """
+import json, os, sys
+extras = dict.fromkeys(("sklearn", "pandas", "matplotlib"))
+sys.modules.update(extras)  # not installed
+print("case extras:")
 import keras_kare
 assert "keras_kare.sklearn" not in sys.modules
 try:
@@ -232,61 +238,53 @@ print("figures and tables")
 import keras
 keras.config.set_floatx("float64")
 print(keras.layers.Dense(1).dtype)
-"""
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+keras.config.set_floatx("float32")
+for name in extras:
+    del sys.modules[name]
 
-    def test_scikit_learn_is_an_extra(self, imported):
-        assert "pip install keras_kare[sklearn]" in imported
-
-    def test_figures_and_tables_load_without_pandas_and_matplotlib(self, imported):
-        assert "figures and tables\n" in imported
-
-    def test_types_are_still_the_users_choice(self, imported):
-        """A layer that is made at import would fix them."""
-        assert imported.endswith("float64\n")
-
-
-class TestFolders:
-    """CI never skips for lack of data."""
-
-    CASES: ClassVar = {
-        "unset": {},
-        "unset in CI": {"CI": "true"},
-        "no folder in CI": {"CI": "true", "KERAS_KARE_REFERENCE": "nowhere"},
-    }
-
-    @pytest.fixture(scope="class")
-    def outcomes(self):
-        """What pytest prints of a test that needs a folder, in each environment."""
-        code = """
-import json, os, sys, pytest
+import pytest
 for name, environment in json.loads(sys.argv[1]).items():
     os.environ.pop("CI", None)
     os.environ.update(environment)
     print(f"case {name}:", flush=True)
     pytest.main(["-q", "tests/test_reference.py", "-k", "every_ref"])
 """
-        done = subprocess.run(
-            [sys.executable, "-c", code, json.dumps(self.CASES)],
-            env={k: v for k, v in os.environ.items() if not k.startswith("KERAS_KARE")},
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=ROOT,
-        )
-        parts = re.split(r"^case (.*):\n", done.stdout, flags=re.MULTILINE)
-        return dict(zip(parts[1::2], parts[2::2], strict=True))
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(CASES)],
+        env={k: v for k, v in os.environ.items() if not k.startswith("KERAS_KARE")},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stderr
+    parts = re.split(r"^case (.*):\n", done.stdout, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
 
-    def test_skips_where_unset(self, outcomes):
-        assert "1 skipped" in outcomes["unset"]
+
+class TestExtras:
+    """Imports where none of the extras is installed."""
+
+    def test_scikit_learn_is_an_extra(self, fresh):
+        assert "pip install keras_kare[sklearn]" in fresh["extras"]
+
+    def test_figures_and_tables_load_without_pandas_and_matplotlib(self, fresh):
+        assert "figures and tables\n" in fresh["extras"]
+
+    def test_types_are_still_the_users_choice(self, fresh):
+        """A layer that is made at import would fix them."""
+        assert fresh["extras"].endswith("float64\n")
+
+
+class TestFolders:
+    """CI never skips for lack of data."""
+
+    def test_skips_where_unset(self, fresh):
+        assert "1 skipped" in fresh["unset"]
 
     @pytest.mark.parametrize("case", ["unset in CI", "no folder in CI"])
-    def test_fails_in_ci(self, outcomes, case):
-        assert "1 error" in outcomes[case]
+    def test_fails_in_ci(self, fresh, case):
+        assert "1 error" in fresh[case]
 
 
 class TestMetrics:
