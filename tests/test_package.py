@@ -6,7 +6,6 @@ import importlib
 import inspect
 import json
 import os
-import pkgutil
 import re
 import subprocess
 import sys
@@ -193,23 +192,6 @@ def test_settings_of_functions_are_where_we_think():
     assert copy.python_function is function.python_function
     assert (copy._autograph, copy._jit_compile) == (False, True)
     assert copy._omit_frequent_tracing_warning is True
-
-
-def test_rooms_import_downwards():
-    """models → layers → solvers → kernels; risk stands alone."""
-    order = ["risk", "kernels", "solvers", "layers", "models", "callbacks"]
-    for i, room in enumerate(order):
-        module = importlib.import_module(f"keras_kare.{room}")
-        files = [module.__name__]
-        if hasattr(module, "__path__"):
-            files += [
-                m.name
-                for m in pkgutil.walk_packages(module.__path__, f"{module.__name__}.")
-            ]
-        for file in files:
-            source = inspect.getsource(importlib.import_module(file))
-            for above in order[i + 1 :]:
-                assert f"keras_kare.{above}" not in source, f"{file} imports {above}"
 
 
 CASES = {
