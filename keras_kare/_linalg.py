@@ -1,11 +1,15 @@
-"""The inverse Cholesky factor, and symmetric products, for risk and solvers."""
+"""The inverse Cholesky factor, eigenproblems and symmetric products."""
 
 from __future__ import annotations
 
+import functools
 import warnings
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from threadpoolctl import ThreadpoolController
 
 from keras_kare._traced_once import Rescued, TracedOnce
 from keras_kare._validation import all_finite
@@ -19,6 +23,9 @@ NO_BLOCKS = 256
 
 SMALL = 512
 """Rows up to which a matrix is factorised at once outside of graphs, with none to trace."""
+
+ALONE = 1000
+"""Rows up to which NumPy's algebra gets one thread."""
 
 _FAILED = (
     "K/n + z I is not positive definite, even with jitter on its diagonal. Use a larger "
@@ -34,6 +41,31 @@ _NOT_FINITE = (
     "steps that went well, training has diverged: use a smaller learning rate or clip "
     "gradients."
 )
+
+
+@functools.cache
+def _controller() -> Any:
+    return ThreadpoolController()
+
+
+def threads_for(rows: int) -> AbstractContextManager[Any]:
+    """NumPy's threads for the algebra of so many rows: up to a thousand one.
+
+    Several threads wait for each other at each of many small steps, by spinning. On a
+    machine with other work they wait for that, too, many times as long as one computes.
+    """
+    threads = 1 if rows <= ALONE else None
+    limit: AbstractContextManager[Any] = _controller().limit(
+        limits=threads, user_api="blas"
+    )
+    return limit
+
+
+def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues of a symmetric matrix, `(n,)` ascending, and eigenvectors, `(n, n)`."""
+    with threads_for(len(matrix)):
+        values, vectors = np.linalg.eigh(matrix)
+    return values, vectors
 
 
 def inverse_cholesky(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

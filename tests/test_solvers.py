@@ -6,9 +6,10 @@ import networks
 import numpy as np
 import pytest
 import test_operator
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import keras_kare as kk
-from keras_kare import solvers
+from keras_kare import _linalg, solvers
 from keras_kare.kernels import DenseOperator
 from keras_kare.solvers import CG, Cholesky, Nystrom, Primal, Spectral, System
 
@@ -354,3 +355,20 @@ def test_bad_settings_are_named(solver):
         for value in (-1, 1.5, "a"):
             with pytest.raises(ValueError, match="`seed`"):
                 solver(seed=value)
+
+
+@pytest.mark.parametrize(("rows", "threads"), [(5, 1), (1001, 2)])
+def test_small_eigenproblems_have_one_thread(rows, threads, monkeypatch):
+    """More wait for each other, and for all other work of the machine."""
+
+    def of_blas():
+        return {
+            pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"
+        }
+
+    found = []
+    monkeypatch.setattr(np.linalg, "eigh", lambda matrix: (found.append(of_blas()), matrix))
+    with threadpool_limits(2, user_api="blas"):
+        _linalg.eigh(np.eye(rows))
+        assert of_blas() == {2}
+    assert found == [{threads}]

@@ -11,8 +11,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
-from threadpoolctl import threadpool_limits
 
+from keras_kare._linalg import threads_for
 from keras_kare.models.workbench import Workbench
 from keras_kare.sklearn import preprocessing
 from keras_kare.sklearn._compat import validate_data
@@ -26,10 +26,6 @@ FEWEST = 20
 
 MOST_CHOOSING = 2000
 """Most rows that cross-fitting takes: its eigenproblems grow with their cube."""
-
-MOST_ALONE = 1000
-"""Most rows whose eigenproblems one thread solves: several wait for each other longer than
-they compute, and on a machine with other work a hundred times as long."""
 
 MOST_SEED = 2**31 - 1
 
@@ -115,8 +111,7 @@ class KAREEstimator(BaseEstimator):
         half = end = None
         if self.time_budget is not None:
             half, end = (begun + part * self.time_budget for part in (0.5, 1.0))
-        threads = 1 if len(rows) <= MOST_ALONE else None
-        with LOCK, threadpool_limits(threads, user_api="blas"):
+        with LOCK, threads_for(len(rows)):
             bench = self._bench(x.shape[1])
             starts = [
                 Start(draw_weights(bench.network, rng), int(rng.randint(MOST_SEED)))

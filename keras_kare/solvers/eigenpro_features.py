@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _linalg
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.solvers.eigenpro_steps import Batch, Iterate, Passes, Subspace
 
@@ -199,7 +200,7 @@ def add_images(
         total = mean.less(total, subspace.rows, subspace.vectors)
     flat = [_flat(t) for t in total]
     inner = tf.add_n([tf.matmul(e, e, transpose_b=True) for e in flat]).numpy()
-    values, turn = np.linalg.eigh(inner)
+    values, turn = _linalg.eigh(inner)
     subspace.values, subspace.vectors = np.maximum(values, 0.0), subspace.vectors @ turn
     subspace.images = [tf.tensordot(turn.T, t, 1) for t in total]
 

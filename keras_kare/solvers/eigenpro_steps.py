@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _linalg
 from keras_kare.kernels.operator import KernelOperator
 
 STEPS = 4
@@ -42,7 +43,7 @@ class Subspace:
     """
 
     def __init__(self, rows: np.ndarray, gram: np.ndarray, components: int):
-        values, vectors = np.linalg.eigh(0.5 * (gram + gram.T))
+        values, vectors = _linalg.eigh(0.5 * (gram + gram.T))
         values, vectors = np.maximum(values[::-1], 0.0), vectors[:, ::-1]
         sound = int(np.count_nonzero(values > NEGLIGIBLE * values[0]))
         q = min(components, sound)

@@ -7,6 +7,8 @@ import functools
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _linalg
+
 BLOCK = 1024
 """Columns of the sum that are added to at a time: no second matrix of its size."""
 
@@ -122,7 +124,7 @@ class NormalEquations:
     @functools.cached_property
     def basis(self) -> tuple[np.ndarray, np.ndarray]:
         """Eigenvalues of `G`, none negative, and its eigenvectors."""
-        values, vectors = np.linalg.eigh(self.gram)
+        values, vectors = _linalg.eigh(self.gram)
         return np.maximum(values, 0.0), vectors
 
     def solve(self, ridge: float) -> tuple[np.ndarray, float]:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kare import _validation
+from keras_kare import _linalg, _validation
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.normal import NormalEquations
@@ -156,7 +156,7 @@ class CentreFeatures:
     """
 
     def __init__(self, gram: np.ndarray):
-        values, vectors = np.linalg.eigh(0.5 * (gram + gram.T))
+        values, vectors = _linalg.eigh(0.5 * (gram + gram.T))
         if not values[-1] > 0.0:
             raise ValueError(
                 "The kernel is zero on all centres: the network's outputs do not react to "

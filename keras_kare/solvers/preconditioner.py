@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_kare._linalg import inverse_cholesky
+from keras_kare._linalg import eigh, inverse_cholesky
 from keras_kare.kernels.operator import KernelOperator
 
 BLOCK = 256
@@ -115,7 +115,7 @@ class NystromPreconditioner:
         for block in self._blocks:
             columns -= block @ block[drawn].T
         # Of rows that were drawn together and are alike, one is kept.
-        values, vectors = np.linalg.eigh(0.5 * (columns[drawn] + columns[drawn].T))
+        values, vectors = eigh(0.5 * (columns[drawn] + columns[drawn].T))
         kept = values > 1e-10 * self._trace / len(weights)
         found = int(np.count_nonzero(kept))
         if not found:

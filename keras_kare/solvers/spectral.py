@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 import keras
 import numpy as np
 
+from keras_kare import _linalg
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.result import Solution
 from keras_kare.solvers.solver import Prepared, Solver
@@ -64,7 +65,7 @@ class SpectralPrepared(Prepared):
     @functools.cached_property
     def _basis(self) -> tuple[np.ndarray, np.ndarray]:
         gram = self.system.gram
-        eigenvalues, vectors = np.linalg.eigh(gram)
+        eigenvalues, vectors = _linalg.eigh(gram)
         return np.maximum(eigenvalues, 0.0) / len(gram), vectors
 
     @property
