@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import threading
 import warnings
 from contextlib import AbstractContextManager
 from typing import Any
@@ -43,9 +45,31 @@ _NOT_FINITE = (
 )
 
 
-@functools.cache
-def _controller() -> Any:
-    return ThreadpoolController()
+class _OneThread:
+    """One thread for BLAS, until the last of those that asked for it is done."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside = threading.Lock(), 0
+        self._limit: Any = None
+
+    @functools.cached_property
+    def _controller(self) -> Any:
+        return ThreadpoolController()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._limit = self._controller.limit(limits=1, user_api="blas")
+
+    def __exit__(self, *_: Any) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._limit.restore_original_limits()
+
+
+_ONE_THREAD = _OneThread()
 
 
 def threads_for(rows: int) -> AbstractContextManager[Any]:
@@ -54,11 +78,7 @@ def threads_for(rows: int) -> AbstractContextManager[Any]:
     Several threads wait for each other at each of many small steps, by spinning. On a
     machine with other work they wait for that, too, many times as long as one computes.
     """
-    threads = 1 if rows <= ALONE else None
-    limit: AbstractContextManager[Any] = _controller().limit(
-        limits=threads, user_api="blas"
-    )
-    return limit
+    return _ONE_THREAD if rows <= ALONE else contextlib.nullcontext()
 
 
 def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

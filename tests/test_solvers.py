@@ -357,18 +357,28 @@ def test_bad_settings_are_named(solver):
                 solver(seed=value)
 
 
+def of_blas():
+    return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+
 @pytest.mark.parametrize(("rows", "threads"), [(5, 1), (1001, 2)])
 def test_small_eigenproblems_have_one_thread(rows, threads, monkeypatch):
     """More wait for each other, and for all other work of the machine."""
-
-    def of_blas():
-        return {
-            pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"
-        }
-
     found = []
     monkeypatch.setattr(np.linalg, "eigh", lambda matrix: (found.append(of_blas()), matrix))
     with threadpool_limits(2, user_api="blas"):
         _linalg.eigh(np.eye(rows))
         assert of_blas() == {2}
     assert found == [{threads}]
+
+
+def test_threads_of_blas_come_back_after_the_last_that_limited_them():
+    """Limits that overlap, as those of two threads do, end in any order."""
+    with threadpool_limits(2, user_api="blas"):
+        one, other = _linalg.threads_for(5), _linalg.threads_for(6)
+        one.__enter__()
+        other.__enter__()
+        one.__exit__(None, None, None)
+        assert of_blas() == {1}
+        other.__exit__(None, None, None)
+        assert of_blas() == {2}
