@@ -86,7 +86,10 @@ def relative(a: Any, b: Any) -> float:
 
 
 def jacobians_by_hand(network: Any, *inputs: Any) -> list[np.ndarray]:
-    """`(n, c, P)`, one output of one row at a time: shares no code with the library."""
+    """`(n, c, P)`, backwards from one output of one row at a time, forwards from all rows.
+
+    Shares no code with the library.
+    """
     variables = [v.value for v in network.trainable_variables]
 
     def of_rows(x: Any) -> np.ndarray:

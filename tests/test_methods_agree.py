@@ -27,17 +27,13 @@ FIRST, LAST = slice(0, 6), slice(3, 7)
 """Rows, of seven."""
 
 
-def jacobian_by_hand(network, x):
-    return jacobians_by_hand(network, x)[0]
-
-
 @pytest.mark.parametrize("name", ALL)
 def test_structured_equals_definition_and_announces_each_fallback(name, rng):
     """The kernel of the sum by the public methods, and all op by op."""
     network = ALL[name]()
     x = networks.rows_for(network, 7, rng)
     x1, x2 = (keras.tree.map_structure(lambda t, r=r: t[r], x) for r in (FIRST, LAST))
-    j = jacobian_by_hand(network, x)
+    (j,) = jacobians_by_hand(network, x)
     j1, j2, c = j[FIRST], j[LAST], j.shape[1]
     kernel = kk.kernels.NTK(network, method="structured")
     with rules_serve(name not in networks.FALLBACK):
@@ -62,7 +58,7 @@ def test_structured_equals_definition_and_announces_each_fallback(name, rng):
 def test_control_flow_equals_definition(name, rng):
     network = networks.LOOPS[name]()
     x = networks.rows_for(network, 4, rng)
-    j = jacobian_by_hand(network, x)
+    (j,) = jacobians_by_hand(network, x)
     with pytest.warns(UserWarning, match="plain Jacobian"):
         gram = kk.kernels.NTK(network).gram(x)
     assert relative(gram, np.einsum("ikp,jlp->ij", j, j)) < 1e-10
@@ -74,7 +70,7 @@ def test_control_flow_equals_definition(name, rng):
 def test_jacobian_equals_definition(name, rng):
     network = ALL[name]()
     x = networks.rows_for(network, 5, rng)
-    j = jacobian_by_hand(network, x)
+    (j,) = jacobians_by_hand(network, x)
     kernel = kk.kernels.NTK(network, "sum", method="jacobian")
     assert relative(kernel.gram(x), np.einsum("ikp,jlp->ij", j, j)) < 1e-10
 
@@ -129,7 +125,7 @@ def test_trainable_can_change_later(rng):
     before = kernel.gram(x).numpy()
     network.layers[0].trainable = False
     after = kernel.gram(x).numpy()
-    j = jacobian_by_hand(network, x)
+    (j,) = jacobians_by_hand(network, x)
     assert relative(after, np.einsum("ikp,jlp->ij", j, j)) < 1e-10
     assert relative(after, before) > 0.01
 
@@ -140,7 +136,7 @@ def test_weights_are_read_at_each_call(rng):
     kernel = kk.kernels.NTK(network)
     kernel.gram(x)
     network.set_weights([w * 1.5 for w in network.get_weights()])
-    j = jacobian_by_hand(network, x)
+    (j,) = jacobians_by_hand(network, x)
     assert relative(kernel.gram(x), np.einsum("ikp,jlp->ij", j, j)) < 1e-10
 
 
@@ -151,7 +147,7 @@ def test_first_use_inside_a_function(rng):
     kernel = kk.kernels.NTK(network)
     with pytest.warns(UserWarning, match="plain Jacobian"):
         gram = tf.function(kernel.gram)(tf.constant(x))
-    j = jacobian_by_hand(network, x)
+    (j,) = jacobians_by_hand(network, x)
     assert relative(gram, np.einsum("ikp,jlp->ij", j, j)) < 1e-10
 
 
@@ -184,6 +180,6 @@ def test_jacobian_that_tensorflow_cannot_vectorise(rng):
         ]
     )
     x = rng.normal(size=(4, 5, 3))
-    j = jacobian_by_hand(network, x)[:, 0]
+    j = jacobians_by_hand(network, x)[0][:, 0]
     gram = kk.kernels.NTK(network, method="jacobian").gram(x)
     assert relative(gram, j @ j.T) < 1e-12

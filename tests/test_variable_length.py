@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 from generated_networks import jacobians_by_hand
 from keras import layers, ops
+from test_layer_rules import COMBINATIONS, blocks_of
 
 import keras_kare as kk
 
@@ -94,17 +95,6 @@ def rows(network: Any, n: int, length: int, rng: np.random.Generator) -> np.ndar
     return rng.normal(size=(n, *size, shape[-1]))
 
 
-def blocks(j1: np.ndarray, j2: np.ndarray) -> np.ndarray:
-    return np.einsum("ikp,jlp->ijkl", j1, j2)
-
-
-COMBINATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "sum": lambda full: full.sum((2, 3)),
-    "trace": lambda full: np.trace(full, axis1=2, axis2=3) / full.shape[2],
-    "full": lambda full: full,
-}
-
-
 def close(values: Any, expected: np.ndarray) -> None:
     np.testing.assert_allclose(
         values, expected, rtol=0, atol=1e-10 * np.abs(expected).max()
@@ -137,9 +127,9 @@ def check_function(name: str, outputs: str, rng: np.random.Generator) -> None:
 
     gram, cross, diagonal = values(x1, x2)
     j1, j2 = (jacobians_by_hand(network, x) for x in (x1, x2))
-    gram_of_2 = combine(blocks(j2, j2))
-    close(gram, combine(blocks(j1, j1)))
-    close(cross, combine(blocks(j1, j2)))
+    gram_of_2 = combine(blocks_of(j2, j2))
+    close(gram, combine(blocks_of(j1, j1)))
+    close(cross, combine(blocks_of(j1, j2)))
     close(diagonal, np.einsum("ii...->i...", gram_of_2))
     close(values(x2, x1)[0], gram_of_2)
 
@@ -153,7 +143,7 @@ def test_features_of_unknown_length(name, rng):
     pulled = tf.function(lambda x: kernel.vjp(x, v), input_signature=[spec])(x1)
     pushed = tf.function(lambda x: kernel.jvp(x, pulled), input_signature=[spec])(x2)
     j1, j2 = (jacobians_by_hand(network, x) for x in (x1, x2))
-    close(pushed, blocks(j2, j1).sum((2, 3)) @ v)
+    close(pushed, blocks_of(j2, j1).sum((2, 3)) @ v)
 
 
 def test_gradients_of_unknown_length(rng):
