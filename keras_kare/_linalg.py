@@ -6,7 +6,6 @@ import contextlib
 import functools
 import threading
 import warnings
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -72,7 +71,7 @@ class _OneThread:
 _ONE_THREAD = _OneThread()
 
 
-def threads_for(rows: int) -> AbstractContextManager[Any]:
+def threads_for(rows: int) -> contextlib.AbstractContextManager[Any]:
     """NumPy's threads for the algebra of so many rows: up to a thousand one.
 
     Several threads wait for each other at each of many small steps, by spinning. On a

@@ -71,9 +71,7 @@ class Rows:
         return self.take(numbers[:first]), self.take(numbers[first:])
 
 
-def in_one_batch(
-    parts: tuple[Any, ...], shuffle: bool = False, fixed: bool = False
-) -> tf.data.Dataset:
+def in_one_batch(parts: tuple[Any, ...], shuffle: bool, fixed: bool) -> tf.data.Dataset:
     """An endless dataset of one batch, of all rows.
 
     Of arrays, Keras makes two pipelines an epoch, which on a few hundred rows takes longer

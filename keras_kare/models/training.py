@@ -399,7 +399,7 @@ class KARETrainer(keras.Model):
             rows_module.check_batch_size(size, len(rows))
             data = self._batches_of(rows, size, shuffle, steps_per_epoch)
         if validation is not None and not batches.is_dataset(validation_data):
-            most = validation_batch_size or batch_size or rows_module.USUAL_BATCH
+            most = rows_module.prediction_batch_size(validation_batch_size or batch_size)
             validation_data = validation.parts()
             whole = self._in_one_batch(validation_data, most, validation_steps)
             if whole is not None:
@@ -476,13 +476,14 @@ class KARETrainer(keras.Model):
         parts: tuple[Any, ...],
         batch_size: int,
         steps: int | None,
-        **ways: bool,
+        shuffle: bool = False,
+        fixed: bool = False,
     ) -> tf.data.Dataset | None:
         """A dataset of one batch, where Keras would take all these rows in one step."""
         count = keras.tree.flatten(parts)[0].shape[0]
         if steps is not None or self.steps_per_execution != 1 or batch_size < count:
             return None
-        return rows_module.in_one_batch(parts, **ways)
+        return rows_module.in_one_batch(parts, shuffle, fixed)
 
     def evaluate(
         self,
