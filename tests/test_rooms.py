@@ -16,6 +16,7 @@ ORDER = (
     "_version",
     "_backend",
     "_validation",
+    "_rows",
     "_traced_once",
     "_linalg",
     "risk",

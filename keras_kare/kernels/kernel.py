@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _rows
 from keras_kare.kernels.identity import Identity
 from keras_kare.kernels.operator import CHUNK, FeatureOperator, KernelOperator
 
@@ -81,18 +82,18 @@ class Kernel(keras.layers.Layer, abc.ABC):
 
     def feature_count(self, x: Any) -> int:
         """How many numbers the feature map of a row has."""
-        row = keras.tree.map_structure(lambda t: t[:1], x)
+        row = _rows.take(x, slice(1))
         return sum(math.prod(w.shape[1:]) for w in self.vjp(row, np.ones((1, 1))))
 
     def feature_rows(self, x: Any, dtype: str | None = None) -> tf.Tensor:
         """`J` written out, `(n, F)`: the arrays that `vjp` returns, side by side."""
-        rows = int(keras.tree.flatten(x)[0].shape[0])
+        rows = _rows.count(x)
         parts = self.vjp(x, np.eye(rows), dtype=dtype)
         return tf.concat([tf.reshape(w, (rows, -1)) for w in parts], axis=1)
 
     def weights_from(self, flat: np.ndarray, x: Any) -> list[tf.Tensor]:
         """From `(F, m)`, in the order of `feature_rows`, to what `vjp` returns."""
-        row = keras.tree.map_structure(lambda t: t[:1], x)
+        row = _rows.take(x, slice(1))
         shapes = [tuple(w.shape[1:]) for w in self.vjp(row, np.ones((1, 1)))]
         ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         pairs = zip(np.split(flat.T, ends, axis=1), shapes, strict=True)

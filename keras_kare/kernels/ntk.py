@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare import _validation
+from keras_kare import _rows, _validation
 from keras_kare.kernels import adapters, memory
 from keras_kare.kernels.identity import Identity
 from keras_kare.kernels.inputs import paired
@@ -254,7 +254,7 @@ class NTK(Kernel):
         return self._held_work().push(held, w)
 
     def chunk(self, x: Any, vectors: int) -> tuple[int, bool]:
-        return self._work(x, None).chunk(int(keras.tree.flatten(x)[0].shape[0]), vectors)
+        return self._work(x, None).chunk(_rows.count(x), vectors)
 
     def pair_flops(self, x: Any) -> float:
         return sum(share.cost.pair_flops for share in self._plan(x).shares)
@@ -292,7 +292,7 @@ class NTK(Kernel):
         x = _validation.check_rows("x", x)
         self.check_shapes("x", x)
         features = self._feature_map(x, None)
-        rows = int(keras.tree.flatten(x)[0].shape[0])
+        rows = _rows.count(x)
         return kernel_plan(features.plan, sizes_of(features), rows, self._limit())
 
     def check(self, x: Any, rows: int | None = None) -> None:
@@ -314,7 +314,7 @@ class NTK(Kernel):
         tolerance = tolerance_of(walk(self.network))
         name = self.network.name
         check_outputs(self._outputs, self._diagonal, name, x, tolerance)
-        self._runtime.rows = rows or int(keras.tree.flatten(x)[0].shape[0])
+        self._runtime.rows = rows or _rows.count(x)
         self.built = True
 
     def check_gradient(self, x: Any) -> None:
@@ -406,7 +406,7 @@ class NTK(Kernel):
         if verb not in ("gram", "cross"):
             return work.inline(verb, *rows, *extra)
         sizes = sizes_of(features)
-        counts = [keras.tree.flatten(x)[0].shape[0] or self._runtime.rows for x in rows]
+        counts = [_rows.known_count(x) or self._runtime.rows for x in rows]
         most = max((n for n in counts if n is not None), default=0)
         limit = work.limit
         if sizes.for_gradient(most) <= limit:

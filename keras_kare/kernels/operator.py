@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare import _validation
+from keras_kare import _rows, _validation
 
 if TYPE_CHECKING:
     from keras_kare.kernels.kernel import Kernel
@@ -68,7 +68,7 @@ class KernelOperator:
     def __init__(self, kernel: Kernel, x: Any, scale: np.ndarray | None = None):
         self.kernel = kernel
         self.x = keras.tree.map_structure(tf.convert_to_tensor, x)
-        self.rows = int(keras.tree.flatten(self.x)[0].shape[0])
+        self.rows = _rows.count(self.x)
         self.shape = (self.rows, self.rows)
         self.scale = None if scale is None else np.asarray(scale, "float64")
 
@@ -153,12 +153,10 @@ class KernelOperator:
             NotImplementedError: For kernels without a finite feature map.
         """
         v = self._in(self._vectors(v))
-        total: list[tf.Tensor] | None = None
-        for rows in self.chunks(CHUNK):
-            part = self.kernel.vjp(self.rows_of(rows), v[rows], dtype="float64")
-            total = part if total is None else list(map(tf.add, total, part))
-        assert total is not None
-        return total
+        return _rows.total(
+            self.kernel.vjp(self.rows_of(rows), v[rows], dtype="float64")
+            for rows in self.chunks(CHUNK)
+        )
 
     def jvp(self, w: list[tf.Tensor]) -> np.ndarray:
         """`J w`, `(n, m)` float64, for weights as `vjp` returns them.
@@ -178,14 +176,11 @@ class KernelOperator:
 
     def rows_of(self, rows: Any) -> Any:
         """Some of the inputs: a slice, or row numbers."""
-        if isinstance(rows, slice):
-            return keras.tree.map_structure(lambda t: t[rows], self.x)
-        return keras.tree.map_structure(lambda t: tf.gather(t, rows), self.x)
+        return _rows.take(self.x, rows)
 
     def chunks(self, step: int) -> Iterator[slice]:
         """All rows, at most `step` at a time."""
-        for begin in range(0, self.rows, step):
-            yield slice(begin, min(self.rows, begin + step))
+        return _rows.cuts(self.rows, step)
 
     def _tile(self) -> int:
         return max(16, min(CHUNK, 2**27 // (8 * self.rows)))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _rows
 from keras_kare.kernels.structured.refusals import COUPLED
 
 Outputs = Callable[[Any], Any]
@@ -32,10 +32,7 @@ def check_outputs(
     if np.any(np.isnan(f)) and not np.all(np.isfinite(np.asarray(diagonal(x)))):
         refuse_rows("x", f)
     cut = (len(f) + 1) // 2
-    halves = [
-        keras.tree.map_structure(lambda t, s=s: t[s], x)
-        for s in (slice(cut, None), slice(None, cut))
-    ]
+    halves = [_rows.take(x, part) for part in (slice(cut, None), slice(cut))]
     if len(f) < 2:
         return
     apart = np.concatenate([np.asarray(outputs(half), "float64") for half in halves])
@@ -51,7 +48,7 @@ def refuse_rows(name: str, f: Any) -> None:
     bad = np.flatnonzero(~np.all(np.isfinite(np.asarray(f)), axis=-1))
     if len(bad):
         raise ValueError(
-            f"The network's outputs for {_rows(bad)} of `{name}` are NaN or Inf, so that "
+            f"The network's outputs for {_named(bad)} of `{name}` are NaN or Inf, so that "
             "there is no kernel. Are all their steps masked (padding only), or their "
             "numbers too large? Remove or change these rows. "
             f"Received: {len(bad)} such rows of {len(f)}"
@@ -89,6 +86,6 @@ def shown_by(verb: str, values: Any) -> np.ndarray:
     return np.asarray(values)
 
 
-def _rows(bad: np.ndarray) -> str:
+def _named(bad: np.ndarray) -> str:
     names = ", ".join(map(str, bad[:5]))
     return f"row{'s' * (len(bad) > 1)} {names}{', …' * (len(bad) > 5)}"

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _rows
 from keras_kare.kernels import disk, memory, tiles
 from keras_kare.kernels.identity import identical
 from keras_kare.kernels.memory import in_words
@@ -108,7 +109,7 @@ class Work:
 
     def gram(self, x: Any, out: Any, fingerprint: Callable[[], str]) -> Any:
         """Into a tensor, an array or a file; see `NTK.gram`."""
-        rows = _count(x)
+        rows = _rows.count(x)
         if out is None and self.sizes.needs_no_tiles(rows, self.limit):
             return self._of_rows("gram", x)
         grid = self._grid(rows, rows, symmetric=True)
@@ -119,7 +120,7 @@ class Work:
 
     def cross(self, x1: Any, x2: Any, out: Any, fingerprint: Callable[[], str]) -> Any:
         """Into a tensor, an array or a file; see `NTK.cross`."""
-        rows, columns = _count(x1), _count(x2)
+        rows, columns = _rows.count(x1), _rows.count(x2)
         most = max(rows, columns)
         if out is None and self.sizes.needs_no_tiles(most, self.limit):
             return self._of_rows("cross", x1, x2)
@@ -136,14 +137,13 @@ class Work:
 
     def vjp(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
         """Summed over slices of rows."""
-        total, begin = None, 0
-        for part in self._slices(x):
-            end = begin + _count(part)
-            added = self._of_rows("vjp", part, v[begin:end])
-            total = added if total is None else list(map(tf.add, total, added))
+        slices, begin = self._slices(x), 0
+        parts = []
+        for part in slices:
+            end = begin + _rows.count(part)
+            parts.append((part, v[begin:end]))
             begin = end
-        assert total is not None  # there is at least one row
-        return total
+        return _rows.total(self._of_rows("vjp", *part) for part in parts)
 
     def jvp(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
         """A slice of rows after the other."""
@@ -167,7 +167,7 @@ class Work:
         key = ("calls", verb, self._plan, self.features.dtype)
         functions, eagerly = self.runtime.functions, tf.executing_eagerly()
         functions[key] = functions.get(key, 0) + eagerly
-        if eagerly and functions[key] <= OFTEN and _count(arguments) <= FEW:
+        if eagerly and functions[key] <= OFTEN and _rows.count(arguments) <= FEW:
             return getattr(self.features, verb)(*arguments)
         return self._call(verb, *arguments)
 
@@ -197,16 +197,13 @@ class Work:
         return min(step, rows), self.sizes.held * rows <= self.limit / 4.0
 
     def _slices(self, x: Any) -> list[Any]:
-        rows = _count(x)
+        rows = _rows.count(x)
         most = rows if self.sizes.working * rows <= self.limit else 0
         step = most or self.sizes.tile(rows, self.limit)
         check_tile(step, self.sizes, self.limit)
         if step >= rows:
             return [x]
-        return [
-            keras.tree.map_structure(lambda t, b=begin: t[b : b + step], x)
-            for begin in range(0, rows, step)
-        ]
+        return list(_rows.slices(x, step))
 
     def _grid(self, rows: int, columns: int, symmetric: bool) -> tiles.Grid:
         tile = self.sizes.tile(max(rows, columns), self.limit)
@@ -252,7 +249,7 @@ class Work:
     def _attached(self, values: tf.Tensor, tile: int, verb: str, *rows: Any) -> tf.Tensor:
         """Tiles as a tensor whose gradient recomputes them."""
         features = self.features
-        most = max(_count(x) for x in rows)
+        most = max(_rows.count(x) for x in rows)
         tile = max(1, min(tile, self.sizes.gradient_tile(most, self.limit)))
 
         def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
@@ -291,7 +288,7 @@ class Work:
         self, function: Callable[..., Any], key: str, fixed: bool, *arguments: Any
     ) -> Callable[..., Any] | None:
         """See `Kernel.shared`."""
-        rows = _count(arguments)
+        rows = _rows.count(arguments)
         if not self.runtime.shares or self.sizes.for_gradient(rows) > self.limit:
             return None
         spec = _exactly if fixed else _any_rows
@@ -354,8 +351,7 @@ class _Engine:
         self._sides = sides
 
     def features(self, side: int, rows: slice) -> Any:
-        x = keras.tree.map_structure(lambda t: t[rows], self._sides[side])
-        return self._work._call("held", x)
+        return self._work._call("held", _rows.take(self._sides[side], rows))
 
     def gram(self, features: Any) -> tf.Tensor:
         return self._work._call("gram_of_held", features)
@@ -426,10 +422,6 @@ def _check_path(out: Any) -> Path:
 
 def _arguments(features: FeatureMap) -> tuple[Any, ...]:
     return features.network, features.plan, features.outputs, features.dtype
-
-
-def _count(x: Any) -> int:
-    return int(keras.tree.flatten(x)[0].shape[0])
 
 
 def _exactly(t: tf.Tensor) -> tf.TensorSpec:

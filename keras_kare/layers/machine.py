@@ -8,12 +8,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_kare import _validation
+from keras_kare import _rows, _validation
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.structured.capture import run
 from keras_kare.kernels.structured.untouched import untouched
 from keras_kare.solvers import Prepared, Solution, System
-from keras_kare.solvers.stream import slices
 
 CHUNK = 4096
 """Rows at a time in sums over rows."""
@@ -67,7 +66,7 @@ def network_outputs(kernel: Kernel, x: Any) -> tf.Tensor:
 
 def chunks(x: Any) -> Iterator[Any]:
     """A few rows at a time, in order."""
-    return slices(x, CHUNK)
+    return _rows.slices(x, CHUNK)
 
 
 def primal_weights(kernel: Kernel, x: Any, dual: np.ndarray) -> list[tf.Tensor]:

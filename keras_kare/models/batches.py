@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _rows
 from keras_kare.kernels.memory import available, in_words
 
 LARGE = 2**28
@@ -58,7 +59,7 @@ def concatenated(
     if not batches:
         raise ValueError(f"`{name}x` has no rows. Received: an empty dataset")
     for i, (x, _, _) in enumerate(batches):
-        count = keras.tree.flatten(x)[0].shape[0]
+        count = _rows.count(x)
         if count < 2 and not name:
             raise ValueError(
                 f"`x` yields a batch of {count} rows (batch {i}), which has no KARE. Use "

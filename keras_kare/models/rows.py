@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare import _validation
+from keras_kare import _rows, _validation
 from keras_kare.models.batches import concatenated, is_dataset, read
 from keras_kare.solvers.stream import Stream
 
@@ -44,7 +44,7 @@ class Rows:
     def take(self, indices: np.ndarray) -> Rows:
         """The rows with these numbers."""
         return Rows(
-            keras.tree.map_structure(lambda t: tf.gather(t, indices), self.x),
+            _rows.take(self.x, indices),
             self.y[indices],
             weights=None if self.weights is None else self.weights[indices],
         )
@@ -85,7 +85,7 @@ def in_one_batch(parts: tuple[Any, ...], shuffle: bool, fixed: bool) -> tf.data.
     given = tuple(part for part in parts if part is not None)
     given = keras.tree.map_structure(tf.convert_to_tensor, given)
     given = keras.tree.lists_to_tuples(given)  # lists would become tensors
-    rows = keras.tree.flatten(given)[0].shape[0]
+    rows = _rows.count(given)
     dataset = tf.data.Dataset.from_tensor_slices(given)
     if shuffle:
         dataset = dataset.shuffle(rows)
@@ -148,7 +148,7 @@ def gather(
             f"only once. Received: {name}x of type {type(x).__name__}"
         )
     x = _validation.check_rows(f"{name}x", without_pandas(x))
-    rows = int(keras.tree.flatten(x)[0].shape[0])
+    rows = _rows.count(x)
     y = _validation.check_targets(f"{name}y", y, rows)
     _validation.check_fits(f"{name}y", y)
     weights = _row_weights(f"{name}sample_weight", sample_weight, class_weight, y)
@@ -181,7 +181,7 @@ def stream(dataset: Any, steps: int | None) -> Stream:
     def batches() -> Iterator[Any]:
         for x, y, weights in read(dataset, steps):
             x = _validation.check_rows("x", x)
-            rows = int(keras.tree.flatten(x)[0].shape[0])
+            rows = _rows.count(x)
             y = _validation.check_targets("y", y, rows)
             _validation.check_fits("y", y)
             y = np.asarray(y, "float64")
@@ -204,9 +204,13 @@ def begin(dataset: Any, steps: int | None, most: int) -> Rows:
         ws.append(weights)
         if sum(map(len, ys)) >= most:
             break
-    x = keras.tree.map_structure(lambda *parts: tf.concat(parts, axis=0), *xs)
     given = [w for w in ws if w is not None]
-    return Rows(x, np.concatenate(ys), len(ys[0]), np.concatenate(given) if given else None)
+    return Rows(
+        _rows.joined(xs),
+        np.concatenate(ys),
+        len(ys[0]),
+        np.concatenate(given) if given else None,
+    )
 
 
 def gather_validation(data: Any, steps: int | None) -> Rows | None:

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kare import _validation, losses
+from keras_kare import _rows, _validation, losses
 from keras_kare import metrics as metrics_module
 from keras_kare.kernels import Kernel
 from keras_kare.kernels.recompute import attach
@@ -225,7 +225,7 @@ class KARETrainer(keras.Model):
         """What layers have noted (activity regularisers), and regularisers of weights."""
         if tf.executing_eagerly():
             # The kernel's functions note nothing when they run again.
-            few = keras.tree.map_structure(lambda part: part[:2], x)
+            few = _rows.take(x, slice(2))
             noted = self._noted(x) if self._noted(few) else []
         graph = tf.compat.v1.get_default_graph()
         if any(getattr(extra, "graph", graph) is not graph for extra in noted):
@@ -480,7 +480,7 @@ class KARETrainer(keras.Model):
         fixed: bool = False,
     ) -> tf.data.Dataset | None:
         """A dataset of one batch, where Keras would take all these rows in one step."""
-        count = keras.tree.flatten(parts)[0].shape[0]
+        count = _rows.count(parts)
         if steps is not None or self.steps_per_execution != 1 or batch_size < count:
             return None
         return rows_module.in_one_batch(parts, shuffle, fixed)

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare import _linalg
+from keras_kare import _linalg, _rows
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.solvers.eigenpro_steps import Batch, Iterate, Passes, Subspace
 
@@ -32,11 +31,12 @@ class Mean:
     ) -> Mean:
         """By one pass over the rows, which are multiplied by `scale`, `(n,)`."""
         v = (unit if scale is None else unit * scale)[:, None]
-        total: list[tf.Tensor] = []
-        for rows, x in passes():
-            part = kernel.pull(kernel.held(x), tf.constant(v[rows]))
-            total = list(map(tf.add, total, part)) if total else part
-        return cls(unit, total)
+        return cls(
+            unit,
+            _rows.total(
+                kernel.pull(kernel.held(x), tf.constant(v[rows])) for rows, x in passes()
+            ),
+        )
 
     def less(self, w: list[tf.Tensor], numbers: Any, p: np.ndarray) -> list[tf.Tensor]:
         """`JᵀC p`, from `Jᵀp` of some rows alone."""
@@ -147,9 +147,7 @@ class FeatureIterate(Iterate):
     def _held_of(self, numbers: np.ndarray | slice, x_rows: Any) -> Any:
         if self._held is None:
             return self.kernel.held(x_rows)
-        if isinstance(numbers, slice):
-            return keras.tree.map_structure(lambda t: t[numbers], self._held)
-        return keras.tree.map_structure(lambda t: tf.gather(t, numbers), self._held)
+        return _rows.take(self._held, numbers)
 
     def _on_images(self, w: list[tf.Tensor]) -> np.ndarray:
         """`wᵀE/n`, `(c, q)`."""
@@ -189,13 +187,10 @@ def add_images(
         return
     v = subspace.vectors if scale is None else subspace.vectors * scale[:, None]
     step, _ = kernel.chunk(x, q)
-    total: list[tf.Tensor] | None = None
-    for begin in range(0, len(v), step):
-        part = slice(begin, begin + step)
-        inputs = keras.tree.map_structure(lambda t, part=part: t[part], x)
-        pulled = kernel.pull(kernel.held(inputs), tf.constant(v[part]))
-        total = pulled if total is None else list(map(tf.add, total, pulled))
-    assert total is not None
+    total = _rows.total(
+        kernel.pull(kernel.held(_rows.take(x, part)), tf.constant(v[part]))
+        for part in _rows.cuts(len(v), step)
+    )
     if mean is not None:
         total = mean.less(total, subspace.rows, subspace.vectors)
     flat = [_flat(t) for t in total]

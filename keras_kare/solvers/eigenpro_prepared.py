@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import tensorflow as tf
 
+from keras_kare import _rows
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.eigenpro_features import FeatureIterate, Mean, add_images
@@ -21,7 +21,7 @@ from keras_kare.solvers.eigenpro_steps import Iterate, MatrixIterate, Subspace
 from keras_kare.solvers.intercept import CentredOperator, less_means
 from keras_kare.solvers.result import Solution
 from keras_kare.solvers.solver import Prepared
-from keras_kare.solvers.stream import OTHER_ROWS, Stream, slices
+from keras_kare.solvers.stream import OTHER_ROWS, Stream
 from keras_kare.solvers.system import System, above_rounding
 
 if TYPE_CHECKING:
@@ -318,11 +318,9 @@ class EigenProStream(EigenProPrepared):
     def _weights(self, dual: np.ndarray) -> np.ndarray:
         """`w = Jᵀ W½ α/N`, `(F, c)`, in the order of `kernel.feature_rows`."""
         v = dual * (self._root / self.count)[:, None]
-        total: list[tf.Tensor] | None = None
-        for rows, x in self.passes():
-            part = self.kernel.vjp(x, v[rows], dtype="float64")
-            total = part if total is None else list(map(tf.add, total, part))
-        assert total is not None
+        total = _rows.total(
+            self.kernel.vjp(x, v[rows], dtype="float64") for rows, x in self.passes()
+        )
         return np.concatenate([np.reshape(t, (v.shape[1], -1)) for t in total], axis=1).T
 
     def _read(self, most: int) -> Iterator[tuple[slice, Any]]:
@@ -334,7 +332,7 @@ class EigenProStream(EigenProPrepared):
                 raise ValueError(OTHER_ROWS.format(at=at))
             size = math.ceil(len(y) / math.ceil(len(y) / most))
             end = at + len(y)
-            for part in slices(x, size):
+            for part in _rows.slices(x, size):
                 begin, at = at, min(at + size, end)
                 yield slice(begin, at), part
         if at != self.rows:

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_kare import _linalg, _validation
+from keras_kare import _linalg, _rows, _validation
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.normal import NormalEquations
@@ -17,7 +17,7 @@ from keras_kare.solvers.primal import chunk_rows
 from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.result import Solution
 from keras_kare.solvers.solver import Prepared, Solver
-from keras_kare.solvers.stream import Stream, StreamPrepared, slices, sum_over
+from keras_kare.solvers.stream import Stream, StreamPrepared, sum_over
 from keras_kare.solvers.system import System
 
 NEGLIGIBLE = 1e-12
@@ -97,7 +97,7 @@ class Nystrom(Solver):
         def features(x: Any) -> np.ndarray:
             parts = [
                 kernel.cross(part, operator.x, dtype="float64").numpy() @ span.transform
-                for part in slices(x, step)
+                for part in _rows.slices(x, step)
             ]
             return np.concatenate(parts)
 

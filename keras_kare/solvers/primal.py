@@ -9,13 +9,14 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_kare import _rows
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import FeatureOperator, KernelOperator
 from keras_kare.solvers.normal import NormalEquations
 from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.result import Solution
 from keras_kare.solvers.solver import Prepared, Solver
-from keras_kare.solvers.stream import Stream, StreamPrepared, slices, sum_over
+from keras_kare.solvers.stream import Stream, StreamPrepared, sum_over
 from keras_kare.solvers.system import System
 
 CHUNK = 4096
@@ -78,7 +79,7 @@ class Primal(Solver):
         def rows(x: Any) -> np.ndarray:
             parts = [
                 kernel.feature_rows(part, dtype="float64").numpy()
-                for part in slices(x, step)
+                for part in _rows.slices(x, step)
             ]
             return np.concatenate(parts)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
+from keras_kare import _rows
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.solvers.normal import NormalEquations
 from keras_kare.solvers.progress import Progress
@@ -200,13 +200,6 @@ class StreamPrepared(Prepared):
         )
 
 
-def slices(x: Any, step: int) -> Iterator[Any]:
-    """Rows of inputs, at most `step` at a time."""
-    for begin in range(0, int(keras.tree.flatten(x)[0].shape[0]), step):
-        rows = slice(begin, begin + step)
-        yield keras.tree.map_structure(lambda t, rows=rows: t[rows], x)
-
-
 def sum_over(
     stream: Stream,
     kernel: Kernel,
@@ -252,6 +245,5 @@ def _joined(batches: list[Batch]) -> Batch:
     if len(batches) == 1:
         return batches[0]
     xs, ys, weights = zip(*batches, strict=True)
-    x = keras.tree.map_structure(lambda *parts: tf.concat(parts, axis=0), *xs)
     given = [w for w in weights if w is not None]
-    return x, np.concatenate(ys), np.concatenate(given) if given else None
+    return _rows.joined(xs), np.concatenate(ys), np.concatenate(given) if given else None

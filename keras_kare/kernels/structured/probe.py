@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _rows
 from keras_kare.kernels import memory
 from keras_kare.kernels.factors import Cost
 from keras_kare.kernels.graphs import ancestors
@@ -73,7 +74,7 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     more = synthetic_rows(specs, network, seed=2)
     fits = tried.add(network, made, more)
     if theirs is not None:
-        others = more if fits else keras.tree.map_structure(lambda t: t[::-1], theirs)
+        others = more if fits else _rows.take(theirs, slice(None, None, -1))
         tried.add(network, theirs, others)
     if outputs == "sum" and probe.count_outputs > 1:
         refusals.refuse_constant_sum(tried.summed, tried.mixed, tolerance)
@@ -89,7 +90,7 @@ def finish_building(network: keras.Model, rows: Any) -> None:
     if all(layer.built for layer in walk(network)):
         return
     with tf.init_scope(), untouched(network):
-        run(network, keras.tree.map_structure(lambda t: t[:2], rows), Unruled())
+        run(network, _rows.take(rows, slice(2)), Unruled())
 
 
 def _traced(network: keras.Model, specs: Any, plain: bool, outputs: str) -> _Probe:
@@ -358,7 +359,7 @@ def _only_finite(x: Any, f: np.ndarray) -> Any:
     if len(good) in (0, len(f)):
         return x
     places = np.resize(good, len(f))
-    return keras.tree.map_structure(lambda t: tf.gather(t, places), x)
+    return _rows.take(x, places)
 
 
 def _dense(gradients: list[Any]) -> dict[int, tf.Tensor]:
