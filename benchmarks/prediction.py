@@ -26,8 +26,8 @@ def make(form: str, network: keras.Model, n: int, targets: int, x: tf.Tensor):
     y = rng.normal(size=(n, targets)).astype("float32")
     model = kk.KAREModel(network, head=kk.NTKRidgeHead(ridge=1.0, form=form))
     model.fit_head(rows, y)
-    head, kernel = model.head, model.kernel
-    return tf.function(lambda: head.call(x, kernel), autograph=False)
+    machine = model.machine
+    return tf.function(lambda: machine(x), autograph=False)
 
 
 def main() -> None:

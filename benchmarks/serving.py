@@ -85,7 +85,7 @@ def put_many_rows_in(model: kk.KAREModel, count: int) -> None:
     rng, total = np.random.default_rng(1), None
     for _ in range(0, count, CHUNK):
         x = rows(model.network, CHUNK, rng)
-        dual = rng.normal(size=(CHUNK, model.head.columns)) / count
+        dual = rng.normal(size=(CHUNK, model.machine.state.columns)) / count
         w = model.kernel.vjp(x, dual, dtype="float64")
         total = w if total is None else [a + b for a, b in zip(total, w, strict=True)]
     store: dict[str, Any] = {}

@@ -69,8 +69,8 @@ def facts(model: kk.KAREModel) -> dict[str, Any]:
         "chosen by": model.head.report["chosen_by"],
         "form": model.head.report["form"],
         "loss": model.loss.ridge,
-        "has trained": model.head.trained,
-        "fresh": model.head.is_fresh(model.kernel),
+        "has trained": model.machine.state.trained,
+        "fresh": model.machine.is_fresh(),
     }
     optimizer = model.optimizer
     state = optimizer.variables if optimizer.iterations.numpy() else []

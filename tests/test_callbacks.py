@@ -98,7 +98,7 @@ class TestStoppedTraining:
         assert np.any(weights[0] != stopped.weights[-1][0])
         best = twin_of(model, weights)
         best.fit_head(stopped.x, stopped.y)
-        assert model.head.is_fresh(model.kernel)
+        assert model.machine.is_fresh()
         new = stopped.validation[0]
         np.testing.assert_allclose(model.predict(new), best.predict(new), atol=1e-5)
 

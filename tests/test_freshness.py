@@ -50,7 +50,7 @@ class TestOtherNetworks:
         x, y = data(rng)
         first, second = twins()
         model = kk.KAREModel(second, head=solved(first, x, y).head)
-        assert not model.head.is_fresh(model.kernel)
+        assert not model.machine.is_fresh()
         expected = predicted(solved(second, x, y), x)
         np.testing.assert_allclose(predicted(model, x), expected, rtol=1e-9)
 
@@ -75,8 +75,8 @@ class TestOtherNetworks:
         x, y = data(rng)
         network = mlp(depth=1, c=2)
         head = solved(network, x, y).head
-        assert head.is_fresh(kk.kernels.NTK(network))
-        assert not head.is_fresh(kk.kernels.NTK(network, outputs=outputs))
+        assert head.on(kk.kernels.NTK(network)).is_fresh()
+        assert not head.on(kk.kernels.NTK(network, outputs=outputs)).is_fresh()
 
 
 class Leaky:
@@ -243,7 +243,7 @@ def test_loaded_is_as_fresh_as_it_was_saved(name, form, rng, tmp_path):
     expected = predicted(model, x)
     model.save(tmp_path / "m.keras")
     loaded = keras.saving.load_model(tmp_path / "m.keras")
-    assert loaded.head.is_fresh(loaded.kernel)
+    assert loaded.machine.is_fresh()
     np.testing.assert_allclose(predicted(loaded, x), expected, rtol=1e-12)
 
 

@@ -11,7 +11,7 @@ import pytest
 from gaussian import Gaussian
 
 import keras_kare as kk
-from keras_kare.layers import ridge_selection
+from keras_kare.machine import ridge as ridges
 
 
 def machine(rng, c=1, outputs="sum", network=None, **head):
@@ -72,10 +72,8 @@ class TestForms:
         primal = machine(rng, network=network, form="primal")
         with pytest.warns(UserWarning, match="plain Jacobian"):
             primal.fit_head(x, y)
-        dual = primal.head.in_form("dual", primal.kernel)
-        np.testing.assert_allclose(
-            primal.predict(x), dual.call(x, primal.kernel), atol=1e-8
-        )
+        dual = primal.machine.in_form("dual")
+        np.testing.assert_allclose(primal.predict(x), dual(x), atol=1e-8)
 
 
 def form_of(model, x, y):
@@ -124,9 +122,9 @@ class TestRidge:
         unit = np.trace(gram) / len(x) ** 2
         errors = [
             np.mean((y - kk.risk.leave_one_out(y, gram, ridge * unit)) ** 2)
-            for ridge in ridge_selection.GRID
+            for ridge in ridges.GRID
         ]
-        best = ridge_selection.GRID[np.argmin(errors)]
+        best = ridges.GRID[np.argmin(errors)]
         assert model.head.report["relative_ridge"] == pytest.approx(best)
         assert model.head.report["chosen_by"] == "leave-one-out"
         assert model.head.report["solver"] == "spectral"
@@ -144,9 +142,9 @@ class TestRidge:
             np.mean(
                 (cross @ np.linalg.solve(gram + ridge * unit * np.eye(len(x)), y) - yv) ** 2
             )
-            for ridge in ridge_selection.GRID
+            for ridge in ridges.GRID
         ]
-        assert chosen == pytest.approx(ridge_selection.GRID[np.argmin(errors)])
+        assert chosen == pytest.approx(ridges.GRID[np.argmin(errors)])
 
     def test_auto_on_a_trained_network_says_that_it_cannot_choose(self, rng):
         x, y = rows(rng)
@@ -156,7 +154,7 @@ class TestRidge:
         model = machine(rng, network=network, ridge="auto")
         with pytest.warns(UserWarning, match="validation_data"):
             model.fit_head(x, y)
-        assert model.head.report["relative_ridge"] == ridge_selection.WITHOUT_EVIDENCE
+        assert model.head.report["relative_ridge"] == 1.0
         assert model.head.report["chosen_by"] == "default"
 
     def test_training_is_remembered(self, rng, tmp_path):
@@ -178,7 +176,7 @@ class TestRidge:
         x, y = rows(rng)
         model.fit_head(x, np.zeros_like(y))
         ridge = model.head.report["relative_ridge"]
-        assert ridge == pytest.approx(ridge_selection.GRID[-1])
+        assert ridge == pytest.approx(ridges.GRID[-1])
 
 
 class TestStaleness:
@@ -242,7 +240,7 @@ class TestStaleness:
     def test_a_default_ridge_is_announced(self, rng):
         x, y = rows(rng)
         model = machine(rng, ridge="auto")
-        model.head.hold(x.astype("float32"), y)
+        model.machine.state.hold(x.astype("float32"), y)
         with pytest.warns(UserWarning, match="relative ridge of 1"):
             model.predict(x)
 

@@ -10,7 +10,7 @@ from sklearn.datasets import load_diabetes
 
 import keras_kare as kk
 from keras_kare.kernels import DenseOperator
-from keras_kare.layers.intercept import decide
+from keras_kare.machine.intercept import decide
 from keras_kare.solvers.stream import Stream
 
 ROWS, RIDGE = 24, 0.3
@@ -418,16 +418,16 @@ CASES = {
 def test_far_is_far_beside_the_spread(case):
     y, weights, far = CASES[case]
     whole = decide("auto", [(y, weights)])
-    assert whole.intercept is far
+    assert whole.present is far
     parts = [
         (y[i : i + 2], None if weights is None else weights[i : i + 2])
         for i in range(0, len(y), 2)
     ]
-    assert decide("auto", parts).intercept is far
+    assert decide("auto", parts).present is far
     for unit in (1e-200, 1e200):
         if case not in ("classes", "one class"):
-            assert decide("auto", [(unit * y, weights)]).intercept is far
-    assert decide(False, iter(())).intercept is False
+            assert decide("auto", [(unit * y, weights)]).present is far
+    assert decide(False, iter(())).present is False
     assert decide(True, iter(())).by == "the user"
 
 

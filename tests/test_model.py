@@ -9,7 +9,8 @@ import pytest
 import tensorflow as tf
 
 import keras_kare as kk
-from keras_kare.models import rehearsal, rows
+from keras_kare.machine import Machine
+from keras_kare.models import gathering, rehearsal
 
 
 def data(rng, n=24, targets=1):
@@ -66,7 +67,7 @@ class TestFit:
         model.fit(x, y, batch_size=8, verbose=0)
         assert model.head.report["rows"] == len(x)
         np.testing.assert_array_equal(model.head.anchors, x)
-        assert model.head.is_fresh(model.kernel)
+        assert model.machine.is_fresh()
 
     def test_history_has_the_units_of_the_docs(self, rng):
         x, y = data(rng)
@@ -94,13 +95,13 @@ class TestFit:
     def test_validation_anchors_bound_the_rows(self, rng, monkeypatch):
         x, y = data(rng, n=30)
         solved = []
-        solve = kk.NTKRidgeHead.solve
+        solve = Machine.solve
         monkeypatch.setattr(
-            kk.NTKRidgeHead,
+            Machine,
             "solve",
-            lambda self, kernel, x, *a, **k: (
-                solved.append(len(x)),
-                solve(self, kernel, x, *a, **k),
+            lambda self, rows, *a, **k: (
+                solved.append(len(rows)),
+                solve(self, rows, *a, **k),
             ),
         )
         model = compiled(validation_anchors=7)
@@ -223,8 +224,8 @@ class TestBatches:
         [(2, 2), (100, 100), (4096, 4096), (4097, 820), (5000, 1000), (10**6, 1024)],
     )
     def test_default_size(self, n, size):
-        assert rows.default_batch_size(n) == size
-        rows.check_batch_size(size, n)
+        assert gathering.default_batch_size(n) == size
+        gathering.check_batch_size(size, n)
 
     def test_default_is_a_full_batch(self, rng):
         x, y = data(rng, n=50)
@@ -294,7 +295,7 @@ class TestBatches:
         np.testing.assert_allclose(predicted, model.predict(x), atol=1e-6)
         told = model.train_on_batch(x, y, return_dict=True)
         assert set(told) == {"loss", "mse"}
-        assert not model.head.is_fresh(model.kernel)
+        assert not model.machine.is_fresh()
         assert np.max(np.abs(model.predict_on_batch(x) - predicted)) > 0
 
 
@@ -318,7 +319,7 @@ class TestCallbacks:
         best = min(seen, key=lambda pair: pair[0])[1]
         for a, b in zip(model.get_weights(), best, strict=True):
             np.testing.assert_array_equal(a, b)
-        assert model.head.is_fresh(model.kernel)
+        assert model.machine.is_fresh()
 
     def test_initial_epoch(self, rng):
         x, y = data(rng)
@@ -407,14 +408,14 @@ class TestRehearsal:
         def fail(*arguments, **keywords):
             raise ValueError("the kernel is zero")
 
-        monkeypatch.setattr(kk.NTKRidgeHead, "choose_ridge", fail)
+        monkeypatch.setattr(Machine, "choose_ridge", fail)
         x, y = data(rng)
         model = compiled(ridge="auto")
         with pytest.warns(UserWarning, match="the kernel is zero"):
             history = model.fit(x, y, epochs=2, verbose=0)
         assert history.epoch == [0, 1]
         assert "failed" in model.head.report["chosen_by"]
-        assert model.head.is_fresh(model.kernel)
+        assert model.machine.is_fresh()
 
     def test_too_few_rows(self, rng):
         x, y = data(rng, n=5)
@@ -439,6 +440,6 @@ class TestRehearsal:
     @pytest.mark.parametrize("n", range(2, 60))
     def test_even_batches_leave_no_single_row(self, n):
         for batches in range(1, n // 2 + 1):
-            size = rows.even_batch_size(n, batches)
+            size = gathering.even_batch_size(n, batches)
             assert size >= 2
             assert n % size != 1

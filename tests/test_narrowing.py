@@ -66,8 +66,8 @@ class TestPredictions:
         assert model.head.report["form"] == form
         wanted = expected(network, x, y, new)
         close(model(new), wanted)
-        other = model.head.in_form("primal" if form == "dual" else "dual", model.kernel)
-        close(other.call(new, model.kernel), wanted)
+        other = model.machine.in_form("primal" if form == "dual" else "dual")
+        close(other(new), wanted)
 
 
 def test_wide_weights_are_saved_and_exported(rng, tmp_path):
@@ -87,7 +87,7 @@ def test_usual_weights_stay_narrow(rng):
     x, y, _ = data(rng)
     model = kk.KAREModel(linear_network(), head=kk.NTKRidgeHead(ridge=RIDGE, form="primal"))
     model.fit_head(x, y)
-    assert {v.dtype for v in model.head.prediction_variables()} == {tf.float32}
+    assert {v.dtype for v in model.machine.state.read()} == {tf.float32}
 
 
 @pytest.mark.parametrize("form", ["primal", "dual"])

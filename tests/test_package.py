@@ -174,7 +174,7 @@ def test_the_ladder_of_solvers_runs_and_goes_on(tmp_path, monkeypatch, capsys):
 
 
 def test_the_private_name_that_training_needs():
-    """`KARETrainer.train_step` updates Keras's own tracker of the loss."""
+    """`KAREModel.train_step` updates Keras's own tracker of the loss."""
     model = kk.KAREModel(networks.mlp())
     model.compile("sgd", "kare")
     assert isinstance(model._loss_tracker, keras.metrics.Mean), (

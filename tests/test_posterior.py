@@ -33,7 +33,7 @@ def features(model, x):
 
 def test_is_that_of_an_exact_gaussian_process(solved):
     model, x, y, new = solved
-    posterior = model.head.posterior(model.kernel)
+    posterior = model.machine.posterior()
     noise = len(x) * model.head.ridge_value
     process = GaussianProcessRegressor(
         DotProduct(sigma_0=1e-9, sigma_0_bounds="fixed"), alpha=noise, optimizer=None
@@ -52,7 +52,7 @@ def test_leave_one_out_errors_are_as_large_as_expected(solved):
     """By leaving each row out of a machine of its own."""
     model, x, y, _ = solved
     gram = model.kernel.gram(x).numpy()
-    posterior, ridge = model.head.posterior(model.kernel), len(x) * model.head.ridge_value
+    posterior, ridge = model.machine.posterior(), len(x) * model.head.ridge_value
     standardised = []
     for row in range(len(x)):
         others = np.arange(len(x)) != row
@@ -108,7 +108,7 @@ def test_one_copy_is_left_out_at_a_time(solved):
         variance = gram[row, row] - seen @ gram[kept, row] + noise / min(weight, 1.0)
         total += weight * error**2 / variance
     expected = total / np.sum(weights)
-    np.testing.assert_allclose(model.head.posterior(model.kernel).scale, expected, 1e-7)
+    np.testing.assert_allclose(model.machine.posterior().scale, expected, 1e-7)
 
 
 def test_needs_anchors(solved):

@@ -25,6 +25,7 @@ ORDER = (
     "stochastic",
     "losses",
     "metrics",
+    "machine",
     "layers",
     "models",
     "callbacks",

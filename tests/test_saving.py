@@ -110,7 +110,7 @@ class TestInProcess:
         model.train_on_batch(x, y)
         model.save(tmp_path / "m.keras")
         loaded = keras.saving.load_model(tmp_path / "m.keras")
-        assert not loaded.head.is_fresh(loaded.kernel)
+        assert not loaded.machine.is_fresh()
         np.testing.assert_allclose(loaded.predict(x), model.predict(x), atol=1e-6)
 
     def test_config_round_trip(self):
@@ -192,7 +192,7 @@ class TestFilesOfEarlierVersions:
 
     def test_predictions(self, file):
         model, expected = keras.saving.load_model(file), np.load(file.with_suffix(".npz"))
-        assert model.head.is_fresh(model.kernel)
+        assert model.machine.is_fresh()
         same(model.predict(expected["x"]), expected["predictions"])
         same(model.head.dual, expected["dual"])
         assert model.head.ridge_value == expected["ridge_value"]

@@ -11,8 +11,8 @@ import tensorflow as tf
 from test_head import Gaussian
 
 import keras_kare as kk
-from keras_kare.layers import solving
-from keras_kare.models import rows as rows_module
+from keras_kare.machine import ridge
+from keras_kare.models import gathering
 from keras_kare.solvers import CG, EigenPro, Nystrom, Primal, System, stream
 from keras_kare.solvers.eigenpro_features import FeatureIterate
 
@@ -228,7 +228,7 @@ class TestStreams:
         model = machine(solver)
         model.compile(keras.optimizers.SGD(0.01), "kare")
         monkeypatch.setattr(
-            rows_module, "concatenated", lambda *_: pytest.fail("all rows were gathered")
+            gathering, "concatenated", lambda *_: pytest.fail("all rows were gathered")
         )
         history = model.fit(batches(x, y, 50), epochs=2, validation_data=(x[:40], y[:40]))
         assert len(history.history["loss"]) == 2
@@ -455,7 +455,7 @@ class TestStreams:
 
 
 def test_rows_that_are_held_out_are_few(monkeypatch, rng):
-    monkeypatch.setattr(solving, "MOST_HELD_OUT", 5)
+    monkeypatch.setattr(ridge, "MOST_HELD_OUT", 5)
     x, y = data(rng)
     model = machine("cg", ridge="auto")
     model.fit_head(x, y)

@@ -213,9 +213,9 @@ class WithVariable(kk.KAREModel):
 
 
 class Squared(kk.KAREModel):
-    def _evaluate(self, *arguments):
-        loss, predictions = super()._evaluate(*arguments)
-        return loss**2, predictions
+    def _differentiated(self, *arguments):
+        loss, predictions, gradients = super()._differentiated(*arguments)
+        return loss, predictions, [2.0 * loss * gradient for gradient in gradients]
 
 
 def test_what_users_override_is_theirs_alone(rows, steps):

@@ -12,6 +12,7 @@ from gaussian import Gaussian
 
 import keras_kare as kk
 from keras_kare.kernels import DenseOperator
+from keras_kare.machine import Machine
 
 Z = 0.3
 
@@ -356,7 +357,7 @@ def test_training_lowers_kare_and_forms_no_matrix(rng, monkeypatch, method, widt
     with monkeypatch.context() as patch:
         patch.setattr(loss, "value_and_gradients", noted)
         patch.setattr(kk.kernels.NTK, "gram", refuse)
-        patch.setattr(model, "_solve_head", lambda *args: None)
+        patch.setattr(Machine, "solve", lambda *args: None)
         history = model.fit(x, y, epochs=7, verbose=0).history
     assert steps == [(step, 150, True) for step in range(7)]
     after = float(kk.risk.kare(y, kernel.gram(x), ridge))
@@ -365,10 +366,10 @@ def test_training_lowers_kare_and_forms_no_matrix(rng, monkeypatch, method, widt
     np.testing.assert_allclose(history["mse"], history["loss"], rtol=1e-4)
 
 
-def test_all_rows_are_one_batch(rng):
+def test_all_rows_are_one_batch(rng, monkeypatch):
     x, y = rows(rng, n=4200, dtype="float32")
     model = model_of(network(width=2), kk.losses.FullKARE(ridge=0.1))
-    model._solve_head = lambda *args: None
+    monkeypatch.setattr(Machine, "solve", lambda *args: None)
     model.fit(x, y, epochs=1, verbose=0)
     assert int(model.optimizer.iterations) == 1
 
@@ -478,7 +479,7 @@ def test_names_and_arguments_of_the_loss(rng):
 def test_another_loss_trains_in_graphs_again(rng, monkeypatch):
     x, y = rows(rng, dtype="float32")
     model = model_of(network(), "full_kare")
-    monkeypatch.setattr(model, "_solve_head", lambda *args: None)
+    monkeypatch.setattr(Machine, "solve", lambda *args: None)
     eager, step = [], model.train_step
 
     def noted(data):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import keras_kare as kk
+from keras_kare.machine import Machine
 from keras_kare.models import rehearsal
 
 SCRIPT = Path(__file__).parent / "killed_training.py"
@@ -115,7 +116,7 @@ class TestSteps:
             average = 0.5 * average + 0.5 * step
         np.testing.assert_allclose(model.get_weights()[0], average, atol=1e-5)
         assert np.max(np.abs(average - steps[-1])) > 1e-4
-        assert model.head.is_fresh(model.kernel)
+        assert model.machine.is_fresh()
 
 
 def test_same_seed_same_bits(rng):
@@ -190,13 +191,13 @@ class TestBackup:
     def test_resumed_training_rehearses_as_a_whole_one(self, rng, tmp_path, monkeypatch):
         """`ridge="auto"` without validation rows: from the start, for all epochs."""
         given, rehearsed = data(rng, n=30), []
-        choose = kk.NTKRidgeHead.choose_ridge
+        choose = Machine.choose_ridge
 
-        def spy(head, kernel, *others, **keywords):
-            rehearsed.append(kernel.network.get_weights())
-            return choose(head, kernel, *others, **keywords)
+        def spy(machine, *others, **keywords):
+            rehearsed.append(machine.kernel.network.get_weights())
+            return choose(machine, *others, **keywords)
 
-        monkeypatch.setattr(kk.NTKRidgeHead, "choose_ridge", spy)
+        monkeypatch.setattr(Machine, "choose_ridge", spy)
         whole, epochs = self.fit(given, tmp_path / "whole")
         assert epochs == list(range(6))
         assert np.any(rehearsed[0][0] != whole.get_weights()[0])

@@ -10,9 +10,8 @@ import tensorflow as tf
 
 from keras_kare import _validation
 from keras_kare.callbacks import spectrum
-from keras_kare.models import KAREModel
-from keras_kare.models import rows as rows_module
-from keras_kare.models.rows import Rows
+from keras_kare.machine import Rows
+from keras_kare.models import KAREModel, gathering
 from keras_kare.solvers import System
 
 
@@ -100,7 +99,7 @@ of centred `K` and `y` |
         self.every = every
         self.rows = rows
         self.eigenvalues = eigenvalues
-        self._given = None if x is None else _checked(rows_module.gather(x, y, None))
+        self._given = None if x is None else _checked(gathering.gather(x, y, None))
         self._seen: Any = None  # the rows, from the start of `fit` to its end
         self._start: Any = None
         self._first: int | None = None
@@ -111,8 +110,8 @@ of centred `K` and `y` |
                 "`KernelDiagnostics` looks at the kernel of a `keras_kare.KAREModel`. "
                 f"Received: model of type {type(self.model).__name__}"
             )
-        training: Any = self.model._training_rows
-        self._seen = self._given or _checked(training.spread(self.rows))
+        session: Any = self.model._session
+        self._seen = self._given or _checked(session.rows.spread(self.rows))
         self._start = self._gram()
         self._first = None
 
@@ -124,7 +123,7 @@ of centred `K` and `y` |
         _, y, weights = self._seen.parts()
         ridge = float(self.model.loss.absolute_ridge(tf.constant(gram), weights))
         decided = self.model._intercept
-        constant = decided is not None and decided.intercept
+        constant = decided is not None and decided.present
         logs |= spectrum.diagnose(gram, y, weights, ridge, self.eigenvalues, constant)
         logs["drift"] = spectrum.drift(gram, self._start)
 

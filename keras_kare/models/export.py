@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_kare import _rows, _validation
 from keras_kare.kernels.structured.synthetic import ROWS, described, synthetic_rows
-from keras_kare.layers import NTKRidgeHead
+from keras_kare.machine import Machine, State
 
 ELSEWHERE = {
     "onnx": "the converter to ONNX (tf2onnx) knows no gradients of activations, such as "
@@ -61,17 +61,17 @@ def export_saved_model(
         TypeError: If `classes` is no sequence of names.
         ValueError: If `classes` do not fit the targets.
     """
-    labels = None if classes is None else class_labels(classes, model.head)
-    head = model.head.in_form(form, model.kernel)
+    labels = None if classes is None else class_labels(classes, model.machine.state)
+    machine = model.machine.in_form(form)
 
     def serve(inputs: Any) -> tf.Tensor:
-        return head.call(inputs, model.kernel)
+        return machine(inputs)
 
     archive = keras.export.ExportArchive()
     archive.track(model.kernel if model.network is None else model.network)
-    for variable in head.prediction_variables():
+    for variable in machine.state.read():
         archive.track(variable)
-    signature = [_named(_open_signature(serve, head, model.kernel))]
+    signature = [_named(_open_signature(serve, machine))]
     endpoint = archive.add_endpoint("serve", serve, input_signature=signature)
     if labels is not None:
 
@@ -82,9 +82,9 @@ def export_saved_model(
     archive.write_out(str(filepath), verbose=True if verbose is None else verbose, **kwargs)
 
 
-def _open_signature(serve: Callable[[Any], Any], head: NTKRidgeHead, kernel: Any) -> Any:
-    """With the axes unknown that the network leaves open, if it can be traced so."""
-    known = head.input_signature()
+def _open_signature(serve: Callable[[Any], Any], machine: Machine) -> Any:
+    """Leave axes open that the network leaves open, if it can be traced so."""
+    known, kernel = machine.state.signature(), machine.kernel
     signature = kernel.open_spec(known)
     if keras.tree.flatten(signature) == keras.tree.flatten(known):
         return known
@@ -141,14 +141,14 @@ def classification(outputs: tf.Tensor, labels: Sequence[str]) -> dict[str, tf.Te
     return {"classes": names, "scores": scores}
 
 
-def class_labels(classes: Any, head: NTKRidgeHead) -> list[str]:
+def class_labels(classes: Any, state: State) -> list[str]:
     """The names of the classes as text, if they fit what the head was solved for."""
     if isinstance(classes, str | bytes) or not isinstance(classes, Sequence | np.ndarray):
         raise TypeError(
             "`classes` must be a sequence of names, one a class. "
             f"Received: classes={classes!r} of type {type(classes).__name__}"
         )
-    labels, columns = [str(label) for label in classes], head.columns
+    labels, columns = [str(label) for label in classes], state.columns
     if len(set(labels)) < len(labels):
         raise ValueError(f"`classes` must be different. Received: classes={labels}")
     if len(labels) != max(2, columns):
@@ -161,7 +161,7 @@ def class_labels(classes: Any, head: NTKRidgeHead) -> list[str]:
             f"`classes` must hold {wanted}. Received: {len(labels)} names for {columns} "
             f"column{'s' * (columns > 1)}"
         )
-    targets = head.targets
+    targets = state.targets
     if targets is not None and not np.all(np.abs(targets) == 1.0):
         raise ValueError(
             "`classes` needs a machine solved for targets of -1 and 1, whose outputs "

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 import tensorflow as tf
 
-from keras_kare import _validation
-from keras_kare.kernels import NTK, Kernel
-from keras_kare.kernels.operator import ONE_VALUE
-from keras_kare.kernels.structured.untouched import restored
-from keras_kare.layers import NTKRidgeHead, ridge_selection
-from keras_kare.layers.intercept import Decision
-from keras_kare.layers.ridge_selection import Choice
-from keras_kare.models import batches
-from keras_kare.models import rows as rows_module
-from keras_kare.models.export import check_format, export_saved_model
-from keras_kare.models.rows import Rows
-from keras_kare.models.training import KARETrainer
-from keras_kare.models.watch import Watch, watched
-from keras_kare.solvers import Solver
-from keras_kare.solvers.result import ADVICE
+from keras_kare import _validation, losses
+from keras_kare import metrics as metrics_module
+from keras_kare.kernels import Kernel
+from keras_kare.kernels.structured.untouched import untouched
+from keras_kare.layers import NTKRidgeHead
+from keras_kare.machine import Intercept, Rows
+from keras_kare.models import gathering, step
+from keras_kare.models.kernel_machine import KernelMachine
+from keras_kare.models.session import Session
+from keras_kare.models.shared_step import SharedStep, shares_steps
+from keras_kare.models.watch import Watch, keeps_best, watched
+
+PARTED = 3.0
+"""How many times KARE the error on validation rows may be, without a warning."""
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
-class KAREModel(KARETrainer, keras.Model):
+class KAREModel(KernelMachine):
     """A kernel machine whose kernel is trained to generalise.
 
     `fit` minimises KARE, an estimate of the test error, by gradient descent on the
@@ -85,6 +82,11 @@ class KAREModel(KARETrainer, keras.Model):
           arXiv:2505.11347.
     """
 
+    history: Any
+    run_eagerly: bool
+    stop_training: bool
+    train_function: Any
+
     def __init__(
         self,
         kernel: keras.Model | Kernel,
@@ -93,381 +95,357 @@ class KAREModel(KARETrainer, keras.Model):
         name: str | None = None,
         **kwargs: Any,
     ):
-        if isinstance(kernel, keras.Model):
-            kernel = NTK(kernel)
-        if not isinstance(kernel, Kernel):
-            raise TypeError(
-                "`kernel` must be a `keras.Model` or a kernel of `keras_kare.kernels`. "
-                f"Received: kernel={kernel!r} of type {type(kernel).__name__}"
-            )
-        if isinstance(kernel, NTK) and kernel.outputs == "full":
-            raise ValueError(f"`kernel` must suit KARE and the head. {ONE_VALUE}")
-        head = NTKRidgeHead() if head is None else head
-        if not isinstance(head, NTKRidgeHead):
-            raise TypeError(
-                "`head` must be a `keras_kare.NTKRidgeHead`. "
-                f"Received: head={head!r} of type {type(head).__name__}"
-            )
         if not isinstance(validation_anchors, int) or validation_anchors < 2:
             raise ValueError(
                 "`validation_anchors` must be a whole number of at least 2. "
                 f"Received: validation_anchors={validation_anchors!r}"
             )
-        # Only the network may be of mixed precision: in `__call__`, Keras would hand the
-        # kernel casts of the weights, which nothing can be differentiated by.
-        policy = keras.dtype_policies.get(
-            kwargs.pop("dtype", None) or keras.config.dtype_policy()
-        )
-        super().__init__(name=name, dtype=policy.variable_dtype, **kwargs)
-        self.kernel = kernel
-        self.head = head
+        super().__init__(kernel, head, name=name, **kwargs)
         self.validation_anchors = validation_anchors
-        self._training_rows: Rows | None = None
-        self._traced_for: Any = None
-        self._intercept: Decision | None = None
-        network = self.network
-        if network is not None and network.built:
-            kernel.built = self.built = True
+        self._session: Session | None = None
+        self._intercept: Intercept | None = None
 
-    @property
-    def network(self) -> keras.Model | None:
-        """The network of the kernel, or `None` where the kernel has none."""
-        return getattr(self.kernel, "network", None)
+    def compile(
+        self,
+        optimizer: Any = "rmsprop",
+        loss: Any = "kare",
+        metrics: Any = None,
+        weighted_metrics: Any = None,
+        jit_compile: Any = False,
+        **kwargs: Any,
+    ) -> None:
+        """Configure training.
 
-    def build(self, input_shape: Any) -> None:
-        if not self.kernel.built:
-            self.kernel.build(input_shape)
-        self.built = True
+        Args:
+            optimizer: As in Keras. KARE's gradient grows with the square of the
+                targets; the paper uses plain `SGD`. Where the network is of the policy
+                `"mixed_float16"` its loss is scaled (`auto_scale_loss=False`: not).
+            loss: `"kare"`, `kk.losses.KARE(...)`, or another `kk.losses.GramLoss`.
+                Defaults to `"kare"`: `KARE(ridge=0.1)`. With `kk.losses.FullKARE`,
+                training steps run outside of graphs.
+            metrics: As in Keras; `"accuracy"` means sign or argmax accuracy
+                (`kk.metrics.SignedAccuracy`). During training they are computed on
+                the batch's leave-one-out predictions: right for a fixed kernel,
+                optimistic once the kernel has been trained on these rows. Metrics of
+                probabilities (`AUC`, `BinaryCrossentropy`, …) do not fit targets in
+                {-1, 1}: compute those from `(1 + predictions) / 2`.
+            weighted_metrics: As in Keras: metrics to which weights of rows apply.
+            jit_compile: Must be false: XLA cannot say what jitter a Cholesky needed.
+            **kwargs: As in `keras.Model.compile`.
 
-    def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
-        # Keras forgets losses of all layers inside; those of the network are its user's.
-        with restored(self.kernel if self.network is None else self.network):
-            return super().__call__(*args, **kwargs)
-
-    def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """The kernel machine's outputs for the rows `inputs`, `(n, c)`.
-
-        A stale head is solved again first; inside a `tf.function` of your own the head
-        is used as it is, so call `predict` or the model itself once after training.
-        (`tf.saved_model.save` writes a `tf.Module` with such a function.)
+        Raises:
+            ValueError: If `loss` is no loss of a Gram matrix, or `jit_compile=True` or
+                loss weights are given.
         """
-        if tf.executing_eagerly():
-            self._refresh_head()
-        return self.head.call(inputs, self.kernel)
+        if jit_compile not in (False, None, "auto"):
+            raise ValueError(
+                "`jit_compile` is not supported yet: training checks its factorisations "
+                f"in ways that XLA cannot. Received: jit_compile={jit_compile!r}"
+            )
+        if kwargs.get("loss_weights") is not None:
+            raise ValueError(
+                "`loss_weights` is not supported: there is one loss, of the Gram matrix. "
+                f"Received: loss_weights={kwargs['loss_weights']!r}"
+            )
+        optimizer = keras.optimizers.get(optimizer)
+        if kwargs.get("auto_scale_loss", True) and self._needs_scaling(optimizer):
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
+        super().compile(
+            optimizer=optimizer,
+            loss=losses.get(loss),
+            metrics=keras.tree.map_structure(metrics_module.get, metrics),
+            weighted_metrics=keras.tree.map_structure(metrics_module.get, weighted_metrics),
+            jit_compile=False,
+            **kwargs,
+        )
 
-    def fit_head(
+    def _needs_scaling(self, optimizer: Any) -> bool:
+        """Decide as Keras does by a model's own policy, which here is the network's."""
+        network: Any = getattr(self.kernel, "network", None)
+        return (
+            network is not None
+            and network.dtype_policy.name == "mixed_float16"
+            and not isinstance(optimizer, keras.optimizers.LossScaleOptimizer)
+        )
+
+    def train_step(self, data: Any) -> dict[str, tf.Tensor]:
+        """One batch: its Gram matrix, the loss, one update of the network."""
+        x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        given = (y,) if weights is None else (y, weights)
+        return self._updated(x, y, weights, *self._differentiated(x, *given))
+
+    def _differentiated(
+        self, x: Any, y: Any, *weights: Any
+    ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        """Return the loss of a batch, predictions of its rows, and gradients."""
+        variables = self.trainable_variables
+        # What the network notes while it is traced belongs to this graph alone.
+        with untouched(getattr(self.kernel, "network", self.kernel)) as scope:
+            sources = [v.value for v in variables]
+            with tf.GradientTape() as tape:
+                tape.watch(sources)
+                loss, predictions = step.evaluated(self, tape, x, y, weights)
+                if extras := step.network_losses(self, x, scope.losses):
+                    loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in extras])
+                scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(
+            scaled,
+            sources,
+            # The kernel does not depend on the last bias, for one.
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        return loss, predictions, gradients
+
+    def _updated(
+        self,
+        x: Any,
+        y: Any,
+        weights: Any,
+        loss: tf.Tensor,
+        predictions: tf.Tensor,
+        gradients: list[tf.Tensor],
+    ) -> dict[str, tf.Tensor]:
+        """Update the network and the metrics, and return these."""
+        variables, y = self.trainable_variables, step.columns(y, predictions)
+        with tf.control_dependencies(step.checks(self.optimizer, gradients, variables)):
+            self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
+        self._loss_tracker.update_state(loss, sample_weight=step.count(y, weights))
+        return self.compute_metrics(x, y, predictions, weights)
+
+    def make_train_function(self, force: bool = False) -> Any:
+        """Make what trains, as Keras does, and outside of graphs where a loss needs that.
+
+        Where networks of the same architecture may share a step, they do.
+        """
+        made = self.train_function
+        if isinstance(made, SharedStep) and not made.is_current():
+            made = None
+        if made is not None and not force:
+            return made
+        if shares_steps(self, KAREModel):
+            self.train_function = SharedStep(self)
+            return self.train_function
+        eagerly = self.run_eagerly
+        self.run_eagerly = eagerly or getattr(self.loss, "supplies_gradients", False)
+        try:
+            return super().make_train_function(force=True)
+        finally:
+            self.run_eagerly = eagerly
+
+    def fit(
+        self,
+        x: Any = None,
+        y: Any = None,
+        batch_size: int | None = None,
+        epochs: int = 1,
+        verbose: Any = "auto",
+        callbacks: Any = None,
+        validation_split: float = 0.0,
+        validation_data: Any = None,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        sample_weight: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+        validation_freq: int = 1,
+    ) -> keras.callbacks.History:
+        """Train the kernel, then solve the head on all training rows.
+
+        Args:
+            x: Inputs `(n, ...)`, a `tf.data.Dataset` or a `keras.utils.PyDataset` of
+                `(x, y)` batches. Datasets are read once more, to solve the head. Of
+                one that is endless, or of unknown cardinality (`filter`,
+                `from_generator`), the first `steps_per_epoch` batches are its rows,
+                while epochs go on in it as in Keras; where it is known to end (see
+                `tf.data.experimental.assert_cardinality`), or without
+                `steps_per_epoch`, all of them are.
+            y: Targets `(n,)` or `(n, c)`, floats; classes are encoded as -1 and 1.
+            batch_size: Rows of a Gram matrix. Defaults to all of them up to 4,096
+                rows, and to batches of about 1,024, evenly split, above. (Keras's 32
+                would make a poor Gram matrix.) With `kk.losses.FullKARE`, all of
+                them, however many.
+            validation_data: Rows that never train. `val_loss` is the kernel machine's
+                mean squared error on them, which KARE, the training `loss`, estimates;
+                their gap is the overfitting of KARE itself. During training the
+                machine is solved at the ridge of the loss, on at most
+                `validation_anchors` rows. `ridge="auto"` is chosen on these rows, once,
+                at the end.
+                Of a dataset, these are the first `validation_steps` batches.
+            validation_split: The last share of the rows becomes `validation_data`.
+            epochs, verbose, callbacks, shuffle, initial_epoch, steps_per_epoch,
+                validation_steps, validation_batch_size, validation_freq: As in Keras.
+            sample_weight: How often each row counts, `(n,)`, non-negative: KARE, the
+                machine and its ridge are those of rows repeated so often (see
+                `keras_kare.risk`). Their scale matters; Keras averages instead.
+            class_weight: The same by class: a dict from the number of a class (0 for
+                the lower and 1 for the upper of two targets, else the column) to the
+                weight of its rows.
+
+        Without validation rows, `ridge="auto"` takes a rehearsal after training: the
+        same training from the same start on four fifths of the rows, whose kernel the
+        remaining fifth never trained; they choose the ridge. That doubles the time; a
+        number as `ridge`, or validation rows, avoid it.
+
+        A model that a callback saves during training holds the machine of the last
+        validation, at the ridge of the loss; without validation it is solved when it
+        first predicts.
+
+        With a head whose `solver` is `"primal"`, `"nystrom"` or `"eigenpro"`, a dataset is
+        streamed: it trains and is solved on batch by batch, and its rows are never in
+        memory together. Validation during training then takes the first
+        `validation_anchors` rows as anchors.
+
+        KARE can be fooled by training. A warning tells when, in the last epoch,
+        `val_loss` was more than three times `loss`; stop earlier, with
+        `keras.callbacks.EarlyStopping("val_loss", restore_best_weights=True)`, or
+        minimise `kk.losses.HoldoutKARE`.
+
+        Training that may be killed: with `keras.callbacks.BackupAndRestore(folder,
+        double_checkpoint=True)` the same script, run again, goes on at the epoch that
+        was broken off, and ends with the same weights if its batches come in the same
+        order (full batches, `shuffle=False`). Keras writes backups in place: without
+        `double_checkpoint`, a kill while it does leaves one that cannot be read, as does
+        a kill during the very first backup: delete the folder then. Keep
+        `save_freq="epoch"`: Keras resumes at the start of an epoch, so that weights from
+        its middle would train some batches twice, which a warning tells. (So does a kill
+        in the instant between writing weights and epoch.) Other callbacks start afresh:
+        Keras does not back up what `EarlyStopping` has counted.
+
+        Training that diverges ends in an error that says so, with or without
+        `TerminateOnNaN`. A warning tells where, at its end, the error on validation rows
+        is more than three times KARE, which training then has fooled, unless
+        `EarlyStopping` restores the weights that were best on them.
+
+        Returns:
+            A `History`: `loss` is KARE, and what regularisers of the network add;
+            `val_loss` the measured mean squared error.
+
+        Raises:
+            ValueError: For bad input, named, before any training.
+            tf.errors.InvalidArgumentError: If a gradient is not finite, before it
+                changes any weight; or if training has diverged.
+        """
+        if not self.compiled:
+            raise ValueError("Call `compile` before `fit`.")
+        for name, value in (
+            ("steps_per_epoch", steps_per_epoch),
+            ("validation_steps", validation_steps),
+            ("validation_batch_size", validation_batch_size),
+        ):
+            _validation.check_whole(name, value, 1, optional=True)
+        session = Session.gathered(
+            self,
+            x,
+            y,
+            batch_size,
+            validation_split,
+            validation_data,
+            steps_per_epoch,
+            validation_steps,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+        )
+        most = validation_batch_size or (None if batch_size is None else batch_size)
+        data = session.training_data(shuffle, steps_per_epoch)
+        data |= session.validation_data(validation_data, most, validation_steps)
+        start = session.begin(trains=epochs > initial_epoch)
+        watch = Watch(self, initial_epoch)
+        self._session = session
+        try:
+            history = super().fit(
+                **data,
+                epochs=epochs,
+                verbose=verbose,
+                callbacks=watched(callbacks, watch),
+                initial_epoch=initial_epoch,
+                validation_batch_size=validation_batch_size,
+                validation_freq=validation_freq,
+            )
+        finally:
+            self._session = None
+        session.end(history, start, watch, (initial_epoch, epochs), shuffle)
+        if not keeps_best(callbacks):
+            _warn_if_parted(history)
+        return history
+
+    def train_on_batch(
         self,
         x: Any,
         y: Any = None,
-        validation_data: Any = None,
         sample_weight: Any = None,
-    ) -> None:
-        """Solve the head on rows, without any training.
-
-        On a network trained by other means this is the paper's after-NTK.
-
-        Args:
-            x: Inputs `(n, ...)` or a dataset of `(x, y)` batches, which is read to its
-                end (`dataset.take(...)` gives an endless one an end). With a head whose
-                `solver` is `"primal"`, `"nystrom"` or `"eigenpro"`, a dataset is
-                streamed: its rows are never in memory together, and none are kept but
-                the centres of `"nystrom"`.
-            y: Targets `(n,)` or `(n, c)`.
-            validation_data: Rows to choose `ridge="auto"` on, as in `fit`. Without
-                them, leave-one-out chooses, if the network has not been trained; for
-                a trained one the errors of its own training rows choose far too small
-                a ridge, so `λ̃ = 1` is used, with a warning. (Training that neither this
-                model's nor the network's `fit` did cannot be seen: pass rows.)
-            sample_weight: As in `fit`.
-
-        Raises:
-            ValueError: For bad input, named.
-        """
-        validation = rows_module.gather_validation(validation_data, None)
-        if self._streams(x):
-            rows_module.check_alone(y, sample_weight)
-            self._check_rows(rows_module.begin(x, None, 2), validation)
-            self._solve_stream(x, None, validation, None)
-            return
-        rows = rows_module.gather(x, y, None, sample_weight=sample_weight)
-        self._check_rows(rows, validation)
-        choice = self._choice_without_rows(validation)
-        self._solve_head(rows, validation, choice, None)
-
-    def predict(
-        self,
-        x: Any,
-        batch_size: int | None = None,
-        verbose: Any = "auto",
-        steps: int | None = None,
-        callbacks: Any = None,
-    ) -> np.ndarray:
-        """The kernel machine's outputs, `(n, c)`.
-
-        Args:
-            x: Inputs `(n, ...)` or a dataset.
-            batch_size: Rows at a time. Defaults to 1,024.
-            verbose, steps, callbacks: As in Keras.
-
-        Raises:
-            ValueError: If no head was solved, if it is stale and kept no rows, or if
-                `x` is empty or holds NaN or Inf.
-        """
-        batches.check_ends(x, steps)
-        self._refresh_head()
-        if not batches.is_dataset(x):
-            batch_size = rows_module.prediction_batch_size(batch_size)
-            x = self._prediction_rows(x)
-            whole = self._in_one_batch((x,), batch_size, steps)
-            x, steps = (x, steps) if whole is None else (whole, 1)
-        self._forget_stale_traces()
-        return super().predict(
-            x,
-            batch_size=batch_size,
-            verbose=verbose,
-            steps=steps,
-            callbacks=watched(callbacks, Watch(self)),
+        class_weight: Any = None,
+        return_dict: bool = False,
+    ) -> Any:
+        """One update on one batch; the head is stale afterwards. As in Keras."""
+        rows = gathering.gather(
+            x, y, None, sample_weight=sample_weight, class_weight=class_weight
         )
+        self._check_rows(rows, None)
+        self._check_trainable(rows, None)
+        self.machine.state.trained = True
+        if self._intercept is None:  # else as the first batch, or the last `fit`, said
+            self._train_with(self.machine.decide_intercept(rows))
+        return super().train_on_batch(*rows.parts(), return_dict=return_dict)
 
-    def predict_on_batch(self, x: Any) -> np.ndarray:
-        """The kernel machine's outputs for one batch, `(n, c)`; errors as `predict`."""
-        self._refresh_head()
-        x = self._prediction_rows(x)
-        self._forget_stale_traces()
-        return super().predict_on_batch(x)
-
-    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
-        """Write a `.keras` file: network, head and optimizer; as in Keras.
-
-        Raises:
-            ValueError: For `.h5` files, which cannot hold a solved head.
-        """
-        if str(filepath).endswith((".h5", ".hdf5")):
+    def _check_trainable(self, rows: Rows, validation: Rows | None) -> None:
+        """Refuse kernels without weights, and targets on which no loss would mean much."""
+        if not self.trainable_variables:
             raise ValueError(
-                "`filepath` must end in `.keras`: `.h5` files cannot hold the solved head. "
-                f"Received: filepath={str(filepath)!r}"
+                "Training needs a kernel with trainable variables. Solve the head of one "
+                "without by `fit_head`. Received: a kernel of type "
+                f"{type(self.kernel).__name__}"
             )
-        super().save(filepath, overwrite=overwrite, **kwargs)
+        self.kernel.check_gradient(rows.x)
+        wide = any(v.dtype == "float64" for v in self.trainable_variables)
+        _validation.check_squares("y", rows.y, "float64" if wide else "float32")
+        if validation is not None:
+            _validation.check_squares("validation y", validation.y, keras.config.floatx())
 
-    def variance(self, x: Any, noise: bool = False) -> np.ndarray:
-        """How uncertain predictions are: the variance of a Gaussian process, `(n, c)`.
+    def _train_with(self, intercept: Intercept) -> None:
+        """Train for a machine with a constant or without, decided before any tracing."""
+        if intercept.present:
+            self.loss.check_intercept()
+        before = self._intercept is not None and self._intercept.present
+        if before != intercept.present:
+            self.train_function = None  # it was traced for the other
+        self._intercept = intercept
 
-        The kernel machine is the mean of a Gaussian process with kernel `s² K` and noise
-        of variance `s² n λ`. This is its posterior variance, with `s²` such that
-        leave-one-out errors on the training rows are as large as expected. Those errors
-        are optimistic for a kernel that was trained on these rows: compare with errors
-        on other rows before relying on it. With `sample_weight` it is the variance of as
-        many rows; an intercept is a constant of which nothing is known beforehand.
+    def _validates(self) -> bool:
+        if self._session is not None:
+            self._session.solve_for_validation()
+        return self._session is not None
 
-        Args:
-            x: Inputs `(n, ...)`.
-            noise: Whether to add the variance of the noise, for the variance of new
-                targets instead of the function's. Defaults to `False`.
+    def _solve_if_stale(self) -> None:
+        if self._session is None:
+            super()._solve_if_stale()
+        elif not self.machine.is_fresh():
+            self._session.solve_for_validation()
 
-        Returns:
-            Variances in the units of `y²`, float64. Takes a factorisation of the
-            training rows' Gram matrix.
-
-        Raises:
-            ValueError: As `predict`, and if the head kept no anchors.
-
-        Example:
-
-        ```python
-        mean, std = model.predict(x), np.sqrt(model.variance(x, noise=True))
-        ```
-
-        References:
-            - Rasmussen, Williams, "Gaussian Processes for Machine Learning", eq. 2.26,
-              2.42 and 5.12.
-        """
-        self._refresh_head()
-        x = self._prediction_rows(x)
-        posterior = self.head.posterior(self.kernel)
-        variance = posterior.unit_variance_at(self.kernel, x, self.head.anchors)
-        if noise:
-            variance = variance + posterior.unit_noise
-        return variance[:, None] * posterior.scale
-
-    def export(
-        self,
-        filepath: Any,
-        format: str = "tf_saved_model",
-        form: str = "primal",
-        verbose: bool | None = None,
-        classes: Sequence[Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Write a SavedModel that TensorFlow runs without keras and keras_kare.
-
-        Its signatures take any number of rows, of the type and shape that the head was
-        solved on:
-
-        - `serving_default`, also callable as `serve`: `inputs` to `output_0`, the
-          kernel machine's outputs, `(n, c)`.
-        - `classify`, with `classes`: `inputs` to `classes`, `(n, k)` strings, the names
-          in the order given, and `scores`, `(n, k)`: `(1 + ŷ)/2`, which estimate the
-          classes' probabilities by least squares. They sum to about 1 and may leave
-          [0, 1]; the largest is that of the predicted class.
-
-        Rows with NaN or Inf are refused when they are served.
-
-        Lengths and sizes that the network's inputs leave open are open in the
-        signatures, too. Where it cannot be traced so, as with `LSTM(unroll=True)`, those
-        of the rows that the head was solved on are asked for, with a warning.
-
-        Args:
-            filepath: The folder to write.
-            format: `"tf_saved_model"`. (`tutorials/serving` tells for which networks
-                LiteRT converts that; ONNX cannot.)
-            form: `"primal"`: the files hold the network and `w`, and no training row.
-                `"dual"`: the anchors are in the files, and each served row is compared
-                with each of them. Defaults to `"primal"`.
-            verbose: Whether to print where it was written.
-            classes: Names of the classes, for targets of -1 and 1: one a column, or
-                two for a single column, first that of -1. Defaults to `None`: no
-                signature `classify`.
-            **kwargs: For `keras.export.ExportArchive.write_out`.
-
-        Raises:
-            TypeError: If `classes` is no sequence of names.
-            ValueError: If no head was solved, the format or form is unknown, `classes`
-                do not fit the targets, or the form is `"dual"` and the head kept no
-                anchors.
-
-        Example:
-
-        ```python
-        model = kk.KAREModel(network)
-        model.fit_head(x, np.sign(y))
-        model.export("serving", classes=["down", "up"])
-        served = tf.saved_model.load("serving")
-        served.signatures["classify"](inputs=tf.constant(x))["scores"]  # (n, 2)
-        ```
-        """
-        check_format(format)
-        _validation.check_option("form", form, ("primal", "dual"))
-        self._refresh_head()
-        export_saved_model(self, filepath, form, classes, verbose, **kwargs)
-
-    def _prediction_rows(self, x: Any) -> Any:
-        x = _validation.check_rows("x", rows_module.without_pandas(x))
-        self.kernel.check_shapes("x", x)
-        return x
-
-    def _refresh_head(self) -> None:
-        """Solve a stale head again; refuse where that is impossible."""
-        if not self.head.is_fresh(self.kernel):
-            self.head.solve_again(self.kernel)
-        report = self.head.report
-        if not report.get("converged", True):
-            warnings.warn(
-                f"The head was solved to a relative residual of {report['residual']:.2g}, "
-                f"not {report['tolerance']:.2g} (stopped: {report['stopped']}): "
-                "predictions of training rows may be off by that share of the targets. "
-                + ADVICE[report["stopped"]],
-                RuntimeWarning,
-                stacklevel=4,
-            )
-
-    def _forget_stale_traces(self) -> None:
-        """Drop traced functions that read variables the head no longer uses."""
-        kernel_key = tuple(id(v) for v in self.kernel.trainable_variables)
-        key = (self.head.trace_key, kernel_key, self.kernel.architecture())
-        if self._traced_for != key:
-            self.test_function = self.predict_function = None
-            self._traced_for = key
-
-    def _check_rows(
-        self, rows: Rows, validation: Rows | None, batch_size: int | None = None
-    ) -> None:
-        """Refuse, before any long work, what cannot be trained or solved on."""
-        if len(rows) < 2:
-            raise ValueError(
-                "`x` must have at least two rows: a kernel compares rows. "
-                f"Received: {len(rows)} row"
-            )
-        if validation is not None and validation.y.shape[1] != rows.y.shape[1]:
-            raise ValueError(
-                "The targets of `validation_data` must have as many columns as `y`. "
-                f"Received: {validation.y.shape[1]} and {rows.y.shape[1]} columns"
-            )
-        self.kernel.check(rows.x, batch_size)
-        self.built = True
-
-    def _solve_head(
-        self,
-        rows: Rows,
-        validation: Rows | None,
-        choice: Choice | None,
-        intercept: Decision | None,
-    ) -> None:
-        self.head.solve(
-            self.kernel,
-            rows.x,
-            rows.y,
-            validation=None if validation is None else validation.parts(),
-            choice=choice,
-            weights=rows.weights,
-            intercept=intercept,
-        )
-
-    def _streams(self, x: Any) -> bool:
-        """Whether these are batches, for a solver that takes them one by one."""
-        solver = self.head.solver
-        known = isinstance(solver, Solver) and solver.streams(self.kernel)
-        return known and batches.is_dataset(x)
-
-    def _solve_stream(
-        self,
-        x: Any,
-        steps: int | None,
-        validation: Rows | None,
-        intercept: Decision | None,
-    ) -> None:
-        self.head.solve_stream(
-            self.kernel,
-            rows_module.stream(x, steps),
-            validation=None if validation is None else validation.parts(),
-            intercept=intercept,
-        )
-
-    def _choice_without_rows(self, validation: Rows | None) -> Choice | None:
-        """`None` where rows or leave-one-out may choose the ridge."""
-        if self.head.ridge != "auto" or validation is not None or not self._has_trained():
-            return None
-        warnings.warn(
-            '`ridge="auto"` has no rows to choose on: the network has been trained, so '
-            "that leave-one-out on its training rows would choose far too small a ridge. "
-            "Using a relative ridge of 1. Pass `validation_data`, or a number as `ridge`.",
-            stacklevel=3,
-        )
-        return Choice(ridge_selection.WITHOUT_EVIDENCE, by="default")
-
-    def _has_trained(self) -> bool:
-        """Whether this model or its network has taken a training step here."""
-        return self.head.trained or any(
-            int(optimizer.iterations.numpy()) > 0
-            for model in (self, self.network)
-            if (optimizer := getattr(model, "optimizer", None)) is not None
-        )
+    def compile_from_config(self, config: dict[str, Any]) -> None:
+        self.compile(**keras.saving.deserialize_keras_object(config))
+        if self.built and self.optimizer is not None:
+            self.optimizer.build(self.trainable_variables)
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
-        return {
-            **config,
-            "kernel": keras.saving.serialize_keras_object(self.kernel),
-            "head": keras.saving.serialize_keras_object(self.head),
-            "validation_anchors": self.validation_anchors,
-        }
+        return {**config, "validation_anchors": self.validation_anchors}
 
-    @classmethod
-    def from_config(
-        cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
-    ) -> KAREModel:
-        config = dict(config)
-        for part in ("kernel", "head"):
-            config[part] = keras.saving.deserialize_keras_object(
-                config[part], custom_objects=custom_objects
-            )
-        return cls(**config)
+
+def _warn_if_parted(history: keras.callbacks.History) -> None:
+    """Tell when KARE no longer estimates the error on held-out rows."""
+    values = [history.history.get(name) for name in ("loss", "val_loss")]
+    if not all(values):
+        return
+    loss, val_loss = (value[-1] for value in values)
+    if not val_loss > PARTED * loss:
+        return
+    warnings.warn(
+        f"KARE says {loss:.3g}, but the mean squared error on validation rows is "
+        f"{val_loss:.3g}, more than {PARTED:g} times as much: training has overfitted "
+        "KARE. Stop earlier, with `keras.callbacks.EarlyStopping('val_loss', "
+        "restore_best_weights=True)`, take a larger ridge in the loss, or minimise "
+        "`kk.losses.HoldoutKARE`.",
+        stacklevel=4,
+    )

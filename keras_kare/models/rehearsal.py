@@ -9,16 +9,15 @@ itself then goes back to where its training on all rows had ended.
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare.layers import ridge_selection
-from keras_kare.layers.ridge_selection import Choice
-from keras_kare.models.rows import Rows, even_batch_size
+from keras_kare.machine import Choice, Rows
+from keras_kare.machine import ridge as ridges
+from keras_kare.models.gathering import even_batch_size, for_training
 
 HELD_OUT = 0.2
 FEWEST = 10
@@ -80,7 +79,7 @@ def rehearse(
         shuffle: As in `fit`.
     """
     if len(rows) < FEWEST:
-        return Choice(ridge_selection.WITHOUT_EVIDENCE, by="default (too few rows)")
+        return ridges.without_evidence("default (too few rows)")
     training, choosing = (rows.take(part) for part in held_out(len(rows)))
     batches = max(1, round(len(rows) / batch_size))
     ended = Snapshot(model)
@@ -89,28 +88,22 @@ def rehearse(
     try:
         keras.Model.fit(
             model,
-            **model._batches_of(training, even_batch_size(len(training), batches), shuffle),
+            **for_training(
+                model, training, even_batch_size(len(training), batches), shuffle
+            ),
             initial_epoch=first,
             epochs=first + epochs,
             verbose=0,
         )
-        return model.head.choose_ridge(
-            model.kernel,
-            training.x,
-            training.y,
-            choosing.parts(),
-            by=NAME,
-            weights=training.weights,
-            intercept=model._intercept.intercept,
-        )
+        return model.machine.choose_ridge(training, choosing, NAME, model._intercept)
     except (tf.errors.InvalidArgumentError, ValueError) as error:
-        warnings.warn(
+        return ridges.without_evidence(
+            "default (rehearsal failed)",
             '`ridge="auto"` could not be chosen, since the rehearsal on fewer rows failed '
             f"({str(error).splitlines()[0]}). Using a relative ridge of 1. Pass "
             "`validation_data`, or a number as `ridge`.",
-            stacklevel=4,
+            stacklevel=5,
         )
-        return Choice(ridge_selection.WITHOUT_EVIDENCE, by="default (rehearsal failed)")
     finally:
         ended.restore()
         model.history, model.stop_training = kept

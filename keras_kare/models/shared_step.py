@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from keras_kare import losses
 
-_DECIDING = ("train_step", "_differentiated", "_evaluate", "_network_losses")
+_DECIDING = ("train_step", "_differentiated")
 """Methods of a model that must be ours where its steps are shared."""
 
 
@@ -49,7 +49,7 @@ def step_key(model: Any) -> str | None:
     if not known:
         return None
     settings = {k: v for k, v in loss.get_config().items() if k != "name"}
-    intercept = model._intercept is not None and model._intercept.intercept
+    intercept = model._intercept is not None and model._intercept.present
     return f"{type(loss).__name__} {sorted(settings.items())!r} intercept={intercept}"
 
 

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_kare import _rows
 from keras_kare.kernels import DenseOperator
-from keras_kare.layers.machine import chunks
-from keras_kare.layers.posterior import Posterior
+from keras_kare.machine.posterior import CHUNK, Posterior
 from keras_kare.models.workbench import Workbench
 from keras_kare.sklearn import recipe as recipes
 from keras_kare.sklearn.recipe import Kernels, Key, Predicted, Recipe, Start
@@ -79,7 +79,7 @@ class Ensemble:
                 ],
                 axis=0,
             )
-            for kernels in (self._kernels(bench, rows) for rows in chunks(x))
+            for kernels in (self._kernels(bench, rows) for rows in _rows.slices(x, CHUNK))
         ]
         return np.concatenate(parts)
 
@@ -96,7 +96,7 @@ class Ensemble:
             system = System(DenseOperator(kernels.cross), y)
             posteriors[key] = Posterior(system, key.ridge * system.unit)
         parts = []
-        for rows in chunks(x):
+        for rows in _rows.slices(x, CHUNK):
             found = self._kernels(bench, rows)
             variances = [
                 posterior.unit_variance(found[key].prior, found[key].cross)

@@ -18,22 +18,22 @@ the paper's."""
 
 
 @dataclass(frozen=True)
-class Decision:
+class Intercept:
     """Whether there is an intercept, and who said so.
 
     Attributes:
-        intercept: Whether.
-        by: For the head's report.
+        present: Whether there is one.
+        by: Who said so, for the head's report.
     """
 
-    intercept: bool
+    present: bool
     by: str
 
 
 def decide(
     wanted: bool | str, parts: Iterable[tuple[np.ndarray, np.ndarray | None]]
-) -> Decision:
-    """The user's word, or, for `"auto"`, whether some target is far from zero.
+) -> Intercept:
+    """Take the user's word, or, for `"auto"`, look whether some target is far from zero.
 
     Args:
         wanted: `"auto"`, or what the user said.
@@ -41,16 +41,16 @@ def decide(
             rows were there. Read for `"auto"` only.
     """
     if isinstance(wanted, bool):
-        return Decision(wanted, "the user")
+        return Intercept(wanted, "the user")
     moments = Moments()
     for y, weights in parts:
         moments.add(y, weights)
     if moments.classes:
-        return Decision(False, "targets of -1 and 1")
+        return Intercept(False, "targets of -1 and 1")
     times = moments.times
     if times > FAR:
-        return Decision(True, f"a mean {times:.3g} times as large as the spread")
-    return Decision(False, f"means of at most {times:.2g} times the spread")
+        return Intercept(True, f"a mean {times:.3g} times as large as the spread")
+    return Intercept(False, f"means of at most {times:.2g} times the spread")
 
 
 class Moments:
@@ -67,7 +67,7 @@ class Moments:
         self._mean, self._squares = np.zeros(1), np.zeros(1)
 
     def add(self, y: np.ndarray, weights: np.ndarray | None) -> None:
-        """Some rows."""
+        """Take in the targets of some rows."""
         y = np.asarray(y, "float64")
         if self._unit is None:  # in some unit of their own, squares are numbers
             largest = np.max(np.abs(y), axis=0)

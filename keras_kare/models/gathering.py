@@ -1,10 +1,9 @@
-"""Training and validation data as rows: what a kernel machine is solved on."""
+"""From what a user passes to checked rows, and from rows to what Keras is given."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -12,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _rows, _validation
+from keras_kare.machine import Rows
 from keras_kare.models.batches import concatenated, is_dataset, read
 from keras_kare.solvers.stream import Stream
 
@@ -22,70 +22,36 @@ USUAL_BATCH = 1024
 """About how many rows a default batch has above that."""
 
 
-@dataclass(frozen=True)
-class Rows:
-    """Checked inputs and targets.
-
-    Attributes:
-        x: Nested structure of tensors, `(n, ...)`.
-        y: `(n, c)`.
-        batch_size: Of the dataset that the rows came from; all rows for arrays.
-        weights: How often each row counts, `(n,)`; `None` for once.
-    """
-
-    x: Any
-    y: np.ndarray
-    batch_size: int = 0
-    weights: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    def take(self, indices: np.ndarray) -> Rows:
-        """The rows with these numbers."""
-        return Rows(
-            _rows.take(self.x, indices),
-            self.y[indices],
-            weights=None if self.weights is None else self.weights[indices],
-        )
-
-    def spread(self, most: int) -> Rows:
-        """At most so many of the rows, evenly spread."""
-        if len(self) <= most:
-            return self
-        return self.take(np.linspace(0, len(self) - 1, most).astype(int))
-
-    def parts(self) -> tuple[Any, np.ndarray, np.ndarray | None]:
-        """Inputs, targets and weights, as Keras takes validation data."""
-        return self.x, self.y, self.weights
-
-    def split(self, fraction: float) -> tuple[Rows, Rows]:
-        """The first rows and the last `fraction` of them, as Keras splits."""
-        first = math.floor(len(self) * (1.0 - fraction))
-        if first < 2 or first == len(self):
-            raise ValueError(
-                "`validation_split` leaves too few rows to train or to validate on. "
-                f"Received: validation_split={fraction}, {len(self)} rows"
-            )
-        numbers = np.arange(len(self))
-        return self.take(numbers[:first]), self.take(numbers[first:])
-
-
-def in_one_batch(parts: tuple[Any, ...], shuffle: bool, fixed: bool) -> tf.data.Dataset:
-    """An endless dataset of one batch, of all rows.
+def in_one_batch(
+    model: keras.Model,
+    parts: tuple[Any, ...],
+    batch_size: int,
+    steps: int | None,
+    shuffle: bool = False,
+    fixed: bool = False,
+) -> tf.data.Dataset | None:
+    """Return an endless dataset of one batch, where Keras takes all rows in one step.
 
     Of arrays, Keras makes two pipelines an epoch, which on a few hundred rows takes longer
     than a step and a validation. Of this dataset it makes one for all epochs.
 
     Args:
+        model: Whose `fit`, `evaluate` or `predict` is to come.
         parts: Inputs, and also targets and weights, unless `None`; tensors or arrays.
+        batch_size: Rows of a step.
+        steps: How many steps were asked for; `None` for all rows.
         shuffle: Whether each batch has the rows in another order.
         fixed: Whether functions are traced for this number of rows, or for any.
+
+    Returns:
+        The dataset; `None` where there are more batches, or steps are counted.
     """
     given = tuple(part for part in parts if part is not None)
+    rows = _rows.count(given)
+    if steps is not None or model.steps_per_execution != 1 or batch_size < rows:
+        return None
     given = keras.tree.map_structure(tf.convert_to_tensor, given)
     given = keras.tree.lists_to_tuples(given)  # lists would become tensors
-    rows = _rows.count(given)
     dataset = tf.data.Dataset.from_tensor_slices(given)
     if shuffle:
         dataset = dataset.shuffle(rows)
@@ -93,6 +59,22 @@ def in_one_batch(parts: tuple[Any, ...], shuffle: bool, fixed: bool) -> tf.data.
     options.autotune.enabled = False  # there is nothing to tune
     options.experimental_optimization.apply_default_optimizations = False
     return dataset.batch(rows, drop_remainder=fixed).repeat().with_options(options)
+
+
+def for_training(
+    model: keras.Model,
+    rows: Rows,
+    batch_size: int,
+    shuffle: bool,
+    steps: int | None = None,
+) -> dict[str, Any]:
+    """Return arguments of `keras.Model.fit`: arrays, or a dataset of one batch."""
+    whole = in_one_batch(model, rows.parts(), batch_size, steps, shuffle, fixed=True)
+    if whole is not None:
+        return {"x": whole, "steps_per_epoch": 1, "shuffle": False}
+    x, y, weights = rows.parts()
+    given = {"x": x, "y": y, "sample_weight": weights, "batch_size": batch_size}
+    return {**given, "steps_per_epoch": steps, "shuffle": shuffle}
 
 
 def check_alone(
@@ -152,7 +134,7 @@ def gather(
     y = _validation.check_targets(f"{name}y", y, rows)
     _validation.check_fits(f"{name}y", y)
     weights = _row_weights(f"{name}sample_weight", sample_weight, class_weight, y)
-    return Rows(x, y, batch_size or rows, weights)
+    return Rows(x, y, weights, batch_size or rows)
 
 
 def _row_weights(
@@ -196,7 +178,7 @@ def stream(dataset: Any, steps: int | None) -> Stream:
 
 
 def begin(dataset: Any, steps: int | None, most: int) -> Rows:
-    """The first rows of a dataset, a few batches of them."""
+    """Read the first rows of a dataset, a few batches of them."""
     xs, ys, ws = [], [], []
     for x, y, weights in stream(dataset, steps).batches():
         xs.append(x)
@@ -208,8 +190,8 @@ def begin(dataset: Any, steps: int | None, most: int) -> Rows:
     return Rows(
         _rows.joined(xs),
         np.concatenate(ys),
-        len(ys[0]),
         np.concatenate(given) if given else None,
+        len(ys[0]),
     )
 
 

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _rows
 from keras_kare._linalg import inverse_cholesky
 from keras_kare.kernels.kernel import Kernel
-from keras_kare.layers.machine import chunks
 from keras_kare.solvers import System
+
+CHUNK = 4096
+"""Rows whose variance is computed at a time."""
 
 
 class Posterior:
@@ -73,7 +76,7 @@ class Posterior:
         return self.scale * self.unit_noise
 
     def unit_variance(self, prior: np.ndarray, cross: np.ndarray) -> np.ndarray:
-        """`var f(x)/s²` of rows, `(m,)`, from `K(x, x)` and `K(x, X)`, `(m, n)`."""
+        """Return `var f(x)/s²` of rows, `(m,)`, from `K(x, x)` and `K(x, X)`, `(m, n)`."""
         count = self._system.count
         seen = (cross * self._system.root) @ self._factor.T
         # Rounding may leave less than nothing at rows that are well known.
@@ -84,13 +87,13 @@ class Posterior:
         return variance + count * unseen**2
 
     def unit_variance_at(self, kernel: Kernel, x: Any, anchors: Any) -> np.ndarray:
-        """The same for rows `x`, a few at a time."""
+        """Return `var f(x)/s²` of the rows `x`, `(m,)`, a few at a time."""
         parts = [
             self.unit_variance(
                 kernel.diag(rows, dtype="float64").numpy(),
                 kernel.cross(rows, anchors, dtype="float64").numpy(),
             )
-            for rows in chunks(x)
+            for rows in _rows.slices(x, CHUNK)
         ]
         return np.concatenate(parts)
 
@@ -98,7 +101,7 @@ class Posterior:
 def _scale(
     a: np.ndarray, diagonal: np.ndarray, weights: np.ndarray, ridge: float
 ) -> np.ndarray:
-    """The sum over rows of `e²/v`, in units of `1/(s² N)`, one copy left out, `(c,)`."""
+    """Return the sum over rows of `e²/v` in units of `1/(s² N)`, one copy out, `(c,)`."""
     copies = np.maximum(weights, 1.0)
     of_copy = diagonal / copies + (1.0 - 1.0 / copies) / ridge
     times = np.minimum(weights, 1.0)  # w (a²/w) = a² for copies

@@ -1,59 +1,33 @@
-"""From a kernel and rows to the arrays of a kernel machine."""
+"""What a kernel machine predicts, in its dual and in its primal form."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_kare import _rows, _validation
+from keras_kare import _validation
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.structured.capture import run
 from keras_kare.kernels.structured.untouched import untouched
-from keras_kare.solvers import Prepared, Solution, System
-
-CHUNK = 4096
-"""Rows at a time in sums over rows."""
+from keras_kare.solvers import Prepared, Solution
 
 MANY = 8192
 """Anchors above which kernel values with them are not kept."""
 
 
-def system_of(
-    kernel: Kernel,
-    x: Any,
-    y: np.ndarray,
-    residual: bool = False,
-    weights: np.ndarray | None = None,
-    intercept: bool = False,
-) -> System:
-    """That of the rows `x`; with `residual`, for what the network leaves of `y`.
-
-    Raises:
-        ValueError: If `residual` does not fit.
-    """
-    targets = machine_targets(kernel, x, y, residual)
-    return System(kernel.operator(x), targets, weights, intercept)
-
-
-def machine_targets(kernel: Kernel, x: Any, y: np.ndarray, residual: bool) -> np.ndarray:
-    """What the kernel machine fits: `y`, or what the network leaves of it."""
-    y = np.asarray(y, "float64")
-    if not residual:
-        return y
-    f = np.asarray(network_outputs(kernel, x), "float64")
-    if f.shape != y.shape:
-        raise ValueError(
-            "`residual=True` needs as many targets as the network has outputs. "
-            f"Received: targets of shape {y.shape}, outputs of shape {f.shape}"
-        )
-    return y - f
+def from_cross(cross: tf.Tensor, dual: tf.Tensor) -> tf.Tensor:
+    """Return `(1/n) K(x, X) α`, `(m, c)`: the dual form, without its constant."""
+    return tf.matmul(cross, dual) / tf.cast(tf.shape(dual)[0], dual.dtype)
 
 
 def network_outputs(kernel: Kernel, x: Any) -> tf.Tensor:
-    """The outputs of the network that the kernel belongs to, `(n, c)`."""
+    """Return the outputs of the network that the kernel belongs to, `(n, c)`.
+
+    Raises:
+        ValueError: If there is none.
+    """
     network = getattr(kernel, "network", None)
     if network is None:
         raise ValueError(
@@ -64,18 +38,13 @@ def network_outputs(kernel: Kernel, x: Any) -> tf.Tensor:
         return run(network, x)
 
 
-def chunks(x: Any) -> Iterator[Any]:
-    """A few rows at a time, in order."""
-    return _rows.slices(x, CHUNK)
-
-
 def primal_weights(kernel: Kernel, x: Any, dual: np.ndarray) -> list[tf.Tensor]:
-    """`w = (1/n) J(X)ᵀ α`, summed in float64 over chunks of rows."""
+    """Return `w = (1/n) J(X)ᵀ α`, summed in float64 over chunks of rows."""
     return as_stored(kernel, kernel.operator(x).vjp(dual / len(dual)))
 
 
 def as_stored(kernel: Kernel, weights: list[tf.Tensor]) -> list[tf.Tensor]:
-    """Weights of the primal form, in the types of the kernel's variables if they fit.
+    """Cast weights of the primal form to the types of the kernel's variables if they fit.
 
     They fit where the largest of each target is far from both ends of a type: products
     with them then neither overflow nor vanish. Elsewhere all stay in float64, and so do
@@ -97,7 +66,7 @@ def as_stored(kernel: Kernel, weights: list[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def _largest(weights: tf.Tensor) -> np.ndarray:
-    """Of each target, `(c,)`; NaN where one of its weights is."""
+    """Return the largest size of each target's weights, `(c,)`; NaN where one is."""
     flat = np.abs(np.reshape(weights, (len(weights), -1)))
     return np.asarray(np.max(flat, axis=1, initial=0.0))
 
@@ -109,7 +78,7 @@ def _fit(largest: np.ndarray, dtype: Any) -> bool:
 
 
 class Predictor:
-    """What solutions predict for other rows, without a head.
+    """Predictions of many solutions for the same other rows, without a head.
 
     Args:
         kernel: The kernel.
@@ -122,7 +91,7 @@ class Predictor:
         self._cross: np.ndarray | None = None
 
     def __call__(self, solution: Solution) -> np.ndarray:
-        """`ŷ`, `(v, c)`."""
+        """Return `ŷ`, `(v, c)`."""
         values = self._without_constant(solution)
         return values if solution.constant is None else values + solution.constant
 

@@ -1,4 +1,4 @@
-"""Arrays of a head, whose sizes are known only once it is solved."""
+"""What a machine holds: arrays whose sizes are known only once it is solved."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare.machine.problem import Rows
+
 
 class Shelf(tf.Module):
     """The variables that predictions read, where TensorFlow finds them.
 
     So a user's own `tf.Module` round a model can be saved by `tf.saved_model.save`.
-    Keras leaves it alone: to its own files, `HeadState.save` writes.
+    Keras leaves it alone: to its own files, `State.save` writes.
     """
 
     def __init__(self) -> None:
@@ -22,12 +24,22 @@ class Shelf(tf.Module):
         self.held: list[tf.Variable] = []
 
 
-class HeadState:
+class State:
     """Anchors, their targets, the dual solution, the primal weights and the constant.
 
     Arrays that predictions read live in `tf.Variable`s of unknown length, so that a
-    traced prediction function stays valid when the head is solved again. Plain
-    facts (ridge, report, fingerprint) live in `facts`, which must be JSON.
+    traced prediction function stays valid when the head is solved again.
+
+    Attributes:
+        anchors: The inputs `X`, `(n, ...)`, in a nested structure.
+        targets: Their targets, `(n, c)`; `None` where anchors are not what was solved on.
+        row_weights: How often each counts, `(n,)`.
+        dual: `α`, `(n, c)` float64.
+        weights: `w`, one `(c, ...)` for each of the kernel's variables.
+        constant: `b`, `(c,)` float64.
+        facts: What is known beside arrays (choice, report, fingerprint), as JSON.
+        trained: Whether the kernel has been trained on rows.
+        shelf: Where TensorFlow finds the variables.
     """
 
     def __init__(self) -> None:
@@ -47,14 +59,35 @@ class HeadState:
         """Whether there is something to predict with."""
         return "report" in self.facts
 
+    @property
+    def columns(self) -> int:
+        """Number `c` of targets that are predicted; 0 before anything was solved."""
+        if self.weights is not None:
+            return int(self.weights[0].shape[0])
+        return 0 if self.dual is None else int(self.dual.shape[1])
+
+    def rows(self) -> Rows | None:
+        """Return the rows to solve on again; `None` where they were not kept."""
+        if self.anchors is None or self.targets is None:
+            return None
+        return Rows(values(self.anchors), self.targets, self.row_weights)
+
+    def copy(self) -> State:
+        """Return a state that reads the same variables, and may drop or replace some."""
+        other = State()
+        other.__dict__.update({**self.__dict__, "shelf": other.shelf})
+        return other
+
     def read(self) -> list[tf.Variable]:
-        """The variables that predictions read."""
+        """Return the variables that predictions read."""
         solution = (self.anchors, self.dual) if self.weights is None else self.weights
         parts = keras.tree.flatten((solution, self.constant))
         return [part for part in parts if part is not None]
 
-    def hold(self, x: Any, y: np.ndarray | None, row_weights: np.ndarray | None) -> None:
-        """Keep rows to solve on.
+    def hold(
+        self, x: Any, y: np.ndarray | None = None, row_weights: np.ndarray | None = None
+    ) -> None:
+        """Keep anchors, and their targets if they are all that is solved on.
 
         An earlier solution is forgotten, but for the ridge that was chosen; its
         variables stay, for traced functions.
@@ -68,10 +101,6 @@ class HeadState:
         """Forget the rows, and the dual that belongs to them."""
         self.anchors = self.targets = self.row_weights = self.dual = None
         self.shelf.held = self.read()
-
-    def forget_targets(self) -> None:
-        """Of anchors that are not the rows that were solved on."""
-        self.targets = self.row_weights = None
 
     def set_dual(self, dual: np.ndarray) -> None:
         """Store `α`, `(n, c)`."""
@@ -91,11 +120,21 @@ class HeadState:
         self.shelf.held = self.read()
 
     def key(self) -> Any:
-        """What a traced prediction depends on besides the values of variables."""
+        """Return what a traced prediction depends on besides the values of variables."""
         parts = (self.anchors, self.dual, self.weights, self.constant)
         return repr(
             [keras.tree.map_structure(id, part) for part in parts if part is not None]
         )
+
+    def signature(self) -> Any:
+        """Return the `tf.TensorSpec`s of any number of rows such as were solved on."""
+        description = self.facts["inputs"]
+
+        def spec(i: int) -> tf.TensorSpec:
+            shape, dtype = description["specs"][i]
+            return tf.TensorSpec([None, *shape], dtype)
+
+        return _filled(description["structure"], spec)
 
     def save(self, store: Any) -> None:
         """Write everything into a Keras variable store."""
@@ -143,7 +182,7 @@ class HeadState:
             raise ValueError(damage)
 
     def _clear(self) -> None:
-        self.__dict__.update({**HeadState().__dict__, "shelf": self.shelf})
+        self.__dict__.update({**State().__dict__, "shelf": self.shelf})
         self.shelf.held = []
 
     def _fill(self, store: Any) -> None:
@@ -166,6 +205,11 @@ class HeadState:
         self.shelf.held = self.read()
 
 
+def values(x: Any) -> Any:
+    """Return the present values of nested variables."""
+    return keras.tree.map_structure(lambda v: v.read_value(), x)
+
+
 def _sound(store: Any, name: str) -> np.ndarray:
     array = np.asarray(store[name])
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
@@ -178,24 +222,14 @@ def _sound(store: Any, name: str) -> np.ndarray:
 
 
 def describe(x: Any) -> Any:
-    """Shapes and types of nested inputs, as JSON."""
+    """Return shapes and types of nested inputs, as JSON."""
     parts = [tf.convert_to_tensor(part) for part in keras.tree.flatten(x)]
     specs = [[list(part.shape[1:]), part.dtype.name] for part in parts]
     return {"structure": _skeleton(x), "specs": specs}
 
 
-def signature(description: Any) -> Any:
-    """The nested `tf.TensorSpec`s of what `describe` was given, for any number of rows."""
-
-    def spec(i: int) -> tf.TensorSpec:
-        shape, dtype = description["specs"][i]
-        return tf.TensorSpec([None, *shape], dtype)
-
-    return _filled(description["structure"], spec)
-
-
 def _assigned(old: Any, new: Any) -> Any:
-    """Assign to the old variables where they fit, else make new ones; any length."""
+    """Assign rows to the old variables where they fit, else make new ones of any length."""
     new = keras.tree.map_structure(tf.convert_to_tensor, new)
     if old is not None and _specs(old) == _specs(new):
         keras.tree.map_structure(lambda v, t: v.assign(t), old, new)
@@ -206,7 +240,7 @@ def _assigned(old: Any, new: Any) -> Any:
 
 
 def _exact(old: list[tf.Variable] | None, new: list[tf.Tensor]) -> list[tf.Variable]:
-    """As `_assigned`, for shapes that are fixed."""
+    """Assign to the old variables where shapes and types fit, else make new ones."""
     specs = [(t.shape, t.dtype) for t in new]
     if old is not None and [(v.shape, v.dtype) for v in old] == specs:
         for variable, value in zip(old, new, strict=True):
@@ -220,7 +254,7 @@ def _specs(x: Any) -> str:
 
 
 def _skeleton(x: Any) -> Any:
-    """The nested structure with a number in place of each array."""
+    """Return the nested structure with a number in place of each array."""
     if x is None:
         return None
     numbers = iter(range(len(keras.tree.flatten(x))))

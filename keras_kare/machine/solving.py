@@ -1,0 +1,130 @@
+"""From a problem to its solution: which solver, which ridge, and what is told of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from keras_kare import solvers
+from keras_kare.kernels import memory
+from keras_kare.machine import ridge as ridges
+from keras_kare.machine.problem import Problem, Rows
+from keras_kare.machine.ridge import Choice
+from keras_kare.solvers import Decision, Prepared, Solution, Solver, System
+
+TOLD = (
+    "rows",
+    "leave_one_out_mse",
+    "kare",
+    "effective_dimension",
+    "jitter",
+    "solver",
+    "residual",
+    "tolerance",
+    "converged",
+    "iterations",
+    "stopped",
+    "kernel_error",
+)
+"""What a head's report says of a solution, under the solution's own names."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A solution, and how it came about.
+
+    Attributes:
+        prepared: What the solver made of the problem's system.
+        solution: At the ridge that was chosen.
+        choice: That ridge.
+        why: Why this solver.
+    """
+
+    prepared: Prepared
+    solution: Solution
+    choice: Choice
+    why: str
+
+    def report(self, relative: bool) -> dict[str, Any]:
+        """Return what is told of it, as JSON; the ridge also as the user gave it."""
+        solution = self.solution
+        relative_ridge = solution.ridge / self.prepared.unit
+        constant = solution.constant
+        return {
+            "ridge": relative_ridge if relative else solution.ridge,
+            "ridge_value": solution.ridge,
+            "relative_ridge": relative_ridge,
+            "chosen_by": self.choice.by,
+            "why": self.why,
+            **{name: getattr(solution, name) for name in TOLD},
+            "intercept": None if constant is None else constant.tolist(),
+        }
+
+    def check_interrupted(self) -> None:
+        """Raise what was interrupted, after what there is has been stored.
+
+        Raises:
+            KeyboardInterrupt: With what the head holds.
+        """
+        if self.solution.stopped != "interrupted":
+            return
+        stopped = KeyboardInterrupt()
+        stopped.add_note(
+            "The head holds the best iterate, whose relative residual is "
+            f"{self.solution.residual:.2g}: `predict` works."
+        )
+        raise stopped
+
+
+def solve(
+    problem: Problem,
+    solver: Solver | str,
+    choice: Choice | None = None,
+    validation: Rows | None = None,
+) -> Solved:
+    """Solve at a ridge that was chosen before, or choose one first.
+
+    Args:
+        problem: The problem.
+        solver: How; `"auto"`: the exact solver that takes fewest operations.
+        choice: The ridge. Defaults to a choice by `ridge.choose`.
+        validation: Rows for that.
+    """
+    system = problem.system()
+    decision = decide(system, 1 if choice else len(ridges.GRID), solver)
+    prepared = _prepare(decision.solver, system)
+    if choice is None:
+        choice = ridges.choose(problem, prepared, validation)
+    solution = prepared.checked(prepared.solve(choice.absolute(prepared.unit)))
+    return Solved(prepared, solution, choice, decision.why)
+
+
+def choose_ridge(
+    problem: Problem, solver: Solver | str, validation: Rows, by: str
+) -> Choice:
+    """Choose a ridge on rows that trained nothing, for a machine that is not kept."""
+    system = problem.system()
+    prepared = _prepare(decide(system, len(ridges.GRID), solver).solver, system)
+    return ridges.choose(problem, prepared, validation, by)
+
+
+def decide(system: System, count: int, wanted: Solver | str) -> Decision:
+    """Take the user's solver, or, for `"auto"`, the one that takes fewest operations.
+
+    Args:
+        system: What is solved.
+        count: For how many ridges.
+        wanted: A solver, or `"auto"`.
+    """
+    if isinstance(wanted, Solver):
+        return Decision(wanted, "the user")
+    limit = memory.default_limit()
+    return solvers.decide(system.operator, system.y.shape[1], count, limit)
+
+
+def _prepare(solver: Any, system: Any) -> Any:  # until the room of the solvers has it
+    from keras_kare.machine.problem import StreamSystem
+
+    if isinstance(system, StreamSystem):
+        return solver.prepare_stream(system.kernel, system.stream)
+    return solver.prepare(system)

@@ -1,0 +1,160 @@
+"""One call of `fit`: rows are gathered and checked, they train, and are solved on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_kare.machine import Rows
+from keras_kare.machine import ridge as ridges
+from keras_kare.models import batches, gathering, rehearsal
+from keras_kare.models.watch import Watch
+from keras_kare.solvers.stream import Stream
+
+
+@dataclass
+class Session:
+    """What one `fit` trains, validates and is solved on.
+
+    Attributes:
+        model: A `KAREModel`.
+        x: As it was passed: arrays, or a dataset that Keras reads.
+        rows: Training rows; of a stream, its first ones.
+        solved_on: What the head is solved on at the end: the rows, or the stream.
+        validation: Rows that never train, or `None`.
+        batch_size: Rows of a Gram matrix.
+    """
+
+    model: Any
+    x: Any
+    rows: Rows
+    solved_on: Rows | Stream
+    validation: Rows | None
+    batch_size: int
+
+    @classmethod
+    def gathered(
+        cls,
+        model: Any,
+        x: Any,
+        y: Any,
+        batch_size: int | None,
+        validation_split: float,
+        validation_data: Any,
+        steps: int | None,
+        validation_steps: int | None,
+        **weights: Any,
+    ) -> Session:
+        """Gather and check all rows, before any work; arguments as of `fit`.
+
+        Raises:
+            ValueError: For bad input, named.
+        """
+        steps, stream = batches.steps_of_rows(x, steps), None
+        if model._streams(x):
+            gathering.check_alone(y, **weights)
+            rows = gathering.begin(x, steps, model.validation_anchors)
+            stream = gathering.stream(x, steps)
+        else:
+            rows = gathering.gather(x, y, steps, **weights)
+        if validation_split and validation_data is None:
+            if batches.is_dataset(x):
+                raise ValueError(
+                    "`validation_split` needs arrays. Split the dataset, and pass "
+                    f"`validation_data`. Received: validation_split={validation_split}"
+                )
+            rows, held = rows.split(validation_split)
+            validation: Rows | None = held
+        else:
+            validation = gathering.gather_validation(validation_data, validation_steps)
+        arrays = not batches.is_dataset(x)
+        if arrays and batch_size is None:
+            full = model.loss.supplies_gradients
+            batch_size = len(rows) if full else gathering.default_batch_size(len(rows))
+        size = rows.batch_size if batch_size is None else batch_size
+        model._check_rows(rows, validation, size)
+        model._check_trainable(rows, validation)
+        if arrays:
+            gathering.check_batch_size(size, len(rows))
+        session = cls(model, x, rows, stream or rows, validation, size)
+        model.machine.check_rows(session.solved_on, validation is not None)
+        return session
+
+    def training_data(self, shuffle: bool, steps: int | None) -> dict[str, Any]:
+        """Return what trains, as arguments of `keras.Model.fit`."""
+        if not batches.is_dataset(self.x):
+            return gathering.for_training(
+                self.model, self.rows, self.batch_size, shuffle, steps
+            )
+        shuffle = shuffle and not isinstance(self.x, tf.data.Dataset)  # else Keras warns
+        return {"x": self.x, "steps_per_epoch": steps, "shuffle": shuffle}
+
+    def validation_data(
+        self, given: Any, batch_size: int | None, steps: int | None
+    ) -> dict[str, Any]:
+        """Return what validates, as arguments of `keras.Model.fit`.
+
+        Args:
+            given: As `validation_data` of `fit`.
+            batch_size: Rows of a step; `None` for the usual number.
+            steps: As `validation_steps` of `fit`.
+        """
+        if self.validation is None or batches.is_dataset(given):
+            return {"validation_data": given, "validation_steps": steps}
+        most, parts = gathering.prediction_batch_size(batch_size), self.validation.parts()
+        whole = gathering.in_one_batch(self.model, parts, most, steps)
+        if whole is None:
+            return {"validation_data": parts, "validation_steps": steps}
+        return {"validation_data": whole, "validation_steps": 1}
+
+    def begin(self, trains: bool) -> rehearsal.Snapshot | None:
+        """Make the model ready; the values it starts from, if a rehearsal is to come."""
+        model, machine = self.model, self.model.machine
+        model._train_with(machine.decide_intercept(self.solved_on))
+        machine.state.hold(*self.rows.parts())
+        if not machine.settings.keep_anchors:
+            machine.state.drop_anchors()
+        machine.state.trained |= trains
+        if not model.optimizer.built:  # else the step would be traced twice
+            model.optimizer.build(model.trainable_variables)
+        rehearses = machine.settings.ridge == "auto" and self.validation is None
+        return rehearsal.Snapshot(model) if rehearses else None
+
+    def solve_for_validation(self) -> None:
+        """Solve an exact head at the ridge of the loss, on not too many rows."""
+        self.model.machine.solve(
+            self.rows.spread(self.model.validation_anchors),
+            choice=ridges.of_loss(self.model.loss),
+            solver="auto",
+            intercept=self.model._intercept,
+        )
+
+    def end(
+        self,
+        history: keras.callbacks.History,
+        start: rehearsal.Snapshot | None,
+        watch: Watch,
+        epochs: tuple[int, int],
+        shuffle: bool,
+    ) -> None:
+        """Choose the ridge, where nothing has yet, and solve on all rows.
+
+        Args:
+            history: Of the training.
+            start: What `begin` returned.
+            watch: What saw the training.
+            epochs: `initial_epoch` and `epochs` of `fit`.
+            shuffle: As in `fit`.
+        """
+        model, choice = self.model, None
+        ran, first = rehearsal.epochs_run(history, *epochs, watch.restored)
+        if start is not None and ran:
+            choice = rehearsal.rehearse(
+                model, self.rows, start, ran, first, self.batch_size, shuffle
+            )
+        elif not ran:
+            choice = model._choice_without_rows(self.validation)
+        model.machine.solve(self.solved_on, self.validation, choice, None, model._intercept)

@@ -1,0 +1,110 @@
+"""One KARE step: what a batch's Gram matrix costs, and what its gradients update."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from keras_kare import _rows
+from keras_kare.kernels.recompute import attach
+from keras_kare.kernels.structured.capture import run
+from keras_kare.kernels.structured.untouched import untouched
+
+ONE_ROW = (
+    "`x` yields a batch of one row, which has no KARE. Use `drop_remainder=True`, or "
+    "another batch size. (The model has been trained on the batches before it; `fit_head` "
+    "takes batches of any size.)"
+)
+
+NOT_FINITE = (
+    "The gradient of the loss by the weight `{path}` is not finite at the present weights "
+    "and inputs; no weight has been changed by this step. Scale inputs and targets to "
+    "about one, take a larger ridge in the loss, use "
+    '`keras.config.set_floatx("float64")`, or, if training went well before this step, a '
+    "smaller learning rate. The gradient"
+)
+
+
+def evaluated(
+    model: Any, tape: tf.GradientTape, x: Any, y: Any, weights: tuple[Any, ...]
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return the loss of the batch, and predictions of its rows."""
+    asked = model._intercept is not None and model._intercept.present
+    constant = {"intercept": True} if asked else {}
+    if not model.loss.supplies_gradients:
+        gram = model.kernel.gram(x)
+        if gram.shape[0] is None:  # streams show their last batch only when it comes
+            several = tf.debugging.assert_greater(tf.shape(gram)[0], 1, ONE_ROW)
+            with tf.control_dependencies([several] if several is not None else []):
+                gram = tf.identity(gram)
+        return model.loss.evaluate(columns(y, gram), gram, *weights, **constant)
+    variables, step = model.kernel.trainable_variables, int(model.optimizer.iterations)
+    y = columns(y, variables[0])
+    with tape.stop_recording():
+        value, gradients, predictions = model.loss.value_and_gradients(
+            model.kernel, x, y, step, *weights, **constant
+        )
+    loss = attach(
+        tf.constant(value, y.dtype),
+        variables,
+        lambda upstream: [tf.cast(upstream, g.dtype) * g for g in gradients],
+    )
+    return loss, tf.constant(predictions, y.dtype)
+
+
+def network_losses(model: Any, x: Any, noted: list[Any]) -> list[tf.Tensor]:
+    """Return what layers have noted, as of activities, and regularisers of weights."""
+    if tf.executing_eagerly():
+        # The kernel's functions note nothing when they run again.
+        few = _rows.take(x, slice(2))
+        noted = noted_of(model.kernel, x) if noted_of(model.kernel, few) else []
+    graph = tf.compat.v1.get_default_graph()
+    if any(getattr(extra, "graph", graph) is not graph for extra in noted):
+        # In tiles, and by losses that form no Gram matrix, rows are seen elsewhere.
+        noted = noted_of(model.kernel, x)
+    extras = [tf.convert_to_tensor(extra) for extra in noted]
+    for variable in model.trainable_variables:
+        if (regularizer := getattr(variable, "regularizer", None)) is not None:
+            extras.append(tf.convert_to_tensor(regularizer(variable)))
+    return extras
+
+
+def noted_of(kernel: Any, x: Any) -> list[Any]:
+    """Return what the network's layers note for rows; nothing where there is no network."""
+    network = getattr(kernel, "network", None)
+    if network is None:
+        return []
+    with untouched(network) as scope:
+        run(network, x)
+    return list(scope.losses)
+
+
+def checks(optimizer: Any, gradients: Any, variables: Any) -> list[Any]:
+    """Return checks to run before an update, which would lose all weights.
+
+    Scaled losses are meant to overflow at times: their optimizer leaves out the step.
+    """
+    if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
+        return []
+    return [
+        tf.debugging.check_numerics(gradient, NOT_FINITE.format(path=variable.path))
+        for gradient, variable in zip(gradients, variables, strict=True)
+    ]
+
+
+def count(y: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+    """Return how often the rows count together."""
+    if weights is None:
+        return tf.cast(tf.shape(y)[0], y.dtype)
+    return tf.reduce_sum(tf.cast(weights, y.dtype))
+
+
+def columns(y: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
+    """Return targets as `(n, c)`, of the type of `like`."""
+    y = tf.cast(y, like.dtype)
+    if y.shape.rank == 2:
+        return y
+    count = y.shape[1:].num_elements() if y.shape.rank else 1
+    return tf.reshape(y, (-1, count))
