@@ -15,8 +15,8 @@ from keras_kare.kernels import NTK
 from keras_kare.kernels.operator import DenseOperator
 from keras_kare.solvers import Spectral, System
 from keras_kare.solvers.eigenpro import EigenPro
-from keras_kare.solvers.eigenpro_features import FeatureIterate, add_images
-from keras_kare.solvers.eigenpro_steps import MatrixIterate, Subspace
+from keras_kare.solvers.eigenpro.features import FeatureIterate, add_images
+from keras_kare.solvers.eigenpro.steps import MatrixIterate, Subspace
 
 N = 200
 
@@ -212,7 +212,7 @@ def test_ntk_by_features_and_by_values(
     system = System(kernel.operator(x), y, weights)
     solver = EigenPro(tolerance=1e-6, batch_size=64, subsample=90, components=12)
     prepared = solver.prepare(system)
-    assert prepared.plan.by_features == by_features
+    assert prepared.reading.by_features == by_features
     assert (prepared._held is not None) == held
     ridge = system.unit
     solution = prepared.solve(ridge)
@@ -232,7 +232,7 @@ def test_ntk_of_several_outputs(rng: np.random.Generator) -> None:
     x, y = rng.normal(size=(N, 3)), targets(3)
     system = System(kernel.operator(x), y)
     prepared = EigenPro(tolerance=1e-6, components=0, batch_size=80).prepare(system)
-    assert prepared.plan.by_features
+    assert prepared.reading.by_features
     solution = prepared.solve(system.unit)
     assert solution.converged
     gram = kernel.gram(x, dtype="float64").numpy()
@@ -245,7 +245,7 @@ def test_float32_networks_go_on_in_float64(rng: np.random.Generator) -> None:
     x, y = rng.normal(size=(N, 3)).astype("float32"), targets(2)
     system = System(kernel.operator(x), y)
     prepared = EigenPro(components=50, tolerance=1e-5).prepare(system)
-    assert prepared.plan.by_features
+    assert prepared.reading.by_features
     ridge = 1e-6 * system.unit
     assert prepared.iterate(ridge).dtype == "float32"
     solution = prepared.solve(ridge)
@@ -369,7 +369,7 @@ def test_memory_is_checked_and_kept() -> None:
             System(many, np.ones((600, 1)))
         )
     solver = EigenPro(memory_limit=limit, subsample=50)
-    assert 1 <= solver.plan(many, 1).batch_rows < 600
+    assert 1 <= solver.reading(many, 1).batch_rows < 600
     assert solver.memory(many, 1) <= limit
     assert solver.prepare(System(many, np.ones((600, 1)))).solve(1.0).converged
 

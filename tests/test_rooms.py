@@ -112,7 +112,7 @@ def test_an_import_upwards_is_found(planted):
         "from keras_kare import _validation",
         "from keras_kare.kernels import NTK",
         "from ..kernels import ntk",
-        "from .result import Solution",
+        "from .solution import Solution",
         "import numpy",
     ],
 )

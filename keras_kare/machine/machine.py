@@ -28,7 +28,7 @@ from keras_kare.machine.ridge import Choice
 from keras_kare.machine.solving import Solved
 from keras_kare.machine.state import State, describe, values
 from keras_kare.solvers import Solver
-from keras_kare.solvers.result import ADVICE
+from keras_kare.solvers.solution import ADVICE
 from keras_kare.solvers.stream import Stream
 
 NOT_SOLVED = "The head has not been solved. Call `fit` or `fit_head(x, y)` first."

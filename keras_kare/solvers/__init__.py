@@ -6,7 +6,7 @@ from keras_kare.solvers.cholesky import Cholesky
 from keras_kare.solvers.eigenpro import EigenPro
 from keras_kare.solvers.nystrom import Nystrom
 from keras_kare.solvers.primal import Primal
-from keras_kare.solvers.result import Solution
+from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared, Solver
 from keras_kare.solvers.spectral import Spectral
 from keras_kare.solvers.system import System

@@ -13,7 +13,7 @@ from keras_kare import _validation
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.preconditioner import NystromPreconditioner
 from keras_kare.solvers.progress import Progress
-from keras_kare.solvers.result import Solution
+from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared, Solver
 from keras_kare.solvers.system import System
 

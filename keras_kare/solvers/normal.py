@@ -25,7 +25,7 @@ class NormalEquations:
     """`(G + λI) w = b` with `G = Φᵀ W Φ/N` and `b = Φᵀ W y/N`, one pass over the rows.
 
     With an intercept, features and targets are those less their means, which are known
-    after the last row: `Φᵀ C Φ = Φᵀ Φ − f fᵀ/S` with `C` of `keras_kare.solvers.intercept`,
+    after the last row: `Φᵀ C Φ = Φᵀ Φ − f fᵀ/S` with `C` of `keras_kare.solvers.centred`,
     `f = Φᵀρ`, `S = |ρ|²`, where `Φ` and `ρ` have the rows' weights.
 
     Args:

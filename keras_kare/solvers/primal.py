@@ -14,7 +14,7 @@ from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import FeatureOperator, KernelOperator
 from keras_kare.solvers.normal import NormalEquations
 from keras_kare.solvers.progress import Progress
-from keras_kare.solvers.result import Solution
+from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared, Solver
 from keras_kare.solvers.stream import Stream, StreamPrepared, sum_over
 from keras_kare.solvers.system import System

@@ -13,7 +13,7 @@ import numpy as np
 from keras_kare import _validation
 from keras_kare.kernels.memory import available, in_words
 from keras_kare.kernels.operator import KernelOperator
-from keras_kare.solvers.result import Solution
+from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.system import System
 
 

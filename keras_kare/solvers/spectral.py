@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_kare import _linalg
 from keras_kare.kernels.operator import KernelOperator
-from keras_kare.solvers.result import Solution
+from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared, Solver
 from keras_kare.solvers.system import System
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from keras_kare import _validation
 from keras_kare.kernels.operator import KernelOperator
-from keras_kare.solvers.intercept import CentredOperator
-from keras_kare.solvers.result import Solution
+from keras_kare.solvers.centred import CentredOperator
+from keras_kare.solvers.solution import Solution
 
 
 class System:
@@ -18,7 +18,7 @@ class System:
 
     Rows may count `w_i` times, `N = Σ w` in all: then `W½ K W½/N` and `W½ y` stand in
     for `K/n` and `y` (see `keras_kare.risk`). With an intercept, features and targets
-    are those less their means (see `keras_kare.solvers.intercept`), and the constant is
+    are those less their means (see `keras_kare.solvers.centred`), and the constant is
     read off the solution.
 
     Args:

@@ -11,7 +11,7 @@ and the gradient of KARE by `J` is
 
 With an intercept, `J` and `y` are those less their means, `1/z` less is the trace of the
 `P` that stands in for `A⁻¹`, and `1/z²` that of its square (see
-`keras_kare.solvers.intercept`). The gradient by `J` less its mean is the one by `J`: it
+`keras_kare.solvers.centred`). The gradient by `J` less its mean is the one by `J`: it
 has no mean, either.
 """
 
@@ -27,7 +27,7 @@ from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.memory import available, in_words
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers import System
-from keras_kare.solvers.intercept import CentredOperator
+from keras_kare.solvers.centred import CentredOperator
 from keras_kare.solvers.normal import NormalEquations
 from keras_kare.solvers.primal import CHUNK_BYTES, chunk_rows
 from keras_kare.stochastic.estimate import Estimate

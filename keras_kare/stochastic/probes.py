@@ -18,7 +18,7 @@ iterations of the solver: with `b = A⁻¹a`,
     uᵀ ∂K v = uᵀ ∂J (Jᵀv) + vᵀ ∂J (Jᵀu).
 
 With an intercept, probes are those less their means, and `A` that of features less
-theirs: `A⁻¹C z = P z` (see `keras_kare.solvers.intercept`).
+theirs: `A⁻¹C z = P z` (see `keras_kare.solvers.centred`).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_kare import _linalg, _rows
 from keras_kare.kernels.kernel import Kernel
-from keras_kare.solvers.eigenpro_steps import Batch, Iterate, Passes, Subspace
+from keras_kare.solvers.eigenpro.steps import Batch, Iterate, Passes, Subspace
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Mean:
     """The mean of the features, which machines with a constant take out.
 
     Attributes:
-        unit: `q`, `(n,)`; see `keras_kare.solvers.intercept`.
+        unit: `q`, `(n,)`; see `keras_kare.solvers.centred`.
         features: `Jᵀq`, `(1, ...)` each, as `kernel.pull` returns it.
     """
 

@@ -12,7 +12,7 @@ from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.system import relative
 
 if TYPE_CHECKING:
-    from keras_kare.solvers.eigenpro_prepared import EigenProPrepared
+    from keras_kare.solvers.eigenpro.prepared import EigenProPrepared
 
 LOOK_AFTER = 10
 """Most epochs between two looks at the true residual."""

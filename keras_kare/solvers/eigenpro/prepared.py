@@ -15,11 +15,11 @@ import numpy as np
 from keras_kare import _rows
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
-from keras_kare.solvers.eigenpro_features import FeatureIterate, Mean, add_images
-from keras_kare.solvers.eigenpro_run import Run
-from keras_kare.solvers.eigenpro_steps import Iterate, MatrixIterate, Subspace
-from keras_kare.solvers.intercept import CentredOperator, less_means
-from keras_kare.solvers.result import Solution
+from keras_kare.solvers.centred import CentredOperator, less_means
+from keras_kare.solvers.eigenpro.features import FeatureIterate, Mean, add_images
+from keras_kare.solvers.eigenpro.run import Run
+from keras_kare.solvers.eigenpro.steps import Iterate, MatrixIterate, Subspace
+from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared
 from keras_kare.solvers.stream import OTHER_ROWS, Stream
 from keras_kare.solvers.system import System, above_rounding
@@ -35,7 +35,7 @@ SPAN = 8.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class Reading:
     """How rows are read.
 
     Attributes:
@@ -55,7 +55,7 @@ class EigenProPrepared(Prepared):
     """The subspace, which serves every ridge, and rows in batches.
 
     Attributes:
-        plan: How rows are read.
+        reading: How rows are read.
         y: What stands in for `y`, `(n, c)`; see `System`.
         subspace: The subspace.
     """
@@ -63,7 +63,7 @@ class EigenProPrepared(Prepared):
     exact_leave_one_out = False
     direct = False
     solver: EigenPro
-    plan: Plan
+    reading: Reading
     y: np.ndarray
     subspace: Subspace
     _begun: float
@@ -78,10 +78,10 @@ class EigenProPrepared(Prepared):
     def batch_rows(self, ridge: float) -> int:
         """Rows of a batch: more would make its eigenvalues lie too far apart."""
         if self.solver.batch_size != "auto":
-            return self.plan.batch_rows
+            return self.reading.batch_rows
         flat = self.subspace.left + len(self.y) * ridge
         ratio = SPAN * flat / max(self.subspace.next, 1e-300)
-        return int(min(self.plan.batch_rows, max(LEAST_ROWS, 1.0 + ratio)))
+        return int(min(self.reading.batch_rows, max(LEAST_ROWS, 1.0 + ratio)))
 
     def out_of_time(self) -> bool:
         """Whether the user's time is over."""
@@ -107,7 +107,7 @@ class EigenProPrepared(Prepared):
         sample: np.ndarray,
         gram: np.ndarray,
     ) -> None:
-        """The plan and the subspace.
+        """The reading and the subspace.
 
         Args:
             operator: `K`, of all rows or of the subsample alone.
@@ -116,8 +116,8 @@ class EigenProPrepared(Prepared):
             gram: What stands in for `K` of the subsample.
         """
         columns = self.y.shape[1]
-        self.subspace = Subspace(numbers, gram, self.plan.components)
-        if self.plan.by_features:
+        self.subspace = Subspace(numbers, gram, self.reading.components)
+        if self.reading.by_features:
             scale = None if operator.scale is None else operator.scale[sample]
             x = operator.rows_of(sample)
             add_images(self.subspace, operator.kernel, x, scale, self._mean)
@@ -137,14 +137,14 @@ class EigenProArrays(EigenProPrepared):
         rng = np.random.default_rng(solver.seed)
         count = min(solver.subsample, len(self.usable))
         rows = np.sort(rng.choice(self.usable, count, replace=False))
-        self.plan = solver.plan(operator, self.y.shape[1])
-        if self.plan.by_features and isinstance(operator, CentredOperator):
+        self.reading = solver.reading(operator, self.y.shape[1])
+        if self.reading.by_features and isinstance(operator, CentredOperator):
             self._step, _ = operator.kernel.chunk(operator.x, self.y.shape[1])
             self._mean = Mean.of(
                 operator.kernel, operator.unit, operator.scale, self.passes
             )
         self._begin(operator, rows, rows, operator.block(rows, rows))
-        if self.plan.by_features and self._holds:
+        if self.reading.by_features and self._holds:
             self._held = operator.kernel.held(operator.x)
 
     def solve(self, ridge: float, start: Solution | None = None) -> Solution:
@@ -162,7 +162,7 @@ class EigenProArrays(EigenProPrepared):
 
     def iterate(self, ridge: float) -> Iterate:
         operator, columns = self.system.operator, self.y.shape[1]
-        if not self.plan.by_features:
+        if not self.reading.by_features:
             return MatrixIterate(operator, self.subspace, columns, ridge)
         return FeatureIterate(
             operator.kernel,
@@ -187,7 +187,7 @@ class EigenProArrays(EigenProPrepared):
             yield rows, self._inputs(rows)
 
     def _inputs(self, numbers: Any) -> Any:
-        needed = self.plan.by_features and self._held is None
+        needed = self.reading.by_features and self._held is None
         return self.system.operator.rows_of(numbers) if needed else None
 
 
@@ -211,8 +211,8 @@ class EigenProStream(EigenProPrepared):
         self.solver, self.kernel, self.stream = solver, kernel, stream
         numbers, x = stream.sample(solver.subsample, solver.seed)
         operator = kernel.operator(x)
-        self.plan = solver.plan(operator, stream.columns, streamed=True)
-        needed = solver.fixed_bytes(operator, stream.columns, self.plan)
+        self.reading = solver.reading(operator, stream.columns, streamed=True)
+        needed = solver.fixed_bytes(operator, stream.columns, self.reading)
         advice = "Name fewer `components`."
         solver.check_bytes(needed, operator.features or 0, "features", advice)
         y, weights, trace = stream.targets(kernel)

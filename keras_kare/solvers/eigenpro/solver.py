@@ -7,13 +7,13 @@ import keras
 from keras_kare import _validation
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
-from keras_kare.solvers.eigenpro_prepared import (
+from keras_kare.solvers.eigenpro.prepared import (
     EigenProArrays,
     EigenProPrepared,
     EigenProStream,
-    Plan,
+    Reading,
 )
-from keras_kare.solvers.eigenpro_steps import STEPS
+from keras_kare.solvers.eigenpro.steps import STEPS
 from keras_kare.solvers.solver import Solver
 from keras_kare.solvers.stream import Stream
 from keras_kare.solvers.system import System
@@ -122,20 +122,24 @@ class EigenPro(Solver):
 
     def memory(self, operator: KernelOperator, columns: int) -> float:
         rows = self.row_bytes(operator.rows, columns)
-        return rows + self.fixed_bytes(operator, columns, self.plan(operator, columns))
+        return rows + self.fixed_bytes(operator, columns, self.reading(operator, columns))
 
     def row_bytes(self, rows: int, columns: int) -> float:
         """Bytes that are kept of so many rows, beside the rows."""
         return 56.0 * rows * columns
 
-    def fixed_bytes(self, operator: KernelOperator, columns: int, plan: Plan) -> float:
+    def fixed_bytes(
+        self, operator: KernelOperator, columns: int, reading: Reading
+    ) -> float:
         """Bytes that are held however many rows there are."""
         m = float(min(self.subsample, operator.rows))
-        features = (operator.features or 0) if plan.by_features else 0
-        images = features * (20.0 * plan.components + 40.0 * columns)
-        return 32.0 * m**2 + images + plan.batch_rows * plan.row_bytes
+        features = (operator.features or 0) if reading.by_features else 0
+        images = features * (20.0 * reading.components + 40.0 * columns)
+        return 32.0 * m**2 + images + reading.batch_rows * reading.row_bytes
 
-    def plan(self, operator: KernelOperator, columns: int, streamed: bool = False) -> Plan:
+    def reading(
+        self, operator: KernelOperator, columns: int, streamed: bool = False
+    ) -> Reading:
         """How rows will be read, and how many at a time, by operations and bytes.
 
         Args:
@@ -160,7 +164,7 @@ class EigenPro(Solver):
             if self.batch_size == "auto":
                 b = min(b, max(1, int(share / each)))
         q = min(m // 4, q) if self.components == "auto" else min(int(self.components), m)
-        return Plan(mapped, q, min(b, rows), each)
+        return Reading(mapped, q, min(b, rows), each)
 
     def prepare(self, system: System) -> EigenProPrepared:
         self.check_memory(

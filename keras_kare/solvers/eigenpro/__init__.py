@@ -1,0 +1,5 @@
+"""Stochastic block iteration: the solver, how it reads rows, its steps and its epochs."""
+
+from keras_kare.solvers.eigenpro.solver import EigenPro
+
+__all__ = ["EigenPro"]
