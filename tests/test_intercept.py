@@ -248,11 +248,12 @@ def test_streams_are_solved_like_arrays(data, kernel, name, weighted):
 
     gram = kernel.gram(x).numpy()
     expected = Bordered(gram, y, RIDGE, weights)
-    prepared = SOLVERS[name].prepare_stream(kernel, Stream(batches, intercept=True))
+    system = kk.solvers.StreamSystem(kernel, Stream(batches, intercept=True))
+    prepared = SOLVERS[name].prepare(system)
     solution = prepared.solve(RIDGE)
     if solution.weights is None:
         dual = prepared.predictor(solution)
-        found = kernel.cross(x, prepared.anchors).numpy() @ dual / len(dual)
+        found = kernel.cross(x, prepared.anchors_of(solution)).numpy() @ dual / len(dual)
     else:
         flat = prepared.predictor_weights(solution)
         found = kernel.jvp(x, kernel.weights_from(flat, x)).numpy()

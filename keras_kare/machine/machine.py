@@ -238,8 +238,7 @@ class Machine:
             )
         intercept = state.constant is not None
         problem = Problem(self.kernel, rows, self.settings.residual, intercept)
-        system = problem.system()
-        solvers.Cholesky().check_memory(system, "Use fewer rows.")
+        system = solvers.Cholesky().check_memory(problem.system(), "Use fewer rows.")
         return Posterior(system, state.facts["report"]["ridge_value"])
 
     def in_form(self, form: str) -> Machine:

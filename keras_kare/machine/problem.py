@@ -14,15 +14,7 @@ from keras_kare import _rows
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.machine.prediction import network_outputs
 from keras_kare.solvers import System
-from keras_kare.solvers.stream import Batch, Stream
-
-
-@dataclass(frozen=True)
-class StreamSystem:  # until the room of the solvers has it
-    """A stream."""
-
-    kernel: Kernel
-    stream: Stream
+from keras_kare.solvers.stream import Batch, Stream, StreamSystem
 
 
 @dataclass(frozen=True)
@@ -95,7 +87,7 @@ class Problem:
     residual: bool = False
     intercept: bool = False
 
-    def system(self) -> System:
+    def system(self) -> System | StreamSystem:
         """Return the system that a solver prepares.
 
         Raises:
@@ -108,7 +100,7 @@ class Problem:
         stream = self.rows.with_intercept(self.intercept)
         if self.residual:
             stream = stream.with_targets(self.targets)
-        return StreamSystem(self.kernel, stream)  # type: ignore
+        return StreamSystem(self.kernel, stream)
 
     def targets(self, x: Any, y: np.ndarray) -> np.ndarray:
         """Return what the machine fits: `y`, or what the network leaves of it.

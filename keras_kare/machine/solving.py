@@ -10,7 +10,7 @@ from keras_kare.kernels import memory
 from keras_kare.machine import ridge as ridges
 from keras_kare.machine.problem import Problem, Rows
 from keras_kare.machine.ridge import Choice
-from keras_kare.solvers import Decision, Prepared, Solution, Solver, System
+from keras_kare.solvers import Decision, Prepared, Solution, Solver, StreamSystem, System
 
 TOLD = (
     "rows",
@@ -92,7 +92,7 @@ def solve(
     """
     system = problem.system()
     decision = decide(system, 1 if choice else len(ridges.GRID), solver)
-    prepared = _prepare(decision.solver, system)
+    prepared = decision.solver.prepare(system)
     if choice is None:
         choice = ridges.choose(problem, prepared, validation)
     solution = prepared.checked(prepared.solve(choice.absolute(prepared.unit)))
@@ -104,11 +104,11 @@ def choose_ridge(
 ) -> Choice:
     """Choose a ridge on rows that trained nothing, for a machine that is not kept."""
     system = problem.system()
-    prepared = _prepare(decide(system, len(ridges.GRID), solver).solver, system)
+    prepared = decide(system, len(ridges.GRID), solver).solver.prepare(system)
     return ridges.choose(problem, prepared, validation, by)
 
 
-def decide(system: System, count: int, wanted: Solver | str) -> Decision:
+def decide(system: System | StreamSystem, count: int, wanted: Solver | str) -> Decision:
     """Take the user's solver, or, for `"auto"`, the one that takes fewest operations.
 
     Args:
@@ -118,13 +118,6 @@ def decide(system: System, count: int, wanted: Solver | str) -> Decision:
     """
     if isinstance(wanted, Solver):
         return Decision(wanted, "the user")
+    assert isinstance(system, System)  # streams are for solvers that the user names
     limit = memory.default_limit()
-    return solvers.decide(system.operator, system.y.shape[1], count, limit)
-
-
-def _prepare(solver: Any, system: Any) -> Any:  # until the room of the solvers has it
-    from keras_kare.machine.problem import StreamSystem
-
-    if isinstance(system, StreamSystem):
-        return solver.prepare_stream(system.kernel, system.stream)
-    return solver.prepare(system)
+    return solvers.decide(system.operator, system.columns, count, limit)

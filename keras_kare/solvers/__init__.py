@@ -9,6 +9,7 @@ from keras_kare.solvers.primal import Primal
 from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared, Solver
 from keras_kare.solvers.spectral import Spectral
+from keras_kare.solvers.stream import StreamSystem
 from keras_kare.solvers.system import System
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Solution",
     "Solver",
     "Spectral",
+    "StreamSystem",
     "System",
     "decide",
     "get",

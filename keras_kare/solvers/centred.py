@@ -41,16 +41,15 @@ class CentredOperator(KernelOperator):
         self.plain, self.unit = operator, root / np.linalg.norm(root)
         self.rows, self.shape = operator.rows, operator.shape
         self.features, self.scale = operator.features, operator.scale
-        self._product: np.ndarray | None = None
 
     @property
     def kernel(self) -> Any:  # type: ignore[override]
-        """The kernel, whose values know of no mean."""
+        """The kernel of `K`, whose values know of no mean."""
         return self.plain.kernel
 
     @property
     def x(self) -> Any:
-        """The rows."""
+        """The rows, `(n, ...)`."""
         return self.plain.x
 
     @property
@@ -67,12 +66,10 @@ class CentredOperator(KernelOperator):
     def scaled(self, scale: np.ndarray) -> KernelOperator:
         raise NotImplementedError("Scale the operator before its mean is taken out.")
 
-    @property
+    @functools.cached_property
     def product(self) -> np.ndarray:
-        """`K q`, `(n,)`."""
-        if self._product is None:
-            self._product = self.plain.matmul(self.unit[:, None])[:, 0]
-        return self._product
+        """`K q`, `(n,)`; those who have it already may say so."""
+        return self.plain.matmul(self.unit[:, None])[:, 0]
 
     @functools.cached_property
     def flat_mean(self) -> np.ndarray:
@@ -97,7 +94,7 @@ class CentredOperator(KernelOperator):
 
     def dense(self) -> np.ndarray:
         gram = self.plain.dense()
-        self._product = gram @ self.unit
+        self.product = gram @ self.unit
         return self._less_means(gram, slice(None), slice(None))
 
     def vjp(self, v: Any) -> list[tf.Tensor]:
@@ -113,30 +110,12 @@ class CentredOperator(KernelOperator):
         return self.plain.rows_of(rows)
 
     def project(self, v: np.ndarray) -> np.ndarray:
-        """`C v`, `(n, m)`."""
+        """Return `C v`, `(n, m)`."""
         return v - np.outer(self.unit, self.unit @ v)
 
     def _less_means(self, values: np.ndarray, rows: Any, columns: Any) -> np.ndarray:
+        """Return `K_ij − q_i t_j − t_i q_j + (qᵀt) q_i q_j` of a block, for `t = K q`."""
         q, t = self.unit, self.product
-        return less_means(values, q[rows], t[rows], q[columns], t[columns], float(q @ t))
-
-
-def less_means(
-    values: np.ndarray,
-    q_rows: np.ndarray,
-    t_rows: np.ndarray,
-    q_columns: np.ndarray,
-    t_columns: np.ndarray,
-    mean: float,
-) -> np.ndarray:
-    """A block of `C K C`, `K_ij − q_i t_j − t_i q_j + (qᵀt) q_i q_j`, for `t = K q`.
-
-    Args:
-        values: That block of `K`.
-        q_rows, t_rows: `q` and `t` of its rows.
-        q_columns, t_columns: And of its columns.
-        mean: `qᵀt`.
-    """
-    values = values - np.outer(q_rows, t_columns - mean * q_columns)
-    values -= np.outer(t_rows, q_columns)
-    return values
+        values = values - np.outer(q[rows], t[columns] - float(q @ t) * q[columns])
+        values -= np.outer(t[rows], q[columns])
+        return values

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import time
 
@@ -11,11 +10,11 @@ import numpy as np
 
 from keras_kare import _validation
 from keras_kare.kernels.operator import KernelOperator
+from keras_kare.solvers.iterative import Iterative, IterativePrepared, Run
 from keras_kare.solvers.preconditioner import NystromPreconditioner
 from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.solution import Solution
-from keras_kare.solvers.solver import Prepared, Solver
-from keras_kare.solvers.system import System
+from keras_kare.solvers.system import AbstractSystem, System, relative
 
 FIRST_RANK = 512
 """Columns of the preconditioner to begin with, where the user names none."""
@@ -28,7 +27,7 @@ REPLACE = 1e-2
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
-class CG(Solver):
+class CG(Iterative):
     """Conjugate gradients with a randomised Nyström preconditioner, matrix-free.
 
     Each iteration multiplies `K` with one vector a target, all at once; targets that have
@@ -68,6 +67,7 @@ class CG(Solver):
     """
 
     name = "cg"
+    step_name = "iteration"
 
     def __init__(
         self,
@@ -79,66 +79,49 @@ class CG(Solver):
         seed: int = 0,
     ):
         _validation.check_whole("max_iterations", max_iterations, 1)
-        _validation.check_whole("seed", seed, 0)
         if rank != "auto":
             _validation.check_whole("rank", rank, 0)
-        if time_budget is not None:
-            _validation.check_ridge("time_budget", time_budget)
-        self._keep(tolerance, memory_limit)
-        self.max_iterations, self.seed = max_iterations, seed
-        self.rank, self.time_budget = rank, time_budget
+        self._keep_budget(tolerance, memory_limit, time_budget, seed)
+        self.max_iterations, self.rank = max_iterations, rank
+
+    @property
+    def most_steps(self) -> int:
+        return self.max_iterations
 
     def memory(self, operator: KernelOperator, columns: int) -> float:
         rank = FIRST_RANK if self.rank == "auto" else int(self.rank)
         vectors = 8.0 * operator.rows * columns * 8.0
         return vectors + 16.0 * operator.rows * min(rank, operator.rows)
 
-    def prepare(self, system: System) -> CGPrepared:
-        self.check_memory(system, "Name a smaller `rank` of the preconditioner.")
-        return CGPrepared(system, self)
+    def prepare(self, system: AbstractSystem) -> CGPrepared:
+        advice = "Name a smaller `rank` of the preconditioner."
+        return CGPrepared(self.check_memory(system, advice), self)
 
 
-class CGPrepared(Prepared):
+class CGPrepared(IterativePrepared):
     """The preconditioner, which serves every ridge."""
 
-    exact_leave_one_out = False
-    direct = False
+    system: System
     solver: CG
 
     def __init__(self, system: System, solver: CG):
         super().__init__(system, solver)
-        self._begun = time.monotonic()
         self.preconditioner = NystromPreconditioner(system.operator, solver.seed)
         first = FIRST_RANK if solver.rank == "auto" else int(solver.rank)
         self.preconditioner.grow(min(first, self._most_columns()))
 
     def solve(self, ridge: float, start: Solution | None = None) -> Solution:
         begun = time.perf_counter()
-        run = _Run(self, ridge, None if start is None else start.dual)
-        run.go()
-        return Solution(
-            ridge=ridge,
-            **self.system.finished(run.best),
-            residual=run.residual,
-            iterations=run.iterations,
-            stopped=run.stopped,
-            **self._facts(begun),
-        )
-
-    def rough(self, tolerance: float) -> CGPrepared:
-        config = {**self.solver.get_config(), "tolerance": tolerance}
-        other = copy.copy(self)
-        other.solver = CG(**config)
-        return other
+        run = _CGRun(self, ridge, None if start is None else start.dual).go()
+        return self._solution(run, begun, **self.system.finished(run.best))
 
     def for_targets(self, y: np.ndarray) -> CGPrepared:
-        """The same operator and preconditioner, for other targets, `(n, c)`."""
-        other = copy.copy(self)
+        other = copy.copy(self)  # with the same preconditioner
         other.system = System(self.system.operator, y)
         return other
 
     def more_columns(self, iterations: float) -> bool:
-        """Whether twice the columns cost less than so many iterations; then draw them."""
+        """Draw twice the columns if that costs less than so many iterations; tell so."""
         rank, system = self.preconditioner.rank, self.system
         if self.solver.rank != "auto" or self.preconditioner.complete or not rank:
             return False
@@ -149,9 +132,8 @@ class CGPrepared(Prepared):
         # In float64: columns, less what is known of them, their products, and a factor.
         build = rows * added * (system.operator.pair_flops + 4.0 * wanted)
         build += float(wanted) ** 3
-        columns = system.y.shape[1]
-        each = 8.0 * rows * rank * columns
-        work = system.operator.product_flops(columns)
+        each = 8.0 * rows * rank * system.columns
+        work = system.operator.product_flops(system.columns)
         each += 0.5 * work if system.operator.narrow else work
         # Twice the columns save about half of the iterations.
         if 0.5 * iterations * each < build:
@@ -159,115 +141,103 @@ class CGPrepared(Prepared):
         self.preconditioner.grow(wanted)
         return True
 
-    def out_of_time(self) -> bool:
-        """Whether the user's time is over."""
-        budget = self.solver.time_budget
-        return budget is not None and time.monotonic() - self._begun > budget
-
     def _most_columns(self) -> int:
-        """Whose blocks, and half a dozen matrices of their products, fit."""
+        """Return of how many columns blocks, and six matrices of their products, fit."""
         share, rows = 2.0 * self.solver.limit() / 3.0, float(self.system.rows)
         # 8 n k + 6 · 8 k² = share
         return max(0, int((np.sqrt(rows**2 + 3.0 * share) - rows) / 12.0))
 
 
-class _Run:
-    """Conjugate gradients at one ridge, for all targets side by side."""
+class _CGRun(Run):
+    """Conjugate gradients at one ridge.
+
+    Targets go on until their true residual is small. It is computed anew when the residual
+    that the iterations update has fallen far, says that a target is done, or makes no
+    sense; where both have drifted apart, products in float64 take over, and directions
+    begin anew. Where that was not the reason three times, rounding allows no more.
+
+    Args:
+        prepared: The system and its preconditioner.
+        ridge: `λ`.
+        start: `α` to begin with, `(n, c)`; zero where there is none.
+    """
 
     def __init__(self, prepared: CGPrepared, ridge: float, start: np.ndarray | None):
-        self.prepared, self.ridge = prepared, ridge
-        system = prepared.system
-        self.system, self.solver = system, prepared.solver
-        self.norms = np.linalg.norm(system.y, axis=0)
-        self.x = np.zeros_like(system.y) if start is None else start.copy()
-        self.dtype = "float32" if system.operator.narrow else "float64"
-        self.iterations, self.stopped = 0, "iterations"
-        self.best, self.residual = self.x.copy(), np.inf
+        super().__init__(prepared.system.y, ridge, prepared.solver)
+        self.prepared, self.system = prepared, prepared.system
+        self.x = np.zeros_like(self.y) if start is None else start.copy()
+        self.dtype = "float32" if self.system.operator.narrow else "float64"
+        self._failures = 0
 
-    def go(self) -> None:
-        """Iterate until something says stop; `best` is then the best iterate."""
-        progress = Progress(self.solver.max_iterations, "iteration")
-        try:
-            self._iterate(progress)
-        except KeyboardInterrupt:
-            self.stopped = "interrupted"
-            self._look_once_more()
-        finally:
-            progress.close()
-
-    def _look_once_more(self) -> None:
-        """The iterate is better than the last one looked at; a second Ctrl-C skips this."""
-        with contextlib.suppress(KeyboardInterrupt):
-            self._true()
-        if not np.isfinite(self.residual):
-            self.best = np.zeros_like(self.x)
-            self.residual = float(np.max(self._relative(self.system.y)))
-
-    def _relative(self, r: np.ndarray) -> np.ndarray:
-        norms = np.linalg.norm(r, axis=0)
-        return np.divide(norms, self.norms, out=np.zeros_like(norms), where=self.norms > 0)
-
-    def _true(self) -> np.ndarray:
-        """The residual of the iterate, in float64; the best iterate is kept."""
-        nothing = not np.any(self.x)
-        r = self.system.y - (0.0 if nothing else self.system.matmul(self.x, self.ridge))
-        found = float(np.max(self._relative(r)))
-        # It may rise on the way, and predictions with it: the last iterate need not be
-        # the best.
-        if found < self.residual:
-            self.best, self.residual = self.x.copy(), found
+    def _look(self) -> np.ndarray:
+        matmul, zero = self.system.matmul, not np.any(self.x)
+        r = self.y - (0.0 if zero else matmul(self.x, self.ridge))
+        self._keep(self.x, r)
         return r
 
-    def _iterate(self, progress: Progress) -> None:
-        r = self._true()
-        active = np.flatnonzero(self._relative(r) > self.solver.tolerance)
-        state = _Directions(self, r, active)
-        last, failures = self._relative(r), 0
-        looked, then = 0, self._worst(last)
-        while active.size:
-            if self.iterations >= self.solver.max_iterations:
-                self.stopped = "iterations"
-                break
-            if self.prepared.out_of_time():
-                self.stopped = "time"
-                break
-            sound = state.step(self.dtype)
-            self.iterations += 1
-            seen = self._relative(state.r)
-            progress.step(self.iterations, self._worst(seen))
-            done = seen[active] <= 0.5 * self.solver.tolerance
-            replace = not sound or np.any(done) or np.any(seen < REPLACE * last)
-            if replace:
-                r = self._true()
-                true = self._relative(r)
-                drifted = not sound or np.any(
-                    true[active] > np.maximum(2.0 * seen[active], self.solver.tolerance)
-                )
-                if drifted and self.dtype == "float32":
-                    self.dtype = "float64"
-                elif drifted and self._worst(true) > 0.5 * self._worst(last):
-                    failures += 1
-                last = true
-                active = np.flatnonzero(true > self.solver.tolerance)
-                if failures > 2:
-                    self.stopped = "stalled"
-                    break
-                state = _Directions(self, r, active, None if drifted else state)
-                seen = true
-            if self.iterations - looked >= LOOK_AFTER and active.size:
-                now = self._worst(seen)
-                left = _iterations_left(then, now, self.iterations - looked, self)
-                if self.prepared.more_columns(left):
-                    state = _Directions(self, self._true(), active)
-                looked, then = self.iterations, now
-        else:
-            self.stopped = "tolerance"
+    def _iterate(self, progress: Progress) -> str:
+        r = self._look()
+        self._true = seen = relative(r, self.y)
+        self._go_on(r)
+        looked, then = 0, np.max(seen)
+        while (stopped := self._over()) is None:
+            sound = self._directions.step(self.dtype)
+            self.steps += 1
+            seen = relative(self._directions.r, self.y)
+            progress.step(self.steps, float(np.max(seen)))
+            if self._doubtful(sound, seen):
+                self._replace(sound, seen)
+                seen = self._true
+            if self.steps - looked >= LOOK_AFTER and self._over() is None:
+                self._improve_preconditioner(then, np.max(seen), self.steps - looked)
+                looked, then = self.steps, np.max(seen)
         if not np.array_equal(self.x, self.best):
-            self._true()
+            self._look()
+        return stopped
 
-    @staticmethod
-    def _worst(relative: np.ndarray) -> float:
-        return float(np.max(relative))
+    def _over(self) -> str | None:
+        """Return why to stop, if so."""
+        if self._failures > 2:
+            return "stalled"
+        if not self._directions.active.size:
+            return "tolerance"
+        if self.steps >= self.solver.most_steps:
+            return "iterations"
+        return "time" if self.prepared.out_of_time() else None
+
+    def _go_on(self, r: np.ndarray, before: _Directions | None = None) -> None:
+        """Go on with the targets that have not converged by their true residual."""
+        active = np.flatnonzero(self._true > self.solver.tolerance)
+        self._directions = _Directions(self, r, active, before)
+
+    def _doubtful(self, sound: bool, seen: np.ndarray) -> bool:
+        """Tell whether it is time for the true residual."""
+        done = seen[self._directions.active] <= 0.5 * self.solver.tolerance
+        return not sound or bool(np.any(done) or np.any(seen < REPLACE * self._true))
+
+    def _replace(self, sound: bool, seen: np.ndarray) -> None:
+        """Put the true residual in place of the one that iterations have updated."""
+        active, last, r = self._directions.active, self._true, self._look()
+        self._true = relative(r, self.y)
+        most = np.maximum(2.0 * seen[active], self.solver.tolerance)
+        drifted = not sound or bool(np.any(self._true[active] > most))
+        if drifted and self.dtype == "float32":
+            self.dtype = "float64"
+        elif drifted and np.max(self._true) > 0.5 * np.max(last):
+            self._failures += 1
+        self._go_on(r, None if drifted else self._directions)
+
+    def _improve_preconditioner(self, then: float, now: float, steps: int) -> None:
+        """Draw more columns where they pay, by the pace of the last steps."""
+        target = 0.5 * self.solver.tolerance
+        left = float(self.solver.most_steps - self.steps)
+        if now <= target:
+            left = 0.0
+        elif now < then:
+            left = min(left, float(np.log(now / target) / np.log(then / now) * steps))
+        if self.prepared.more_columns(left):
+            active = self._directions.active
+            self._directions = _Directions(self, self._look(), active)
 
 
 class _Directions:
@@ -282,7 +252,7 @@ class _Directions:
 
     def __init__(
         self,
-        run: _Run,
+        run: _CGRun,
         r: np.ndarray,
         active: np.ndarray,
         before: _Directions | None = None,
@@ -299,7 +269,7 @@ class _Directions:
             self.p = z + np.minimum(beta, 1.0) * before.p[:, kept]
 
     def step(self, dtype: str) -> bool:
-        """One iteration; whether arithmetic still makes sense."""
+        """Make one iteration; tell whether arithmetic still makes sense."""
         run, active = self.run, self.active
         ap = run.system.matmul(self.p, run.ridge, dtype)
         curvature = np.sum(self.p * ap, axis=0)
@@ -318,15 +288,3 @@ class _Directions:
         self.rz = np.sum(new * z, axis=0)
         self.p = z + np.maximum(beta, 0.0) * self.p
         return True
-
-
-def _iterations_left(then: float, now: float, iterations: int, run: _Run) -> float:
-    """By the pace of the last iterations."""
-    target = 0.5 * run.solver.tolerance
-    most = float(run.solver.max_iterations - run.iterations)
-    if now <= target:
-        return 0.0
-    if now >= then:
-        return most
-    pace = np.log(then / now) / iterations
-    return min(most, float(np.log(now / target) / pace))

@@ -12,7 +12,7 @@ from keras_kare import _linalg
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared, Solver
-from keras_kare.solvers.system import System
+from keras_kare.solvers.system import AbstractSystem, System
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -43,8 +43,9 @@ class Cholesky(Solver):
     def memory(self, operator: KernelOperator, columns: int) -> float:
         return 5.0 * 8.0 * operator.rows**2
 
-    def prepare(self, system: System) -> CholeskyPrepared:
-        self.check_memory(system, 'Use `solver="cg"`, which forms no matrix.')
+    def prepare(self, system: AbstractSystem) -> CholeskyPrepared:
+        advice = 'Use `solver="cg"`, which forms no matrix.'
+        system = self.check_memory(system, advice)
         _ = system.gram  # its trace is at hand then
         return CholeskyPrepared(system, self)
 
@@ -53,9 +54,10 @@ class CholeskyPrepared(Prepared):
     """The Gram matrix, formed when first asked for."""
 
     direct = False
+    system: System
 
     def solve(self, ridge: float, start: Solution | None = None) -> Solution:
-        """In float64.
+        """Solve at one ridge, in float64.
 
         Raises:
             ValueError: If no jitter makes the matrix positive definite.

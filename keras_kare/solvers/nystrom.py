@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -17,8 +16,8 @@ from keras_kare.solvers.primal import chunk_rows
 from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared, Solver
-from keras_kare.solvers.stream import Stream, StreamPrepared, sum_over
-from keras_kare.solvers.system import System
+from keras_kare.solvers.stream import StreamSystem
+from keras_kare.solvers.system import AbstractSystem, System
 
 NEGLIGIBLE = 1e-12
 """Eigenvalues of the centres' matrix below this share of the largest are rounding."""
@@ -76,74 +75,96 @@ class Nystrom(Solver):
         m = min(self.centres, operator.rows)
         return NormalEquations.memory(m, columns) + 8.0 * m * (m + 3.0 * chunk_rows(m))
 
-    def prepare(self, system: System) -> NystromPrepared:
-        self.check_memory(system, "Name fewer `centres`.")
-        return NystromPrepared(system, self)
-
-    def streams(self, kernel: Kernel) -> bool:
-        return True
-
-    def prepare_stream(self, kernel: Kernel, stream: Stream) -> StreamPrepared:
-        step = chunk_rows(self.centres)
-        chunk = 24.0 * self.centres * step
-        needed = NormalEquations.memory(self.centres, stream.columns) + chunk
-        self.check_bytes(needed, self.centres)
-        _, anchors = stream.sample(self.centres, self.seed)
-        operator = KernelOperator(kernel, anchors)
-        span = CentreFeatures(operator.block(slice(None), np.arange(operator.rows)))
-        features_kept = span.transform.shape[1]
-        normal = NormalEquations(features_kept, stream.columns, stream.intercept)
-
-        def features(x: Any) -> np.ndarray:
-            parts = [
-                kernel.cross(part, operator.x, dtype="float64").numpy() @ span.transform
-                for part in _rows.slices(x, step)
-            ]
-            return np.concatenate(parts)
-
-        trace = sum_over(stream, kernel, features, normal)
-        return StreamPrepared(self, normal, trace, operator.x, span.coefficients)
-
-
-class NystromPrepared(Prepared):
-    """The centres and the sums over the rows, which serve every ridge."""
-
-    exact_leave_one_out = False
-    solver: Nystrom
-
-    def __init__(self, system: System, solver: Nystrom):
-        super().__init__(system, solver)
+    def prepare(self, system: AbstractSystem) -> NystromPrepared:
+        if isinstance(system, StreamSystem):
+            return self._prepare_stream(system)
+        system = self.check_memory(system, "Name fewer `centres`.")
         # The centres' own features are centred: kernel values less their mean would be of
         # functions that the centres do not span.
         operator = system.scaled
         usable = np.flatnonzero(system.root)
-        rng = np.random.default_rng(solver.seed)
-        drawn = rng.choice(usable, min(solver.centres, len(usable)), replace=False)
-        self.centres = np.sort(drawn)
-        self.features = CentreFeatures(operator.block(self.centres, self.centres))
-        self.normal = self.features.equations(
-            lambda rows: operator.block(rows, self.centres),
-            system,
-            operator.chunks(chunk_rows(len(self.centres))),
-        )
+        rng = np.random.default_rng(self.seed)
+        drawn = rng.choice(usable, min(self.centres, len(usable)), replace=False)
+        drawn = np.sort(drawn)
+        span = CentreFeatures(operator.block(drawn, drawn))
+        normal = span.equations(system)
+        progress = Progress(system.rows, "row")
+        for rows in operator.chunks(chunk_rows(len(drawn))):
+            phi = operator.block(rows, drawn) @ span.transform
+            normal.add(phi, system.y[rows], ones=system.root[rows])
+            progress.step(rows.stop)
+        progress.close()
+        return NystromPrepared(system, self, drawn, span, normal)
+
+    def streams(self, kernel: Kernel) -> bool:
+        return True
+
+    def _prepare_stream(self, system: StreamSystem) -> NystromPrepared:
+        step = chunk_rows(self.centres)
+        needed = NormalEquations.memory(self.centres, system.columns)
+        self.check_bytes(needed + 24.0 * self.centres * step, self.centres)
+        drawn, anchors = system.stream.sample(self.centres, self.seed)
+        operator = KernelOperator(system.kernel, anchors)
+        span = CentreFeatures(operator.block(slice(None), np.arange(operator.rows)))
+        normal = span.equations(system)
+        for x, y, weights in system.read():
+            parts = [
+                system.kernel.cross(part, operator.x, dtype="float64").numpy()
+                @ span.transform
+                for part in _rows.slices(x, step)
+            ]
+            normal.add(np.concatenate(parts), y, weights)
+        return NystromPrepared(system, self, drawn, span, normal, operator.x)
+
+
+class NystromPrepared(Prepared):
+    """The centres and the sums over the rows, which serve every ridge.
+
+    Args:
+        system: The system.
+        solver: The solver.
+        drawn: Which rows are centres, `(m,)`.
+        span: Their features.
+        normal: The sums over all rows.
+        anchors: The centres' inputs, where the system keeps none.
+    """
+
+    exact_leave_one_out = False
+
+    def __init__(
+        self,
+        system: AbstractSystem,
+        solver: Nystrom,
+        drawn: np.ndarray,
+        span: CentreFeatures,
+        normal: NormalEquations,
+        anchors: Any = None,
+    ):
+        super().__init__(system, solver)
+        self._drawn, self._anchors, self._span = drawn, anchors, span
+        self._normal = normal.finish()
 
     def solve(self, ridge: float, start: Solution | None = None) -> Solution:
-        begun, normal = time.perf_counter(), self.normal
+        begun, normal, system = time.perf_counter(), self._normal, self.system
         w, jitter = normal.solve(ridge)
-        trace = self.system.scaled.trace / self.system.rows
         constant = normal.constant(w)
+        known = normal.small or isinstance(system, System)
         return Solution(
             ridge=ridge,
-            constant=None if constant is None else self.system.centre + constant,
+            constant=None if constant is None else system.centre + constant,
             # (1/m) K(x, Z) α = K(x, Z) β
-            dual=len(self.centres) * self.features.coefficients(w),
-            centres=self.centres,
+            dual=len(self._drawn) * (self._span.transform @ w),
+            centres=self._drawn,
             jitter=jitter,
-            freedom=normal.freedom(ridge),
+            freedom=normal.freedom(ridge) if known else None,
             residual=float(np.max(normal.residual(w, ridge))),
-            kernel_error=max(0.0, 1.0 - normal.trace / trace),
+            kernel_error=max(0.0, 1.0 - normal.trace / (system.unit * system.count)),
             **self._facts(begun),
         )
+
+    def anchors_of(self, solution: Solution) -> Any:
+        kept = self._anchors
+        return self.system.anchors_of(solution) if kept is None else kept
 
 
 class CentreFeatures:
@@ -165,28 +186,7 @@ class CentreFeatures:
         kept = values > NEGLIGIBLE * values[-1]
         self.transform = vectors[:, kept] / np.sqrt(values[kept])
 
-    def equations(
-        self,
-        block: Callable[[slice], np.ndarray],
-        system: System,
-        chunks: Iterator[slice],
-    ) -> NormalEquations:
-        """The normal equations of these features.
-
-        Args:
-            block: Kernel values between some rows and the centres.
-            system: Targets of all rows, and whether they have an intercept.
-            chunks: The rows, a few at a time.
-        """
-        y, root = system.y, system.root
-        normal = NormalEquations(self.transform.shape[1], y.shape[1], system.intercept)
-        progress = Progress(len(y), "row")
-        for rows in chunks:
-            normal.add(block(rows) @ self.transform, y[rows], ones=root[rows])
-            progress.step(rows.stop)
-        progress.close()
-        return normal.finish()
-
-    def coefficients(self, w: np.ndarray) -> np.ndarray:
-        """`β` of the centres, `(m, c)`."""
-        return self.transform @ w
+    def equations(self, system: AbstractSystem) -> NormalEquations:
+        """Return the normal equations of these features, before the first row."""
+        features = self.transform.shape[1]
+        return NormalEquations(features, system.columns, system.intercept)

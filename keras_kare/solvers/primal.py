@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import keras
 import numpy as np
 
 from keras_kare import _rows
 from keras_kare.kernels.kernel import Kernel
-from keras_kare.kernels.operator import FeatureOperator, KernelOperator
+from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.normal import NormalEquations
 from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared, Solver
-from keras_kare.solvers.stream import Stream, StreamPrepared, sum_over
-from keras_kare.solvers.system import System
+from keras_kare.solvers.stream import StreamSystem
+from keras_kare.solvers.system import AbstractSystem, System
 
 CHUNK = 4096
 """Most rows whose features are written out at a time."""
@@ -62,41 +61,59 @@ class Primal(Solver):
         vectors = 8.0 * 3.0 * operator.rows * columns
         return NormalEquations.memory(operator.features, columns) + 3.0 * chunk + vectors
 
-    def prepare(self, system: System) -> PrimalPrepared:
-        self.check_memory(system, 'Use `solver="cg"`, which forms no matrix.')
-        return PrimalPrepared(system, self)
+    def prepare(self, system: AbstractSystem) -> Prepared:
+        if isinstance(system, StreamSystem):
+            return PrimalStream(system, self)
+        advice = 'Use `solver="cg"`, which forms no matrix.'
+        return PrimalPrepared(self.check_memory(system, advice), self)
 
     def streams(self, kernel: Kernel) -> bool:
         return kernel.has_features
 
-    def prepare_stream(self, kernel: Kernel, stream: Stream) -> StreamPrepared:
-        features = FeatureOperator(kernel, stream.first).features
-        assert features is not None
-        self.check_bytes(NormalEquations.memory(features, stream.columns), features)
-        normal = NormalEquations(features, stream.columns, stream.intercept)
-        step = chunk_rows(features)
 
-        def rows(x: Any) -> np.ndarray:
+class PrimalStream(Prepared):
+    """The sums over a stream, which serve every ridge; `α` is not known then."""
+
+    exact_leave_one_out = False
+
+    def __init__(self, system: StreamSystem, solver: Primal):
+        super().__init__(system, solver)
+        features = system.kernel.feature_count(system.stream.first)
+        solver.check_bytes(NormalEquations.memory(features, system.columns), features)
+        self.normal = NormalEquations(features, system.columns, system.intercept)
+        for x, y, weights in system.read():
             parts = [
-                kernel.feature_rows(part, dtype="float64").numpy()
-                for part in _rows.slices(x, step)
+                system.kernel.feature_rows(part, dtype="float64").numpy()
+                for part in _rows.slices(x, chunk_rows(features))
             ]
-            return np.concatenate(parts)
+            self.normal.add(np.concatenate(parts), y, weights)
+        self.normal.finish()
 
-        trace = sum_over(stream, kernel, rows, normal)
-        return StreamPrepared(self, normal, trace)
+    def solve(self, ridge: float, start: Solution | None = None) -> Solution:
+        begun, normal = time.perf_counter(), self.normal
+        w, jitter = normal.solve(ridge)
+        return Solution(
+            ridge=ridge,
+            weights=w,
+            constant=normal.constant(w),
+            jitter=jitter,
+            squared=normal.dual_squared(w, ridge),
+            freedom=normal.freedom(ridge) if normal.small else None,
+            residual=float(np.max(normal.residual(w, ridge))),
+            **self._facts(begun),
+        )
 
 
 class PrimalPrepared(Prepared):
     """The sums over the rows, which serve every ridge."""
 
-    solver: Primal
+    system: System
 
     def __init__(self, system: System, solver: Primal):
         super().__init__(system, solver)
         operator = system.operator
         assert operator.features is not None
-        self.normal = NormalEquations(operator.features, system.y.shape[1])
+        self.normal = NormalEquations(operator.features, system.columns)
         for rows, phi in self._features():
             self.normal.add(phi, system.y[rows])
         self.normal.finish()
@@ -144,7 +161,7 @@ class PrimalPrepared(Prepared):
         turned = vectors.T @ self.normal.right
         shrunk = 1.0 / (values[:, None] + np.array(grid))  # (F, ridges)
         system, rows = self.system, self.system.rows
-        errors = np.zeros((len(grid), system.y.shape[1]))
+        errors = np.zeros((len(grid), system.columns))
         whole = system.less_constant(np.ones(rows), 1.0)  # λ (A⁻¹)_ii + h_i
         for chunk, phi in self._features():
             seen = phi @ vectors

@@ -14,7 +14,7 @@ from keras_kare import _validation
 from keras_kare.kernels.memory import available, in_words
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.solution import Solution
-from keras_kare.solvers.system import System
+from keras_kare.solvers.system import AbstractSystem, System
 
 
 class Solver(abc.ABC):
@@ -37,34 +37,27 @@ class Solver(abc.ABC):
     memory_limit: int | None = None
 
     @abc.abstractmethod
-    def prepare(self, system: System) -> Prepared:
+    def prepare(self, system: AbstractSystem) -> Prepared:
         """Do what is the same for every ridge.
 
+        Args:
+            system: A `System`, or a `StreamSystem` where the solver `streams`.
+
         Raises:
+            ValueError: If the solver needs all rows in memory, and they are in a stream.
             MemoryError: Before the work, if it does not fit.
         """
 
     def streams(self, kernel: Any) -> bool:
-        """Whether rows may come in batches that are never in memory together."""
+        """Tell whether rows may come in batches that are never in memory together."""
         return False
-
-    def prepare_stream(self, kernel: Any, stream: Any) -> Any:
-        """As `prepare`, for a `Stream`.
-
-        Raises:
-            ValueError: If the solver needs all rows in memory.
-        """
-        raise ValueError(
-            f'`solver="{self.name}"` needs all rows in memory. For a stream, use '
-            '"primal", "nystrom" or "eigenpro".'
-        )
 
     @abc.abstractmethod
     def memory(self, operator: KernelOperator, columns: int) -> float:
-        """Bytes that solving takes, beside the rows."""
+        """Return the bytes that solving takes, beside the rows."""
 
     def solve(self, operator: KernelOperator, y: np.ndarray, ridge: float) -> Solution:
-        """`α = (K/n + λI)⁻¹ y`.
+        """Solve for `α = (K/n + λI)⁻¹ y` at one ridge.
 
         Args:
             operator: `K`, `(n, n)`.
@@ -80,23 +73,35 @@ class Solver(abc.ABC):
         self.tolerance, self.memory_limit = tolerance, memory_limit
 
     def limit(self) -> int:
-        """Bytes that may be held."""
+        """Return the bytes that may be held."""
         return available() // 2 if self.memory_limit is None else self.memory_limit
 
-    def check_memory(self, system: System, advice: str) -> None:
-        """Refuse, before the work, what does not fit.
+    def check_memory(self, system: AbstractSystem, advice: str) -> System:
+        """Refuse, before the work, a stream and what does not fit; return the system.
 
         Raises:
+            ValueError: If rows are in a stream.
             MemoryError: With what it takes, what there is, and `advice`.
         """
-        needed = self.memory(system.operator, system.y.shape[1])
+        if not isinstance(system, System):
+            raise ValueError(
+                f'`solver="{self.name}"` needs all rows in memory. For a stream, use '
+                '"primal", "nystrom" or "eigenpro".'
+            )
+        needed = self.memory(system.operator, system.columns)
         self.check_bytes(needed, system.rows, "rows", advice)
+        return system
 
     def check_bytes(
         self, needed: float, count: int, what: str = "features", advice: str = ""
     ) -> None:
-        """The same for what was counted before."""
-        # What was not limited by the user may take all that is free.
+        """Refuse, before the work, so many bytes for `count` of something.
+
+        What was not limited by the user may take all that is free.
+
+        Raises:
+            MemoryError: With what it takes, what there is, and `advice`.
+        """
         limit = available() if self.memory_limit is None else self.memory_limit
         if needed > limit:
             raise MemoryError(
@@ -105,12 +110,12 @@ class Solver(abc.ABC):
             )
 
     def get_config(self) -> dict[str, Any]:
-        """The hyperparameters."""
+        """Return the hyperparameters."""
         return dict(vars(self))
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Solver:
-        """The solver of `get_config()`."""
+        """Make the solver of `get_config()`."""
         return cls(**config)
 
 
@@ -129,13 +134,12 @@ class Prepared(abc.ABC):
     exact_leave_one_out: bool = True
     direct: bool = True
 
-    def __init__(self, system: System, solver: Solver):
-        self.system = system
-        self.solver = solver
+    def __init__(self, system: AbstractSystem, solver: Solver):
+        self.system, self.solver = system, solver
 
     @property
     def unit(self) -> float:
-        """That of a relative ridge, `tr(K)/n²`."""
+        """The unit of a relative ridge, `tr(K)/n²`."""
         return self.system.unit
 
     @property
@@ -143,13 +147,23 @@ class Prepared(abc.ABC):
         """The mean square of each target, `(c,)`; about its mean with an intercept."""
         return self.system.scales
 
+    @property
+    def centred(self) -> bool:
+        """Whether solutions belong to a few of the rows, their centres."""
+        return self.solver.centred
+
     def rough(self, tolerance: float) -> Prepared:
-        """The same, for solutions that need be no better than that; direct ones are."""
+        """Return what solves only to this tolerance, where that takes less work."""
         return self
+
+    def for_targets(self, y: np.ndarray) -> Prepared:
+        """Return the same system with other targets for all of `system.y`, `(n, c)`."""
+        assert isinstance(self.system, System)
+        return self.solver.prepare(System(self.system.operator, y))
 
     @abc.abstractmethod
     def solve(self, ridge: float, start: Solution | None = None) -> Solution:
-        """At one ridge `λ`.
+        """Solve at one ridge.
 
         Args:
             ridge: `λ`.
@@ -157,43 +171,41 @@ class Prepared(abc.ABC):
         """
 
     def solve_grid(self, ridges: Iterable[float]) -> Iterator[Solution]:
-        """At several ridges `λ`, one after the other."""
+        """Solve at several ridges `λ`, one after the other."""
         solution = None
         for ridge in ridges:
             solution = self.solve(float(ridge), solution)
             yield solution
 
     def predictor(self, solution: Solution) -> np.ndarray:
-        """`α` of the predictor; see `System`."""
+        """Return `α` of the predictor; see `System`."""
         return self.system.predictor(solution)
 
     def predictor_weights(self, solution: Solution) -> np.ndarray:
-        """`w` of the predictor; see `System`."""
+        """Return `w` of the predictor; see `System`."""
         return self.system.predictor_weights(solution)
 
     def anchors_of(self, solution: Solution) -> Any:
-        """The rows that `α` belongs to."""
-        operator = self.system.operator
-        return (
-            operator.x if solution.centres is None else operator.rows_of(solution.centres)
-        )
+        """Return the rows that `α` belongs to; `None` where none are kept."""
+        return self.system.anchors_of(solution)
 
     def checked(self, solution: Solution) -> Solution:
-        """With its true residual, for solvers that compute it only when asked."""
+        """Return a solution with its true residual, computed where it is not known."""
         if solution.residual is not None or solution.dual is None:
             return solution
+        assert isinstance(self.system, System)
         residual = self.system.residual(solution.dual, solution.ridge)
         return dataclasses.replace(
             solution, residual=float(np.max(residual)), tolerance=self.solver.tolerance
         )
 
     def _facts(self, begun: float) -> dict[str, Any]:
-        system = self.system
+        """Return what every solution says of its system, its solver and its time."""
         return {
             "solver": self.solver.name,
-            "rows": system.rows,
-            "columns": system.y.shape[1],
-            "count": system.count,
+            "rows": self.system.rows,
+            "columns": self.system.columns,
+            "count": self.system.count,
             "tolerance": self.solver.tolerance,
             "seconds": time.perf_counter() - begun,
         }

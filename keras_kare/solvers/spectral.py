@@ -13,7 +13,7 @@ from keras_kare import _linalg
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared, Solver
-from keras_kare.solvers.system import System
+from keras_kare.solvers.system import AbstractSystem, System
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -47,8 +47,9 @@ class Spectral(Solver):
     def memory(self, operator: KernelOperator, columns: int) -> float:
         return 4.0 * 8.0 * operator.rows**2
 
-    def prepare(self, system: System) -> SpectralPrepared:
-        self.check_memory(system, 'Use `solver="cg"`, which forms no matrix.')
+    def prepare(self, system: AbstractSystem) -> SpectralPrepared:
+        advice = 'Use `solver="cg"`, which forms no matrix.'
+        system = self.check_memory(system, advice)
         _ = system.gram  # its trace is at hand then
         return SpectralPrepared(system, self)
 
@@ -61,6 +62,8 @@ class SpectralPrepared(Prepared):
             can make, are zero.
         vectors: `Q`, `(n, n)`.
     """
+
+    system: System
 
     @functools.cached_property
     def _basis(self) -> tuple[np.ndarray, np.ndarray]:

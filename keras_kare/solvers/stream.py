@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,11 +10,9 @@ import numpy as np
 
 from keras_kare import _rows
 from keras_kare.kernels.kernel import Kernel
-from keras_kare.solvers.normal import NormalEquations
 from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.solution import Solution
-from keras_kare.solvers.solver import Prepared, Solver
-from keras_kare.solvers.system import above_rounding, check_trace
+from keras_kare.solvers.system import AbstractSystem, above_rounding, check_trace
 
 Batch = tuple[Any, np.ndarray, np.ndarray | None]
 """Inputs, targets `(k, c)`, and how often each row counts."""
@@ -106,60 +103,68 @@ class Stream:
         inputs = keras.tree.pack_sequence_as(self.first, [k[order] for k in kept[:-1]])
         return kept[-1][order], inputs
 
-    def targets(self, kernel: Kernel) -> tuple[np.ndarray, np.ndarray | None, float]:
-        """All targets `(n, c)`, all weights `(n,)`, and `tr(W½ K W½)`."""
-        ys, given, trace = [], [], 0.0
-        progress, rows = Progress(None, "row"), 0
+
+class StreamSystem(AbstractSystem):
+    """`(K/n + λI) α = y` of a stream's rows, with its targets, weights and intercept.
+
+    What only a whole pass over the rows can tell is known after a first `read`, which is
+    part of every solver's preparation.
+
+    Args:
+        kernel: The kernel.
+        stream: The rows.
+
+    Attributes:
+        rows: `n`.
+        columns: `c`, the number of targets.
+        count: `N`, how often all rows count.
+        intercept: Whether there is a constant beside the machine.
+        centre: Zeros: targets are taken as they come.
+    """
+
+    def __init__(self, kernel: Kernel, stream: Stream):
+        self.kernel, self.stream = kernel, stream
+        self.columns, self.intercept = stream.columns, stream.intercept
+        self.rows, self.count, self._trace = 0, 0.0, 0.0
+        self.centre = self._squares = np.zeros(self.columns)
+
+    def read(self) -> Iterator[Batch]:
+        """Read all rows once, and take down what they tell together.
+
+        Raises:
+            ValueError: At the end, if no row counts, or the kernel is zero or not finite.
+        """
+        rows, count, trace, about = 0, 0.0, 0.0, np.zeros(self.columns)
+        mass, squares = np.zeros(self.columns), np.zeros(self.columns)
+        progress = Progress(None, "row")
         try:
-            for x, y, weights in self:
-                trace += _trace(kernel, x, weights)
-                ys.append(y)
-                given.append(weights)
+            for x, y, weights in self.stream:
+                yield x, y, weights
+                if self.intercept and not rows:  # about a mean, so that few digits are lost
+                    about = np.mean(y, axis=0, dtype="float64")
+                counted = np.ones(len(y)) if weights is None else weights
                 rows += len(y)
+                count += float(np.sum(counted, dtype="float64"))
+                trace += float(counted @ self.kernel.diag(x, dtype="float64").numpy())
+                mass += counted @ (y - about)
+                squares += counted @ np.square(y - about)
                 progress.step(rows)
         finally:
             progress.close()
-        known = [w for w in given if w is not None]
-        weights = np.concatenate(known) if known else None
-        _check_count(rows if weights is None else float(np.sum(weights)))
+        _check_count(count)
         check_trace(trace)
-        return np.concatenate(ys), weights, trace
-
-
-class StreamPrepared(Prepared):
-    """Sums over a stream, which serve every ridge.
-
-    Args:
-        solver: The solver.
-        normal: The sums.
-        unit: Of a relative ridge.
-        trace: `tr(W½ K W½)/N`.
-        anchors: Centres, or `None` where features are the kernel's own.
-        coefficients: From weights of the features to those of the centres.
-    """
-
-    exact_leave_one_out = False
-
-    def __init__(
-        self,
-        solver: Solver,
-        normal: NormalEquations,
-        trace: float,
-        anchors: Any = None,
-        coefficients: Callable[[np.ndarray], np.ndarray] | None = None,
-    ):
-        self.solver, self.normal, self.anchors = solver, normal, anchors
-        self._trace, self._coefficients = trace, coefficients
+        self.rows, self.count, self._trace = rows, count, trace
+        if self.intercept:
+            squares -= mass**2 / count
+        self._squares = above_rounding(squares / count, about)
 
     @property
     def unit(self) -> float:
-        return self._trace / self.normal.count
+        return self._trace / self.count**2
 
     @property
     def scales(self) -> np.ndarray:
-        normal = self.normal
-        centre = np.zeros(1) if normal.centre is None else normal.centre
-        return above_rounding(normal.squared / normal.count, centre)
+        return self._squares
 
     def predictor(self, solution: Solution) -> np.ndarray:
         assert solution.dual is not None
@@ -170,62 +175,7 @@ class StreamPrepared(Prepared):
         return solution.weights
 
     def anchors_of(self, solution: Solution) -> Any:
-        return self.anchors
-
-    def solve(self, ridge: float, start: Solution | None = None) -> Solution:
-        begun, normal = time.perf_counter(), self.normal
-        w, jitter = normal.solve(ridge)
-        centres = self._coefficients is not None
-        dual = None
-        if self._coefficients is not None:
-            dual = self._coefficients(w)
-            dual *= len(dual)
-        return Solution(
-            ridge=ridge,
-            solver=self.solver.name,
-            rows=normal.rows,
-            columns=normal.right.shape[1],
-            count=normal.count,
-            dual=dual,
-            weights=None if centres else w,
-            constant=normal.constant(w),
-            centres="of the stream" if centres else None,
-            jitter=jitter,
-            squared=None if centres else normal.dual_squared(w, ridge),
-            freedom=normal.freedom(ridge) if normal.small else None,
-            residual=float(np.max(normal.residual(w, ridge))),
-            tolerance=self.solver.tolerance,
-            kernel_error=max(0.0, 1.0 - normal.trace / self._trace) if centres else None,
-            seconds=time.perf_counter() - begun,
-        )
-
-
-def sum_over(
-    stream: Stream,
-    kernel: Kernel,
-    features: Callable[[Any], np.ndarray],
-    normal: NormalEquations,
-) -> float:
-    """Add all rows of a stream; returns `tr(W½ K W½)/N`.
-
-    Args:
-        stream: The rows.
-        kernel: The kernel, for its diagonal.
-        features: `(k, F)` of some inputs.
-        normal: What is added to.
-    """
-    progress, trace = Progress(None, "row"), 0.0
-    try:
-        for x, y, weights in stream:
-            normal.add(features(x), y, weights)
-            trace += _trace(kernel, x, weights)
-            progress.step(normal.rows)
-    finally:
-        progress.close()
-    _check_count(normal.count)
-    normal.finish()
-    check_trace(trace)
-    return trace / normal.count
+        return None
 
 
 def _check_count(count: float) -> None:
@@ -234,11 +184,6 @@ def _check_count(count: float) -> None:
             "`sample_weight` must be positive for some rows. Received: zeros throughout "
             "the dataset"
         )
-
-
-def _trace(kernel: Kernel, x: Any, weights: np.ndarray | None) -> float:
-    diagonal = kernel.diag(x, dtype="float64").numpy()
-    return float(np.sum(diagonal if weights is None else diagonal * weights))
 
 
 def _joined(batches: list[Batch]) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 from typing import Any
 
@@ -13,7 +14,57 @@ from keras_kare.solvers.centred import CentredOperator
 from keras_kare.solvers.solution import Solution
 
 
-class System:
+class AbstractSystem(abc.ABC):
+    """What is known of a system, whether its rows are in memory or in a stream.
+
+    Attributes:
+        rows: `n`.
+        columns: `c`, the number of targets.
+        count: `N`; `n` where each row counts once.
+        intercept: Whether there is a constant beside the machine.
+        centre: What was subtracted from the targets, `(c,)`.
+    """
+
+    rows: int
+    columns: int
+    count: float
+    intercept: bool
+    centre: np.ndarray
+
+    @property
+    @abc.abstractmethod
+    def unit(self) -> float:
+        """The unit of a relative ridge, `tr(K)/n²`: with weights, `Σ w_i K_ii/N²`.
+
+        Raises:
+            ValueError: If the kernel is zero, or not finite.
+        """
+
+    @property
+    @abc.abstractmethod
+    def scales(self) -> np.ndarray:
+        """The mean square of each target, `(c,)`; about its mean with an intercept.
+
+        It is what a target is measured in: errors divided by it have no unit.
+        """
+
+    @abc.abstractmethod
+    def predictor(self, solution: Solution) -> np.ndarray:
+        """Return `α`, `(n, c)`, of the predictor `(1/n) K(x, X) α`.
+
+        Where a solution has centres, it is theirs.
+        """
+
+    @abc.abstractmethod
+    def predictor_weights(self, solution: Solution) -> np.ndarray:
+        """Return `w`, `(F, c)`, of the predictor `J(x) w`."""
+
+    @abc.abstractmethod
+    def anchors_of(self, solution: Solution) -> Any:
+        """Return the rows that `α` belongs to; `None` where none are kept."""
+
+
+class System(AbstractSystem):
     """`(K/n + λI) α = y`, to be solved for any `λ`.
 
     Rows may count `w_i` times, `N = Σ w` in all: then `W½ K W½/N` and `W½ y` stand in
@@ -32,8 +83,9 @@ class System:
         operator: `n` times what stands in for `K/n`.
         unscaled: `K` itself.
         y: What stands in for `y`, float64.
-        scaled: The same before its mean was taken out.
+        scaled: `operator` before its mean was taken out.
         rows: `n`.
+        columns: `c`, the number of targets.
         count: `N`; `n` where each row counts once.
         root: `w½`, `(n,)`.
         intercept: As given.
@@ -54,7 +106,7 @@ class System:
         rows = operator.rows
         y = np.asarray(_validation.check_targets("y", y, rows), "float64")
         self.unscaled = self.operator = operator
-        self.rows, self.intercept = rows, intercept
+        self.rows, self.columns, self.intercept = rows, y.shape[1], intercept
         self.count, self.root = float(rows), np.ones(rows)
         self._given = y, None if weights is None else np.asarray(weights)
         if weights is not None:
@@ -72,7 +124,7 @@ class System:
 
     @functools.cached_property
     def gram(self) -> np.ndarray:
-        """`n` times what stands in for `K/n`, written out, `(n, n)` float64."""
+        """The matrix of `operator`, written out, `(n, n)` float64."""
         gram = self.operator.dense()
         total = float(np.sum(np.abs(gram)))
         if self.intercept:  # without its mean, a kernel that is not zero may be
@@ -82,11 +134,6 @@ class System:
 
     @functools.cached_property
     def unit(self) -> float:
-        """That of a relative ridge, `tr(K)/n²`: with weights, `Σ w_i K_ii/N²`.
-
-        Raises:
-            ValueError: If the kernel is zero, or not finite.
-        """
         formed = "gram" in self.__dict__ and not self.intercept
         trace = float(np.trace(self.gram)) if formed else self.scaled.trace
         check_trace(trace)
@@ -94,45 +141,45 @@ class System:
 
     @functools.cached_property
     def scales(self) -> np.ndarray:
-        """The mean square of each target, `(c,)`; about its mean with an intercept.
-
-        By what they are measured in: errors divided by it have no unit.
-        """
         y, weights = self._given
         squares = np.average(np.square(y - self.centre), axis=0, weights=weights)
         return above_rounding(squares, self.centre)
 
     def rows_given(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Targets and weights of some rows, as they were given."""
+        """Return targets and weights of some rows, as they were given."""
         y, weights = self._given
         return y[numbers], None if weights is None else weights[numbers]
 
     def matmul(self, v: np.ndarray, ridge: float, dtype: str = "float64") -> np.ndarray:
-        """`(K/n + λI) v`."""
+        """Return `(K/n + λI) v`."""
         return self.operator.matmul(v, dtype) / self.rows + ridge * v
 
     def residual(self, dual: np.ndarray, ridge: float) -> np.ndarray:
-        """`|y − (K/n + λI) α| / |y|` of each target, `(c,)`; 0 for targets of zero."""
+        """Return `|y − (K/n + λI) α| / |y|`, `(c,)`; 0 for targets of zero."""
         if "gram" in self.__dict__:
             return relative(self.y - self.gram @ dual / self.rows - ridge * dual, self.y)
         return relative(self.y - self.matmul(dual, ridge), self.y)
 
     def predictor(self, solution: Solution) -> np.ndarray:
-        """`α`, `(n, c)`, of the predictor `(1/n) K(x, X) α`; of the centres where some are.
-
-        A solver's `α` belongs to rows that are scaled by how often they count.
-        """
-        assert solution.dual is not None
+        assert solution.dual is not None  # of rows that are scaled by how often they count
         root = self.root if solution.centres is None else self.root[solution.centres]
         return solution.dual * root[:, None] * (self.rows / self.count)
 
+    def predictor_weights(self, solution: Solution) -> np.ndarray:
+        assert solution.weights is not None
+        return solution.weights * np.sqrt(self.rows / self.count)
+
+    def anchors_of(self, solution: Solution) -> Any:
+        operator, centres = self.operator, solution.centres
+        return operator.x if centres is None else operator.rows_of(centres)
+
     def project(self, v: np.ndarray) -> np.ndarray:
-        """`C v`, `(n, m)`; `v` itself without an intercept."""
+        """Return `C v`, `(n, m)`; `v` itself without an intercept."""
         operator = self.operator
         return operator.project(v) if isinstance(operator, CentredOperator) else v
 
     def finished(self, dual: np.ndarray) -> dict[str, Any]:
-        """`dual` and `constant` of a `Solution`, from what a solver found as `α`.
+        """Return `dual` and `constant` of a `Solution`, from what was found as `α`.
 
         With an intercept, `ρᵀα = 0` is made to hold, which iterations come near to only.
         """
@@ -143,27 +190,22 @@ class System:
         return {"dual": dual, "constant": self.centre - values / np.sqrt(self.count)}
 
     def constant_of(self, weights: np.ndarray) -> np.ndarray | None:
-        """`b`, `(c,)`, that belongs to `w`, `(F, c)`; `None` without an intercept."""
+        """Return `b`, `(c,)`, for `w`, `(F, c)`; `None` without an intercept."""
         operator = self.operator
         if not isinstance(operator, CentredOperator):
             return None
         return self.centre - operator.flat_mean @ weights / np.sqrt(self.count)
 
     def less_constant(self, diagonal: np.ndarray, ridge: float) -> np.ndarray:
-        """The diagonal of `A⁻¹`, or of the `P` that stands in for it, `(n,)`."""
+        """Return the diagonal of the `P` that stands in for `A⁻¹`, `(n,)`."""
         operator = self.operator
         if not isinstance(operator, CentredOperator):
             return diagonal
         return diagonal - operator.unit**2 / ridge
 
-    def predictor_weights(self, solution: Solution) -> np.ndarray:
-        """`w`, `(F, c)`, of the predictor `J(x) w`."""
-        assert solution.weights is not None
-        return solution.weights * np.sqrt(self.rows / self.count)
-
 
 def above_rounding(squares: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Mean squares about `centre`; zero where rounding alone makes them, `(c,)`."""
+    """Return mean squares about `centre`, `(c,)`; zero where they are mere rounding."""
     return np.where(squares > (1e-12 * centre) ** 2, squares, 0.0)
 
 
@@ -182,7 +224,7 @@ def check_trace(trace: float) -> None:
 
 
 def relative(values: np.ndarray, to: np.ndarray) -> np.ndarray:
-    """`|values| / |to|`, column by column; 0 where `to` is zero."""
+    """Divide the norms of columns, `|values| / |to|`, `(c,)`; 0 where `to` is zero."""
     norms = np.linalg.norm(to, axis=0)
     found = np.linalg.norm(values, axis=0)
     return np.divide(found, norms, out=np.zeros_like(found), where=norms > 0.0)

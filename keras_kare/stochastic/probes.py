@@ -56,7 +56,8 @@ class Probed:
         n, c = system.y.shape
         z = 2.0 * np.random.default_rng(seed).integers(0, 2, (n, probes)) - 1.0
         z = system.project(z)
-        self._prepared = self._prepare(np.concatenate([system.y, z], axis=1))
+        targets = np.concatenate([system.y, z], axis=1)
+        self._prepared = solver.prepare(System(system.operator, targets))
         dual, solution = self._solved(self._prepared)
         self._a, self._u = dual[:, :c], dual[:, c:]
         # Rows may count more than once: see `keras_kare.risk`.
@@ -108,17 +109,13 @@ class Probed:
 
     def _solve_for(self, targets: np.ndarray) -> np.ndarray:
         """`A⁻¹` of other targets, with the preconditioner of the first ones."""
-        again = getattr(self._prepared, "for_targets", self._prepare)
-        dual, solution = self._solved(again(targets))
+        dual, solution = self._solved(self._prepared.for_targets(targets))
         self.estimate = dataclasses.replace(
             self.estimate,
             residual=max(self.estimate.residual, solution.residual or 0.0),
             iterations=self.estimate.iterations + solution.iterations,
         )
         return dual
-
-    def _prepare(self, targets: np.ndarray) -> Prepared:
-        return self._solver.prepare(System(self._system.operator, targets))
 
     def _solved(self, prepared: Prepared) -> tuple[np.ndarray, Solution]:
         """`A⁻¹` of the targets, and how that went; with the residual."""

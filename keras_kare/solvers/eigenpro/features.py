@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_kare import _linalg, _rows
 from keras_kare.kernels.kernel import Kernel
+from keras_kare.solvers.centred import CentredOperator
 from keras_kare.solvers.eigenpro.steps import Batch, Iterate, Passes, Subspace
 
 
@@ -26,20 +27,22 @@ class Mean:
     features: list[tf.Tensor]
 
     @classmethod
-    def of(
-        cls, kernel: Kernel, unit: np.ndarray, scale: np.ndarray | None, passes: Passes
-    ) -> Mean:
-        """By one pass over the rows, which are multiplied by `scale`, `(n,)`."""
-        v = (unit if scale is None else unit * scale)[:, None]
-        return cls(
-            unit,
-            _rows.total(
-                kernel.pull(kernel.held(x), tf.constant(v[rows])) for rows, x in passes()
-            ),
+    def of(cls, operator: CentredOperator, passes: Passes) -> Mean:
+        """Take the mean by one pass over the rows, and `K q` by another."""
+        kernel, scale = operator.kernel, operator.scale
+        scales = np.ones(operator.rows) if scale is None else scale
+        v = (operator.unit * scales)[:, None]
+        features = _rows.total(
+            kernel.pull(kernel.held(x), tf.constant(v[rows])) for rows, x in passes()
         )
+        product = np.empty(operator.rows)
+        for rows, x in passes():
+            product[rows] = kernel.push(kernel.held(x), features).numpy()[:, 0]
+        operator.product = product * scales
+        return cls(operator.unit, features)
 
     def less(self, w: list[tf.Tensor], numbers: Any, p: np.ndarray) -> list[tf.Tensor]:
-        """`JᵀC p`, from `Jᵀp` of some rows alone."""
+        """Return `JᵀC p`, from `Jᵀp` of some rows alone."""
         share = self.unit[numbers] @ p
         pairs = zip(w, self.features, strict=True)
         return [t - tf.tensordot(share[:, None], _as(e, t), 1) for t, e in pairs]
@@ -47,7 +50,7 @@ class Mean:
     def less_values(
         self, values: np.ndarray, numbers: Any, w: list[tf.Tensor]
     ) -> np.ndarray:
-        """`C J w`, of some rows, from `J w`."""
+        """Return `C J w` of some rows, from `J w`."""
         pairs = zip(w, self.features, strict=True)
         parts = [tf.matmul(_flat(t), _flat(_as(e, t)), transpose_b=True) for t, e in pairs]
         return values - np.outer(self.unit[numbers], tf.add_n(parts).numpy())
@@ -132,13 +135,13 @@ class FeatureIterate(Iterate):
         return values
 
     def _pull(self, held: Any, numbers: Any, p: np.ndarray, dtype: str) -> list[tf.Tensor]:
-        """`Jᵀp` of some rows."""
+        """Return `Jᵀp` of some rows."""
         v = p if self.scale is None else self.scale[numbers, None] * p
         w: list[tf.Tensor] = self.kernel.pull(held, tf.constant(v, dtype))
         return w if self._mean is None else self._mean.less(w, numbers, p)
 
     def _push(self, held: Any, numbers: Any, w: list[tf.Tensor]) -> np.ndarray:
-        """`J w` of some rows, float64."""
+        """Return `J w` of some rows, float64."""
         values = np.asarray(self.kernel.push(held, w).numpy(), "float64")
         if self.scale is not None:
             values = self.scale[numbers, None] * values
@@ -150,7 +153,7 @@ class FeatureIterate(Iterate):
         return _rows.take(self._held, numbers)
 
     def _on_images(self, w: list[tf.Tensor]) -> np.ndarray:
-        """`wᵀE/n`, `(c, q)`."""
+        """Return `wᵀE/n`, `(c, q)`."""
         if not self._images:
             return np.zeros((self.dual.shape[1], 0))
         pairs = zip(w, self._images, strict=True)
@@ -158,7 +161,7 @@ class FeatureIterate(Iterate):
         return np.asarray(total.numpy(), "float64") / self.rows
 
     def _less_images(self, w: list[tf.Tensor], z: np.ndarray) -> list[tf.Tensor]:
-        """`w − E z` for `z` of shape `(c, q)`."""
+        """Return `w − E z` for `z` of shape `(c, q)`."""
         if not self._images:
             return w
         c = tf.constant(z, self.dtype)
@@ -205,5 +208,5 @@ def _as(t: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
 
 
 def _flat(t: tf.Tensor) -> tf.Tensor:
-    """All axes but the first as one."""
+    """Make all axes but the first one."""
     return tf.reshape(t, (t.shape[0], -1))

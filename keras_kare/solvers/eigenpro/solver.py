@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
+import time
+
 import keras
+import numpy as np
 
 from keras_kare import _validation
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
-from keras_kare.solvers.eigenpro.prepared import (
-    EigenProArrays,
-    EigenProPrepared,
-    EigenProStream,
-    Reading,
-)
+from keras_kare.solvers.eigenpro.arrays import EigenProArrays
+from keras_kare.solvers.eigenpro.prepared import EigenProPrepared, Reading
 from keras_kare.solvers.eigenpro.steps import STEPS
-from keras_kare.solvers.solver import Solver
-from keras_kare.solvers.stream import Stream
-from keras_kare.solvers.system import System
+from keras_kare.solvers.eigenpro.stream import EigenProStream, StreamOperator
+from keras_kare.solvers.iterative import Iterative
+from keras_kare.solvers.stream import StreamSystem
+from keras_kare.solvers.system import AbstractSystem, System
 
 MOST_ROWS = 1024
 """Most rows of a batch, where the user names no number."""
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
-class EigenPro(Solver):
+class EigenPro(Iterative):
     """Stochastic block iteration, preconditioned by a subsample's top eigenvectors.
 
     An epoch goes once over all rows in random batches. Each batch `B` updates its own
@@ -88,6 +88,7 @@ class EigenPro(Solver):
     """
 
     name = "eigenpro"
+    step_name = "epoch"
     ordered = True
 
     def __init__(
@@ -103,7 +104,6 @@ class EigenPro(Solver):
     ):
         _validation.check_whole("max_epochs", max_epochs, 1)
         _validation.check_whole("subsample", subsample, 2)
-        _validation.check_whole("seed", seed, 0)
         if batch_size != "auto":
             _validation.check_whole("batch_size", batch_size, 1)
         if components != "auto":
@@ -113,12 +113,13 @@ class EigenPro(Solver):
                     "`components` must be at most `subsample`. Received: "
                     f"components={components}, subsample={subsample}"
                 )
-        if time_budget is not None:
-            _validation.check_ridge("time_budget", time_budget)
-        self._keep(tolerance, memory_limit)
-        self.max_epochs, self.seed = max_epochs, seed
+        self._keep_budget(tolerance, memory_limit, time_budget, seed)
+        self.max_epochs, self.subsample = max_epochs, subsample
         self.batch_size, self.components = batch_size, components
-        self.subsample, self.time_budget = subsample, time_budget
+
+    @property
+    def most_steps(self) -> int:
+        return self.max_epochs
 
     def memory(self, operator: KernelOperator, columns: int) -> float:
         rows = self.row_bytes(operator.rows, columns)
@@ -164,19 +165,46 @@ class EigenPro(Solver):
             if self.batch_size == "auto":
                 b = min(b, max(1, int(share / each)))
         q = min(m // 4, q) if self.components == "auto" else min(int(self.components), m)
-        return Reading(mapped, q, min(b, rows), each)
+        return Reading(mapped, q, min(b, rows), each, self.batch_size != "auto")
 
-    def prepare(self, system: System) -> EigenProPrepared:
-        self.check_memory(
+    def prepare(self, system: AbstractSystem) -> EigenProPrepared:
+        if isinstance(system, StreamSystem):
+            return self._prepare_stream(system)
+        system = self.check_memory(
             system, "Name a smaller `subsample`, `batch_size`, or number of `components`."
         )
-        return EigenProArrays(system, self)
+        _ = system.unit  # refuses kernels that are zero or not finite
+        usable = np.flatnonzero(system.root)
+        rng = np.random.default_rng(self.seed)
+        count = min(self.subsample, len(usable))
+        numbers = np.sort(rng.choice(usable, count, replace=False))
+        reading = self.reading(system.operator, system.columns)
+        return EigenProArrays(system, self, system, reading, numbers)
 
     def streams(self, kernel: Kernel) -> bool:
         return kernel.has_features  # others take kernel values with all rows
 
-    def prepare_stream(self, kernel: Kernel, stream: Stream) -> EigenProPrepared:
-        return EigenProStream(kernel, stream, self)
+    def _prepare_stream(self, system: StreamSystem) -> EigenProStream:
+        begun = time.monotonic()
+        numbers, x = system.stream.sample(self.subsample, self.seed)
+        sample = system.kernel.operator(x)
+        reading = self.reading(sample, system.columns, streamed=True)
+        needed = self.fixed_bytes(sample, system.columns, reading)
+        advice = "Name fewer `components`."
+        self.check_bytes(needed, sample.features or 0, "features", advice)
+        ys, given = [], []
+        for _, y, w in system.read():
+            ys.append(y)
+            given += [] if w is None else [w]
+        needed += self.row_bytes(system.rows, system.columns)
+        self.check_bytes(needed, system.rows, "rows")
+        y = np.concatenate(ys)
+        weights = np.concatenate(given) if given else None
+        operator = StreamOperator(system, y, numbers, x)
+        of_rows = System(operator, y, weights, system.intercept)
+        prepared = EigenProStream(system, self, of_rows, reading, numbers)
+        prepared.begun = begun
+        return prepared
 
 
 def _feature_flops(features: int, columns: int) -> float:
