@@ -6,6 +6,7 @@ import contextlib
 import functools
 import threading
 import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -210,16 +211,38 @@ def climbed(
     identity = tf.eye(matrix.shape[0], dtype=matrix.dtype)
     unit = tf.reduce_mean(tf.abs(tf.linalg.diag_part(matrix)))
     heights = [10.0**step * eps for step in range(1, 3 * STEPS)]
-    ladder = [0.0, *(height for height in heights if height <= 1.001 * most)]
-    jitter = tf.zeros((), matrix.dtype)
-    for height in ladder[first:]:
-        jitter = unit * tf.constant(height, matrix.dtype)
+    ladder = [0.0, *(height for height in heights if height <= 1.001 * most)][first:]
+
+    def factor(jitter: tf.Tensor) -> tf.Tensor | None:
         inverse = plain_factor(matrix + jitter * identity)
-        if succeeded(inverse):
-            if height:
-                _say(jitter)
-            return inverse, jitter
-    raise ValueError(f"{_FAILED} Received: jitter up to {float(jitter):.1e}")
+        return inverse if succeeded(inverse) else None
+
+    jitters = (unit * tf.constant(height, matrix.dtype) for height in ladder)
+    inverse, jitter = climb(factor, jitters, f"{_FAILED} Received: ")
+    if jitter > 0:
+        _say(jitter)
+    return inverse, jitter
+
+
+def climb(
+    factor: Callable[[Any], Any], jitters: Iterable[Any], refusal: str
+) -> tuple[Any, Any]:
+    """Return the first factor that there is, and the jitter that it needed.
+
+    Args:
+        factor: Takes a jitter; returns a factor, or `None` where the matrix with that
+            jitter on its diagonal is indefinite.
+        jitters: The ladder, from its lowest step.
+        refusal: The error, up to what was received; the highest jitter follows.
+
+    Raises:
+        ValueError: If no jitter was enough.
+    """
+    for jitter in jitters:
+        found = factor(jitter)
+        if found is not None:
+            return found, jitter
+    raise ValueError(f"{refusal}jitter up to {float(jitter):.1e}")
 
 
 _inverse_cholesky = Rescued(_by_halves_alone, climbed)
