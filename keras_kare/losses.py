@@ -171,12 +171,8 @@ class KARE(GramLoss):
         intercept: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
         ridge = self.absolute_ridge(gram, sample_weight)
-        y, gram, z = risk.checked(y_true, gram, ridge)
-        system = risk.counted(y, gram, sample_weight)
-        y, gram, count, root = system
-        solved = risk.regress(y, gram, z, system.constant if intercept else None)
-        loss = risk.kare_of(y, gram, z, solved, count)
-        return loss, risk.leave_one_out_of(y, gram, z, solved) / root
+        solved = risk.regress(y_true, gram, ridge, sample_weight, intercept)
+        return risk.kare_of(solved), risk.leave_one_out_of(solved)
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")

@@ -1,0 +1,86 @@
+"""What risks are given: tensors of one type, whose shapes fit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_kare import _validation
+
+
+def checked(y: Any, gram: Any, ridge: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return tensors of one type and fitting shapes; outside of graphs, check values."""
+    gram = _tensor("gram", gram)
+    if not gram.dtype.is_floating:
+        raise ValueError(
+            f"`gram` must hold floats. Received: gram of dtype {gram.dtype.name}"
+        )
+    if gram.dtype.size < 4:  # no factorisations in half precision
+        gram = tf.cast(gram, tf.float32)
+    if gram.shape.rank != 2 or not gram.shape[:1].is_compatible_with(gram.shape[1:]):
+        raise ValueError(
+            "`gram` must be a square matrix, the kernel between all rows. "
+            f"Received: gram of shape {tuple(gram.shape)}"
+        )
+    if gram.shape[0] is not None and gram.shape[0] < 2:
+        raise ValueError(
+            "`gram` must have at least two rows: one row says nothing about others. "
+            f"Received: gram of shape {tuple(gram.shape)}"
+        )
+    y = _columns(y, gram)
+    _validation.check_ridge_value("ridge", ridge)
+    # A Python number must not pass through float32 on its way to float64.
+    ridge = (
+        tf.cast(ridge, gram.dtype) if tf.is_tensor(ridge) else _scalar(ridge, gram.dtype)
+    )
+    if tf.executing_eagerly():
+        _validation.check_finite("y", y)
+        _validation.check_finite("gram", gram)
+        _refuse_asymmetric(gram)
+        return y, gram, ridge
+    y = tf.debugging.check_numerics(y, "`y` holds NaN or Inf")
+    positive = tf.debugging.Assert(
+        tf.math.is_finite(ridge) & (ridge > 0),
+        ["`ridge` must be a positive finite number. Received: ridge=", ridge],
+    )
+    with tf.control_dependencies([positive]):
+        return y, gram, tf.identity(ridge)
+
+
+def _refuse_asymmetric(gram: tf.Tensor) -> None:
+    """Refuse what is no Gram matrix, such as a kernel between different rows."""
+    off = tf.reduce_max(tf.abs(gram - tf.transpose(gram)))
+    if off > 1e-3 * tf.reduce_max(tf.abs(gram)):
+        raise ValueError(
+            "`gram` must be symmetric: the kernel between all rows and the same rows. "
+            f"Received: gram that differs from its transpose by up to {float(off):.1e}"
+        )
+
+
+def _tensor(name: str, value: Any) -> tf.Tensor:
+    if not tf.is_tensor(value):
+        value = np.asarray(value)
+        if value.dtype.kind not in "fiub":
+            raise ValueError(
+                f"`{name}` must hold numbers. Received: {name} of dtype {value.dtype}"
+            )
+    return tf.convert_to_tensor(value)
+
+
+def _scalar(value: Any, dtype: tf.DType) -> tf.Tensor:
+    return tf.reshape(tf.constant(np.asarray(value, "float64"), dtype), ())
+
+
+def _columns(y: Any, gram: tf.Tensor) -> tf.Tensor:
+    y = _tensor("y", y)
+    if y.shape.rank == 0 or not y.shape[:1].is_compatible_with(gram.shape[:1]):
+        raise ValueError(
+            "`y` must have one row for each row of `gram`. Received: y of shape "
+            f"{tuple(y.shape)}, gram of shape {tuple(gram.shape)}"
+        )
+    if y.shape[1:].num_elements() == 0:
+        raise ValueError(f"`y` has no columns. Received: y of shape {tuple(y.shape)}")
+    y = tf.cast(y, gram.dtype)
+    return y if y.shape.rank == 2 else tf.reshape(y, (tf.shape(gram)[0], -1))
