@@ -1,6 +1,7 @@
 """keras_kare: train a network's neural tangent kernel to generalise."""
 
 import importlib
+import sys
 from typing import Any
 
 from keras_kare._backend import require_tensorflow
@@ -17,11 +18,13 @@ from keras_kare import (  # noqa: E402
     models,
     risk,
     solvers,
-    stochastic,
 )
 from keras_kare._version import __version__  # noqa: E402
 from keras_kare.layers import NTKRidgeHead  # noqa: E402
 from keras_kare.models import KAREModel  # noqa: E402
+from keras_kare.risk import stochastic  # noqa: E402
+
+sys.modules["keras_kare.stochastic"] = stochastic  # for `import keras_kare.stochastic`
 
 __all__ = [
     "KAREModel",

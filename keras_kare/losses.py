@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from keras_kare import _validation, risk
 from keras_kare.kernels.kernel import Kernel
+from keras_kare.risk.stochastic import all_rows
 from keras_kare.solvers import CG
-from keras_kare.stochastic import full_kare
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -312,7 +312,7 @@ class FullKARE(KARE):
     ):
         _validation.check_whole("probes", probes, 2)
         _validation.check_ridge("tolerance", tolerance)
-        _validation.check_option("method", method, full_kare.METHODS)
+        _validation.check_option("method", method, all_rows.METHODS)
         _validation.check_whole("seed", seed, 0)
         super().__init__(ridge=ridge, relative=relative, name=name)
         self.probes, self.tolerance = probes, tolerance
@@ -337,7 +337,7 @@ class FullKARE(KARE):
         seed = int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0])
         solver = CG(tolerance=self.tolerance)
         with _without_bars():
-            found, gradients = full_kare.found_with_gradient(
+            found, gradients = all_rows.found_with_gradient(
                 kernel,
                 x,
                 y,

@@ -70,6 +70,11 @@ def test_public_names():
     assert (Path(kk.__file__).parent / "py.typed").exists()
 
 
+def test_stochastic_is_a_part_of_risk_with_a_name_of_its_own():
+    assert importlib.import_module("keras_kare.stochastic") is kk.risk.stochastic
+    assert kk.stochastic is kk.risk.stochastic
+
+
 @pytest.mark.parametrize("name", OBJECTS)
 def test_every_public_object_has_a_docstring(name):
     assert len(inspect.getdoc(OBJECTS[name]) or "") > 30

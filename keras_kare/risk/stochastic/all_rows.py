@@ -9,10 +9,10 @@ import tensorflow as tf
 from keras_kare import _validation
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
+from keras_kare.risk.stochastic.estimate import Estimate
+from keras_kare.risk.stochastic.exact import Exact, fits
+from keras_kare.risk.stochastic.probes import Probed
 from keras_kare.solvers import CG, Solver, System
-from keras_kare.stochastic.estimate import Estimate
-from keras_kare.stochastic.primal import Primal, fits
-from keras_kare.stochastic.probes import Probed
 
 METHODS = ("auto", "primal", "stochastic")
 
@@ -51,8 +51,8 @@ def kare(
 
     Returns:
         An `Estimate`. Its error has a random part, of which `standard_error` tells; a
-        bias of order `1/p²`, mostly far smaller (see `keras_kare.stochastic.probes`); and
-        a part of the solver's: relative to KARE, at most about `2 residual |y|/(z |a|)`.
+        bias of order `1/p²`, mostly far smaller (see `probes.py`); and a part of the
+        solver's: relative to KARE, at most about `2 residual |y|/(z |a|)`.
 
     Raises:
         ValueError: If shapes do not fit, there is one row, the ridge is not positive,
@@ -223,7 +223,7 @@ def _solved(
     seed: int,
     method: str,
     solver: Solver | None,
-) -> Primal | Probed:
+) -> Exact | Probed:
     operator = system.operator
     if method == "primal" and not fits(operator, operator.rows):
         raise ValueError(
@@ -232,5 +232,5 @@ def _solved(
             f"{operator.features} features, {operator.rows} rows"
         )
     if method == "primal" or (method == "auto" and fits(operator, MOST_FEATURES)):
-        return Primal(system, ridge)
+        return Exact(system, ridge)
     return Probed(system, ridge, probes, seed, CG() if solver is None else solver)

@@ -26,18 +26,18 @@ from keras_kare import _linalg
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.memory import available, in_words
 from keras_kare.kernels.operator import KernelOperator
+from keras_kare.risk.stochastic.estimate import Estimate
+from keras_kare.risk.stochastic.probes import added
 from keras_kare.solvers import System
 from keras_kare.solvers.centred import CentredOperator
 from keras_kare.solvers.normal import NormalEquations
 from keras_kare.solvers.primal import CHUNK_BYTES, chunk_rows
-from keras_kare.stochastic.estimate import Estimate
-from keras_kare.stochastic.probes import added
 
 TOLERANCE = 1e-6
 """Residual above which rounding errors have spoilt the solution."""
 
 
-class Primal:
+class Exact:
     """The primal solution, in float64.
 
     Args:

@@ -31,8 +31,8 @@ import tensorflow as tf
 
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
+from keras_kare.risk.stochastic.estimate import Estimate
 from keras_kare.solvers import Prepared, Solution, Solver, System
-from keras_kare.stochastic.estimate import Estimate
 
 
 class Probed:
