@@ -310,10 +310,8 @@ class FullKARE(KARE):
         seed: int = 0,
         name: str = "full_kare",
     ):
-        _validation.check_whole("probes", probes, 2)
+        all_rows.Way(probes, seed, method)  # refuses what is out of range
         _validation.check_ridge("tolerance", tolerance)
-        _validation.check_option("method", method, all_rows.METHODS)
-        _validation.check_whole("seed", seed, 0)
         super().__init__(ridge=ridge, relative=relative, name=name)
         self.probes, self.tolerance = probes, tolerance
         self.method, self.seed = method, seed
@@ -335,19 +333,10 @@ class FullKARE(KARE):
             )
         y = np.asarray(y_true, "float64")
         seed = int(np.random.SeedSequence([self.seed, step]).generate_state(1)[0])
-        solver = CG(tolerance=self.tolerance)
+        way = all_rows.Way(self.probes, seed, self.method, CG(tolerance=self.tolerance))
         with _without_bars():
             found, gradients = all_rows.found_with_gradient(
-                kernel,
-                x,
-                y,
-                self.ridge,
-                self.probes,
-                seed,
-                self.method,
-                solver,
-                self.relative,
-                intercept,
+                kernel, x, y, self.ridge, way, self.relative, intercept
             )
         if not self._told and not found.converged:
             self._told = True  # once, not at every step

@@ -24,11 +24,9 @@ then stands in for `A⁻¹` in every formula: `α = P W½ y`, and `∂P = −P �
 """
 
 from keras_kare.risk.alignment import kare, kare_of
-from keras_kare.risk.checks import checked
-from keras_kare.risk.held_out import predict
-from keras_kare.risk.left_out import leave_one_out, leave_one_out_of
+from keras_kare.risk.given import Counted, checked, counted
+from keras_kare.risk.left_out import leave_one_out, leave_one_out_of, predict
 from keras_kare.risk.regression import FLOAT64_BELOW, Regression, mean_of, regress
-from keras_kare.risk.row_weights import Counted, counted
 
 __all__ = [
     "FLOAT64_BELOW",

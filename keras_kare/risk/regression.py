@@ -16,8 +16,7 @@ from keras_kare._linalg import (
     succeeded,
 )
 from keras_kare._traced_once import Rescued
-from keras_kare.risk.checks import checked
-from keras_kare.risk.row_weights import Counted, counted
+from keras_kare.risk.given import Counted, checked, counted
 
 FLOAT64_BELOW = 1e-5
 """Below this fraction of `tr(K)/n`, a float32 ridge is factorised in float64."""
@@ -78,10 +77,8 @@ def factorised(
     small = known is not None and known <= NO_BLOCKS
     regression = _small_regression if small else _regression
     a, b, inverse = regression(*(tf.stop_gradient(t) for t in given))
-    if not tf.executing_eagerly():
-        a.set_shape(y.shape)
-        b.set_shape(y.shape)
-        inverse.set_shape(gram.shape)
+    for found, like in ((a, y), (b, y), (inverse, gram)):
+        found.set_shape(like.shape)  # which graphs do not know
     return a, b, inverse
 
 
@@ -102,23 +99,26 @@ def in_closed_form(
     """
 
     @tf.custom_gradient
-    def first(*given: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        def final(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            return tuple(keep(*gradients(upstream), *given))
+    def held(*given: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, ...]:
+            return _final(*gradients(upstream), *given)[: len(given)]
 
-        return tf.identity(value), final
+        return tf.identity(value), gradient
 
-    @tf.custom_gradient
-    def keep(*values: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Any]:
-        def refuse(*upstream: tf.Tensor) -> Any:
-            raise NotImplementedError(
-                "KARE and leave-one-out have no second derivative here. Take finite "
-                "differences of their gradients instead."
-            )
+    return held(*arguments)
 
-        return tuple(tf.identity(v) for v in values[: len(arguments)]), refuse
 
-    return first(*arguments)
+@tf.custom_gradient
+def _final(*values: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Any]:
+    """Pass values on, and refuse to differentiate them."""
+
+    def refuse(*upstream: tf.Tensor) -> Any:
+        raise NotImplementedError(
+            "KARE and leave-one-out have no second derivative here. Take finite "
+            "differences of their gradients instead."
+        )
+
+    return tuple(tf.identity(v) for v in values), refuse
 
 
 def mean_of(y: tf.Tensor, constant: tf.Tensor) -> tf.Tensor:

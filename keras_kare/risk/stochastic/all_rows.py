@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -20,6 +21,48 @@ MOST_FEATURES = 4096
 """By default, the `F x F` matrix of the primal form is not larger than that."""
 
 
+@dataclass(frozen=True)
+class Way:
+    """The way in which KARE of all rows is found; see `kare` for the arguments.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    probes: int = 16
+    seed: int = 0
+    method: str = "auto"
+    solver: Solver | None = None
+
+    def __post_init__(self) -> None:
+        _validation.check_whole("probes", self.probes, 2)
+        _validation.check_whole("seed", self.seed, 0)
+        _validation.check_option("method", self.method, METHODS)
+        if self.solver is not None and not isinstance(self.solver, Solver):
+            raise ValueError(
+                "`solver` must be a solver of `keras_kare.solvers`, or None. "
+                f"Received: solver={self.solver!r}"
+            )
+
+    def go(self, system: System, ridge: float) -> Exact | Probed:
+        """Solve for KARE, exactly or by probes.
+
+        Raises:
+            ValueError: If the kernel has no small feature map for `"primal"`.
+        """
+        operator = system.operator
+        if self.method == "primal" and not fits(operator, operator.rows):
+            raise ValueError(
+                '`method="primal"` needs a kernel whose feature map has at most as many '
+                'numbers as there are rows; use `method="stochastic"`. Received: '
+                f"{operator.features} features, {operator.rows} rows"
+            )
+        small = self.method == "auto" and fits(operator, MOST_FEATURES)
+        if small or self.method == "primal":
+            return Exact(system, ridge)
+        return Probed(system, ridge, self.probes, self.seed, self.solver or CG())
+
+
 def kare(
     operator: KernelOperator | System,
     y: Any,
@@ -30,7 +73,7 @@ def kare(
     solver: Solver | None = None,
     intercept: bool = False,
 ) -> Estimate:
-    """KARE of all rows of an operator; no Gram matrix is formed.
+    """Return KARE of all rows of an operator; no Gram matrix is formed.
 
     Args:
         operator: `K`, `(n, n)`, by its products: `kernel.operator(x)`. Or a
@@ -80,9 +123,9 @@ def kare(
         - Girard, "A fast 'Monte-Carlo cross-validation' procedure for large least
           squares problems with noisy data".
     """
-    _check(ridge, probes, seed, method, solver)
-    system = _system(operator, y, intercept)
-    solved = _solved(system, float(ridge), probes, seed, method, solver)
+    _validation.check_ridge("ridge", ridge)
+    way = Way(probes, seed, method, solver)
+    solved = way.go(_system(operator, y, intercept), float(ridge))
     return solved.estimate.require_finite().warn_if_rough()
 
 
@@ -98,7 +141,7 @@ def kare_and_gradient(
     relative: bool = False,
     intercept: bool = False,
 ) -> tuple[Estimate, list[tf.Tensor]]:
-    """KARE of all rows, and its gradient by the kernel's trainable variables.
+    """Return KARE of all rows, and its gradient by the kernel's trainable variables.
 
     The gradient is that of exactly this estimate, with these probes. Its mean over seeds
     is the gradient of the estimate's mean: that of KARE, up to order `1/p²`. One gradient
@@ -133,9 +176,8 @@ def kare_and_gradient(
     optimizer.apply_gradients(zip(gradients, kernel.trainable_variables))
     ```
     """
-    found, gradients = found_with_gradient(
-        kernel, x, y, ridge, probes, seed, method, solver, relative, intercept
-    )
+    way = Way(probes, seed, method, solver)
+    found, gradients = found_with_gradient(kernel, x, y, ridge, way, relative, intercept)
     return found.warn_if_rough(), gradients
 
 
@@ -144,15 +186,12 @@ def found_with_gradient(
     x: Any,
     y: Any,
     ridge: float,
-    probes: int,
-    seed: int,
-    method: str,
-    solver: Solver | None,
-    relative: bool,
+    way: Way,
+    relative: bool = False,
     intercept: bool = False,
 ) -> tuple[Estimate, list[tf.Tensor]]:
-    """`kare_and_gradient`, for those who warn themselves."""
-    _check(ridge, probes, seed, method, solver)
+    """Return what `kare_and_gradient` does, to those who warn themselves."""
+    _validation.check_ridge("ridge", ridge)
     if not isinstance(kernel, Kernel):
         raise TypeError(
             "`kernel` must be a kernel of `keras_kare.kernels`. "
@@ -168,26 +207,14 @@ def found_with_gradient(
     z, slope = float(ridge), 0.0
     if relative:
         z, slope = float(ridge) * system.unit, float(ridge) / system.rows**2
-    solved = _solved(system, z, probes, seed, method, solver)
+    solved = way.go(system, z)
     solved.estimate.require_finite()
     gradients = solved.gradients(kernel, slope)
     return solved.estimate, gradients
 
 
-def _check(ridge: Any, probes: Any, seed: Any, method: Any, solver: Solver | None) -> None:
-    _validation.check_ridge("ridge", ridge)
-    _validation.check_whole("probes", probes, 2)
-    _validation.check_whole("seed", seed, 0)
-    _validation.check_option("method", method, METHODS)
-    if solver is not None and not isinstance(solver, Solver):
-        raise ValueError(
-            "`solver` must be a solver of `keras_kare.solvers`, or None. "
-            f"Received: solver={solver!r}"
-        )
-
-
 def _system(operator: Any, y: Any, intercept: bool) -> System:
-    """The system to be solved, of a kernel that is neither zero nor infinite."""
+    """Return the system to be solved, of a kernel that is neither zero nor infinite."""
     if isinstance(operator, System):
         if y is not None:
             raise ValueError(
@@ -214,23 +241,3 @@ def _system(operator: Any, y: Any, intercept: bool) -> System:
         )
     _ = system.unit
     return system
-
-
-def _solved(
-    system: System,
-    ridge: float,
-    probes: int,
-    seed: int,
-    method: str,
-    solver: Solver | None,
-) -> Exact | Probed:
-    operator = system.operator
-    if method == "primal" and not fits(operator, operator.rows):
-        raise ValueError(
-            '`method="primal"` needs a kernel whose feature map has at most as many '
-            'numbers as there are rows; use `method="stochastic"`. Received: '
-            f"{operator.features} features, {operator.rows} rows"
-        )
-    if method == "primal" or (method == "auto" and fits(operator, MOST_FEATURES)):
-        return Exact(system, ridge)
-    return Probed(system, ridge, probes, seed, CG() if solver is None else solver)

@@ -43,7 +43,7 @@ class Estimate:
         return self.residual <= self.tolerance
 
     def require_finite(self) -> Estimate:
-        """The same.
+        """Return the estimate itself, or refuse one that is not finite.
 
         Raises:
             ValueError: If it is not finite.
@@ -56,7 +56,7 @@ class Estimate:
         )
 
     def warn_if_rough(self) -> Estimate:
-        """The same, after a warning if the solution has not converged."""
+        """Return the estimate itself, after a warning if the solution has not converged."""
         if not self.converged:
             warnings.warn(
                 f"The solution behind KARE has a residual of {self.residual:.1e} after "

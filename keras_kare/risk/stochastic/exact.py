@@ -18,6 +18,7 @@ has no mean, either.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -27,7 +28,7 @@ from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.memory import available, in_words
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.risk.stochastic.estimate import Estimate
-from keras_kare.risk.stochastic.probes import added
+from keras_kare.risk.stochastic.row_gradients import summed_gradients
 from keras_kare.solvers import System
 from keras_kare.solvers.centred import CentredOperator
 from keras_kare.solvers.normal import NormalEquations
@@ -77,7 +78,7 @@ class Exact:
         )
 
     def gradients(self, kernel: Kernel, slope: float) -> list[tf.Tensor]:
-        """Of KARE.
+        """Differentiate KARE.
 
         Args:
             kernel: The kernel; its rows count once each.
@@ -91,20 +92,20 @@ class Exact:
         inner = tf.constant((-2.0 * by_t / n**2) * (self._inverse @ self._inverse))
         left = np.concatenate([self._b, self._a], axis=1) * (-2.0 * by_s / (n * c))
         right = tf.constant(np.concatenate([self._w, self._hw], axis=1))
-        variables = kernel.trainable_variables
-        total = [tf.zeros(v.shape, v.dtype) for v in variables]
-        for rows in self._chunks():
-            x = self._system.operator.rows_of(rows)
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch([v.value for v in variables])
-                j = kernel.feature_rows(x)
+
+        def by_features(rows: slice, j: tf.Tensor) -> tf.Tensor:
             # H is large where J is small: float64, whatever the network's type.
             wide = tf.cast(j, tf.float64)
-            upstream = tf.matmul(self._less_mean(wide, rows), inner)
-            upstream += 2.0 * slope * by_ridge * wide
-            upstream += tf.matmul(left[rows], right, transpose_b=True)
-            total = added(total, tape, j, variables, tf.cast(upstream, j.dtype))
-        return total
+            found = tf.matmul(self._less_mean(wide, rows), inner)
+            found += 2.0 * slope * by_ridge * wide
+            return tf.cast(found + tf.matmul(left[rows], right, transpose_b=True), j.dtype)
+
+        def features(_: slice, x: Any) -> tf.Tensor:
+            return kernel.feature_rows(x)
+
+        step = chunk_rows(self._features)
+        operator = self._system.operator
+        return summed_gradients(kernel, operator, step, features, by_features)
 
     def _less_mean(self, j: tf.Tensor, rows: slice) -> tf.Tensor:
         operator = self._system.operator
@@ -113,7 +114,7 @@ class Exact:
         return j - np.outer(operator.unit[rows], operator.flat_mean)
 
     def _factorise(self) -> None:
-        """`H`, `w` and `H w`: one pass over the rows."""
+        """Find `H`, `w` and `H w` in one pass over the rows."""
         operator, y = self._system.operator, self._system.y
         normal = NormalEquations(self._features, y.shape[1])
         for rows in self._chunks():
@@ -127,7 +128,7 @@ class Exact:
         self._residual = float(np.max(normal.residual(self._w, self._ridge)))
 
     def _solve(self) -> None:
-        """`a` and `b`: another pass over the rows."""
+        """Find `a` and `b` in another pass over the rows."""
         operator, y, z = self._system.operator, self._system.y, self._ridge
         self._a, self._b = np.empty_like(y), np.empty_like(y)
         for rows in self._chunks():
@@ -140,7 +141,7 @@ class Exact:
 
 
 def fits(operator: KernelOperator, most: int) -> bool:
-    """Whether the primal form is exact and small."""
+    """Tell whether the primal form is exact and small."""
     features = operator.features
     return features is not None and features <= min(operator.rows, most)
 

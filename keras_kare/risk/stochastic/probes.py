@@ -24,14 +24,13 @@ theirs: `A⁻¹C z = P z` (see `keras_kare.solvers.centred`).
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_kare.kernels.kernel import Kernel
-from keras_kare.kernels.operator import KernelOperator
 from keras_kare.risk.stochastic.estimate import Estimate
+from keras_kare.risk.stochastic.row_gradients import bilinear_gradients
 from keras_kare.solvers import Prepared, Solution, Solver, System
 
 
@@ -87,7 +86,7 @@ class Probed:
         )
 
     def gradients(self, kernel: Kernel, slope: float) -> list[tf.Tensor]:
-        """Of the estimate, which then knows the residual of this solution, too.
+        """Differentiate the estimate, which then knows the residual of this solution, too.
 
         Args:
             kernel: The kernel; its rows count once each.
@@ -108,7 +107,7 @@ class Probed:
         )
 
     def _solve_for(self, targets: np.ndarray) -> np.ndarray:
-        """`A⁻¹` of other targets, with the preconditioner of the first ones."""
+        """Return `A⁻¹` of other targets, with the preconditioner of the first ones."""
         dual, solution = self._solved(self._prepared.for_targets(targets))
         self.estimate = dataclasses.replace(
             self.estimate,
@@ -118,7 +117,7 @@ class Probed:
         return dual
 
     def _solved(self, prepared: Prepared) -> tuple[np.ndarray, Solution]:
-        """`A⁻¹` of the targets, and how that went; with the residual."""
+        """Return `A⁻¹` of the targets, and how that went; with the residual."""
         solution = prepared.checked(prepared.solve(self._ridge))
         if solution.dual is None or solution.centres is not None:
             raise ValueError(
@@ -126,56 +125,3 @@ class Probed:
                 f"Received: solver={self._solver.name!r}"
             )
         return self._system.project(solution.dual), solution
-
-
-def bilinear_gradients(
-    kernel: Kernel,
-    operator: KernelOperator,
-    left: np.ndarray,
-    right: np.ndarray,
-    trace: float,
-) -> list[tf.Tensor]:
-    """Gradient of `Σ_j l_jᵀ J(θ) w_j + trace · tr(K(θ))`, where `w_j = Jᵀ r_j` is fixed.
-
-    Rows go in chunks.
-
-    Args:
-        kernel: The kernel, with features.
-        operator: Of the rows.
-        left: `l`, `(n, m)`.
-        right: `r`, `(n, m)`.
-        trace: The factor of the trace.
-    """
-    variables = kernel.trainable_variables
-    dtype = "float64" if any(v.dtype == "float64" for v in variables) else "float32"
-    # Σ_i J_i r_i cancels to a small part of its terms: float64, and only then narrow.
-    w = [tf.cast(part, dtype) for part in operator.vjp(right)]
-    left = left.astype(dtype)
-    total = [tf.zeros(v.shape, v.dtype) for v in variables]
-    step, _ = kernel.chunk(operator.x, 2 * left.shape[1])
-    for rows in operator.chunks(step):
-        x = operator.rows_of(rows)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([v.value for v in variables])
-            form = tf.reduce_sum(kernel.jvp(x, w) * left[rows])
-            if trace:
-                form += trace * tf.reduce_sum(kernel.diag(x))
-        total = added(total, tape, form, variables)
-    return total
-
-
-def added(
-    total: list[tf.Tensor],
-    tape: tf.GradientTape,
-    target: tf.Tensor,
-    variables: list[Any],
-    upstream: tf.Tensor | None = None,
-) -> list[tf.Tensor]:
-    """`total` and the gradients of what the tape has seen."""
-    found = tape.gradient(
-        target,
-        [v.value for v in variables],
-        output_gradients=upstream,
-        unconnected_gradients=tf.UnconnectedGradients.ZERO,
-    )
-    return [a + tf.convert_to_tensor(g) for a, g in zip(total, found, strict=True)]
