@@ -429,7 +429,7 @@ def test_rough_training_solutions_are_told_once(rng, monkeypatch):
     x, y = rows(rng, dtype="float32")
     loss = kk.losses.FullKARE(ridge=0.01, tolerance=1e-4, method="stochastic")
     rough = kk.solvers.CG(tolerance=1e-9, max_iterations=1, rank=30)
-    monkeypatch.setattr("keras_kare.losses.CG", lambda **kwargs: rough)
+    monkeypatch.setattr("keras_kare.losses.full_kare.CG", lambda **kwargs: rough)
     kernel = kk.kernels.NTK(network(width=40))
     with pytest.warns(RuntimeWarning, match="residual"):
         loss.value_and_gradients(kernel, x, y, 0)

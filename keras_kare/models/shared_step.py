@@ -39,7 +39,7 @@ def step_key(model: Any) -> str | None:
     """What decides a model's step besides its network; `None` where it is not known."""
     loss, optimizer, trained = model.loss, model.optimizer, model.trainable_variables
     known = (
-        type(loss).__module__ == losses.__name__
+        type(loss) in losses.OWN.values()
         and "evaluate" not in vars(loss)
         and type(optimizer).scale_loss is keras.optimizers.Optimizer.scale_loss
         and optimizer.loss_scale_factor is None
