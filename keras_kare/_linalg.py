@@ -73,7 +73,7 @@ _ONE_THREAD = _OneThread()
 
 
 def threads_for(rows: int) -> contextlib.AbstractContextManager[Any]:
-    """NumPy's threads for the algebra of so many rows: up to a thousand one.
+    """Limit NumPy's threads for the algebra of so many rows: up to a thousand, to one.
 
     Several threads wait for each other at each of many small steps, by spinning. On a
     machine with other work they wait for that, too, many times as long as one computes.
@@ -82,14 +82,14 @@ def threads_for(rows: int) -> contextlib.AbstractContextManager[Any]:
 
 
 def eigh(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues of a symmetric matrix, `(n,)` ascending, and eigenvectors, `(n, n)`."""
+    """Return eigenvalues of a symmetric matrix, `(n,)` ascending, and eigenvectors."""
     with threads_for(len(matrix)):
         values, vectors = np.linalg.eigh(matrix)
     return values, vectors
 
 
 def inverse_cholesky(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`L⁻¹` of the Cholesky factor `L` of a symmetric positive definite matrix.
+    """Return `L⁻¹` of the Cholesky factor `L` of a symmetric positive definite matrix.
 
     Where rounding has made the matrix indefinite, a multiple of the identity is
     added: 10 times the rounding unit of the mean diagonal, and ten times more at
@@ -119,14 +119,14 @@ def inverse_cholesky(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def plain_factor(matrix: tf.Tensor) -> tf.Tensor:
-    """`L⁻¹`; NaN marks an indefinite matrix."""
+    """Return `L⁻¹`, in which NaN marks an indefinite matrix."""
     factor = tf.linalg.cholesky(matrix)
     identity = tf.eye(tf.shape(matrix)[0], dtype=matrix.dtype)
     return tf.linalg.triangular_solve(factor, identity)
 
 
 def _halved(levels: int) -> TracedOnce:
-    """`L⁻¹` by halves, each by halves.
+    """Make the function that finds `L⁻¹` by halves, each by halves.
 
     `[[A, ·], [B, C]]` has `L⁻¹ = [[a, 0], [-c b a, c]]`, where `a = chol(A)⁻¹`,
     `b = B aᵀ` and `c = chol(C - b bᵀ)⁻¹`.
@@ -158,7 +158,7 @@ def _by_halves_alone(matrix: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor
 
 
 def inverse_of(lower: tf.Tensor) -> tf.Tensor:
-    """`L⁻ᵀ L⁻¹` of what `inverse_cholesky` returned, `(n, n)`, symmetric.
+    """Return `L⁻ᵀ L⁻¹` of what `inverse_cholesky` returned, `(n, n)`, symmetric.
 
     By halves, which skips products with the zeros of the triangle.
     """
@@ -172,7 +172,7 @@ def inverse_of(lower: tf.Tensor) -> tf.Tensor:
 
 
 def square_of(symmetric: tf.Tensor) -> tf.Tensor:
-    """The square of a symmetric matrix, `(n, n)`, by halves: a quarter is mirrored."""
+    """Square a symmetric matrix, `(n, n)`, by halves: a quarter is mirrored."""
     half = tf.shape(symmetric)[0] // 2
     left, right = symmetric[:, :half], symmetric[:, half:]
     return _mirrored(
@@ -183,20 +183,20 @@ def square_of(symmetric: tf.Tensor) -> tf.Tensor:
 
 
 def _mirrored(first: tf.Tensor, corner: tf.Tensor, last: tf.Tensor) -> tf.Tensor:
-    """`[[first, cornerᵀ], [corner, last]]`."""
+    """Join `[[first, cornerᵀ], [corner, last]]`."""
     upper = tf.concat([first, tf.transpose(corner)], axis=1)
     return tf.concat([upper, tf.concat([corner, last], axis=1)], axis=0)
 
 
 def succeeded(inverse: tf.Tensor) -> tf.Tensor:
-    """Whether the matrix was positive definite."""
+    """Tell whether the matrix was positive definite."""
     return tf.reduce_all(tf.math.is_finite(tf.linalg.diag_part(inverse)))
 
 
 def climbed(
     matrix: tf.Tensor, first: int = 1, of: tf.DType | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """As `inverse_cholesky`, from a step of the ladder on; outside of graphs.
+    """Return `L⁻¹` and the jitter, from a step of the ladder on; outside of graphs.
 
     Args:
         matrix: `(n, n)`.

@@ -63,6 +63,6 @@ class Rescued:
 
 
 def traced(function: Callable[..., Any], *specs: tf.TensorSpec) -> Callable[..., Any]:
-    """A function of tensors as a graph of its own, part of none that is being traced."""
+    """Trace a function of tensors as a graph of its own, part of none that is open."""
     with tf.init_scope():
         return tf.function(function, autograph=False).get_concrete_function(*specs)

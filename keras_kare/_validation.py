@@ -20,12 +20,12 @@ def check_option(name: str, value: Any, options: Sequence[str]) -> None:
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a real number; a boolean is none."""
+    """Tell whether a value is a real number; a boolean is none."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def is_whole(value: Any) -> bool:
-    """Whether it is a whole number, of Python's or NumPy's types; a boolean is none."""
+    """Tell whether a value is a whole number, of Python or NumPy; a boolean is none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
@@ -64,7 +64,7 @@ def check_memory_limit(value: Any) -> None:
 
 
 def check_rows(name: str, x: Any) -> Any:
-    """Inputs as tensors: numeric, finite, the same positive number of rows each.
+    """Return inputs as tensors: numeric, finite, the same positive number of rows each.
 
     Returns:
         The same nested structure of `tf.Tensor`s.
@@ -98,7 +98,7 @@ def check_rows(name: str, x: Any) -> Any:
 
 
 def check_targets(name: str, y: Any, rows: int) -> np.ndarray:
-    """Targets as a float array of shape `(n, c)`.
+    """Return targets as a float array of shape `(n, c)`.
 
     Raises:
         ValueError: If `y` is missing, not numeric, holds class labels, NaN or Inf,
@@ -141,7 +141,7 @@ def check_finite(name: str, value: Any) -> None:
 
 
 def all_finite(value: tf.Tensor) -> bool:
-    """Whether no entry is NaN or Inf; with no operation to prepare where it is at hand."""
+    """Tell whether no entry is NaN or Inf, without an operation where it is at hand."""
     if not value.dtype.is_floating:
         return True
     if value.device.endswith("CPU:0"):
@@ -150,7 +150,7 @@ def all_finite(value: tf.Tensor) -> bool:
 
 
 def limits(dtype: Any) -> np.finfo:
-    """Those of a floating type; bfloat16 has the range of float32."""
+    """Return the limits of a floating type; bfloat16 has the range of float32."""
     name = keras.backend.standardize_dtype(dtype)
     return np.finfo("float32" if name == "bfloat16" else name)
 
@@ -209,7 +209,7 @@ def check_finite_weight(variable: keras.Variable) -> None:
 
 
 def check_weights(name: str, weights: Any, rows: int, positive: int = 2) -> np.ndarray:
-    """How often each row counts, as floats `(n,)`: finite, not negative, some positive.
+    """Return how often rows count, as floats `(n,)`: finite, not negative, some positive.
 
     Args:
         name: Of the argument.
@@ -239,7 +239,7 @@ def check_weights(name: str, weights: Any, rows: int, positive: int = 2) -> np.n
 
 
 def weights_of_classes(class_weight: Any, y: np.ndarray) -> np.ndarray:
-    """The weight of each row's class, `(n,)`.
+    """Return the weight of each row's class, `(n,)`.
 
     Classes are numbered as Keras numbers them: of one column of targets in {-1, 1} (or
     {0, 1}), 0 is the lower and 1 the upper; of several columns, the largest is the
@@ -290,7 +290,7 @@ def _numeric(name: str, part: Any) -> tf.Tensor:
 
 
 def _narrowed(name: str, part: np.ndarray) -> np.ndarray:
-    """In the type that models compute in."""
+    """Return a part of the inputs in the type that models compute in."""
     floatx = keras.config.floatx()
     if part.dtype == floatx:
         return part
@@ -306,7 +306,7 @@ def _narrowed(name: str, part: np.ndarray) -> np.ndarray:
 
 
 def _refuse_labels(name: str, y: np.ndarray) -> None:
-    """One column of whole numbers is taken for class labels, unless it holds -1 and 1."""
+    """Refuse one column of whole numbers, as class labels are, but for -1 and 1."""
     if y.shape[1] > 1 or (y.dtype.kind == "i" and set(np.unique(y)) <= {-1, 1}):
         return
     raise ValueError(
@@ -318,7 +318,7 @@ def _refuse_labels(name: str, y: np.ndarray) -> None:
 
 
 def check_ridge_value(name: str, value: Any) -> None:
-    """`check_ridge` for a number or a scalar tensor; symbolic ones are let through."""
+    """Refuse what `check_ridge` does, a tensor too; let symbolic ones through."""
     if tf.is_tensor(value) or isinstance(value, tf.Variable | np.ndarray):
         if not tf.executing_eagerly() or tf.size(value) != 1:
             return

@@ -9,7 +9,7 @@ import keras
 
 @keras.saving.register_keras_serializable(package="keras_kare")
 class SignedAccuracy(keras.metrics.MeanMetricWrapper):
-    """Share of rows whose class is right, for targets in {-1, 1}.
+    """The share of rows whose class is right, for targets in {-1, 1}.
 
     One column: the sign of the prediction is the class. Several columns: the largest
     is. `metrics=["accuracy"]` means this metric in `KAREModel.compile`, since Keras's
@@ -36,7 +36,7 @@ class SignedAccuracy(keras.metrics.MeanMetricWrapper):
 
 
 def signed_accuracy(y_true: Any, y_pred: Any) -> Any:
-    """1 for each row whose class is right, else 0: `(n,)`."""
+    """Return 1 for each row whose class is right, else 0: `(n,)`."""
     y_true, y_pred = (
         keras.ops.convert_to_tensor(y_true),
         keras.ops.convert_to_tensor(y_pred),
@@ -54,7 +54,7 @@ def signed_accuracy(y_true: Any, y_pred: Any) -> Any:
 
 
 def get(identifier: Any) -> Any:
-    """`SignedAccuracy` for "accuracy" and "acc"; anything else as Keras resolves it."""
+    """Resolve "accuracy" and "acc" as `SignedAccuracy`; leave all else to Keras."""
     if identifier in ("accuracy", "acc"):
         return SignedAccuracy(name=identifier)
     return identifier

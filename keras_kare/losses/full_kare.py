@@ -132,7 +132,7 @@ class FullKARE(KARE):
 
 @contextlib.contextmanager
 def _without_bars() -> Iterator[None]:
-    """Training has a progress bar of its own."""
+    """Silence the solver: training has a progress bar of its own."""
     shown = keras.config.is_interactive_logging_enabled()
     keras.config.disable_interactive_logging()
     try:

@@ -15,7 +15,7 @@ from keras_kare.kernels.kernel import Kernel
 
 @keras.saving.register_keras_serializable(package="keras_kare")
 class GramLoss(keras.losses.Loss):
-    """Base class of losses on `(y_true, gram)` instead of `(y_true, y_pred)`.
+    """The base class of losses on `(y_true, gram)` instead of `(y_true, y_pred)`.
 
     Subclasses define `evaluate`, which also returns the predictions that training
     metrics are computed on. One that takes weights of rows, too, has a third argument,
@@ -48,7 +48,7 @@ class GramLoss(keras.losses.Loss):
         sample_weight: Any = None,
         intercept: bool = False,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The loss, a scalar, and predictions of the training rows, `(n, c)`.
+        """Return the loss, a scalar, and predictions of the training rows, `(n, c)`.
 
         Args:
             y_true: Targets, `(n, c)`.
@@ -67,7 +67,7 @@ class GramLoss(keras.losses.Loss):
         sample_weight: Any = None,
         intercept: bool = False,
     ) -> tuple[float, list[tf.Tensor], np.ndarray]:
-        """The loss of a batch, its gradients, and predictions of its rows.
+        """Return the loss of a batch, its gradients, and predictions of its rows.
 
         For losses with `supplies_gradients = True`; called outside of graphs.
 
@@ -76,7 +76,7 @@ class GramLoss(keras.losses.Loss):
             x: Rows, `(n, ...)`.
             y_true: Targets, `(n, c)`.
             step: Number of the training step.
-            sample_weight, intercept: As in `evaluate`.
+            sample_weight, intercept: Those of `evaluate`.
 
         Returns:
             The loss; one array a trainable variable of the kernel; `(n, c)`.
@@ -110,15 +110,13 @@ class GramLoss(keras.losses.Loss):
         return self.evaluate(y_true, y_pred, sample_weight)[0]
 
     def absolute_ridge(self, gram: tf.Tensor, sample_weight: Any = None) -> tf.Tensor:
-        """`z` for this Gram matrix: where relative, in units of `Σ w_i K_ii/(Σ w)²`."""
+        """Return `z`: where relative, the ridge in units of `Σ w_i K_ii/(Σ w)²`."""
         ridge = tf.constant(self.ridge, gram.dtype)
         if not self.relative:
             return ridge
         diagonal = tf.linalg.diag_part(gram)
-        if sample_weight is None:
-            weights = tf.ones_like(diagonal)
-        else:
-            weights = tf.reshape(tf.cast(sample_weight, gram.dtype), (-1,))
+        weights = tf.ones_like(diagonal) if sample_weight is None else sample_weight
+        weights = tf.reshape(tf.cast(weights, gram.dtype), (-1,))
         return ridge * tf.reduce_sum(weights * diagonal) / tf.reduce_sum(weights) ** 2
 
     def get_config(self) -> dict[str, Any]:

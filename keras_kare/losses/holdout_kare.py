@@ -69,7 +69,7 @@ class HoldoutKARE(GramLoss):
         half = tf.shape(gram)[0] // 2
 
         def other(a: slice, b: slice) -> tf.Tensor:
-            """Of the rows `b`, by the machine of the rows `a`."""
+            """Predict the rows `b` by the machine of the rows `a`."""
             return risk.predict(y[a], gram[a, a], z, gram[b, a], intercept)
 
         upper, lower = slice(None, half), slice(half, None)

@@ -31,10 +31,9 @@ def checked(y: Any, gram: Any, ridge: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Ten
         )
     y = _columns(y, gram)
     _validation.check_ridge_value("ridge", ridge)
-    # A Python number must not pass through float32 on its way to float64.
-    ridge = (
-        tf.cast(ridge, gram.dtype) if tf.is_tensor(ridge) else _scalar(ridge, gram.dtype)
-    )
+    if not tf.is_tensor(ridge):  # whose way to float64 must not be through float32
+        ridge = np.asarray(ridge, "float64").reshape(())
+    ridge = tf.cast(ridge, gram.dtype)
     if tf.executing_eagerly():
         _validation.check_finite("y", y)
         _validation.check_finite("gram", gram)
@@ -104,10 +103,6 @@ def _tensor(name: str, value: Any) -> tf.Tensor:
                 f"`{name}` must hold numbers. Received: {name} of dtype {value.dtype}"
             )
     return tf.convert_to_tensor(value)
-
-
-def _scalar(value: Any, dtype: tf.DType) -> tf.Tensor:
-    return tf.reshape(tf.constant(np.asarray(value, "float64"), dtype), ())
 
 
 def _columns(y: Any, gram: tf.Tensor) -> tf.Tensor:

@@ -28,14 +28,15 @@ def leave_one_out(
         y: Targets, `(n,)` or `(n, c)`.
         gram: Symmetric positive semi-definite matrix, `(n, n)`.
         ridge: The ridge `z`, a positive scalar, in the units of `K/n`.
-        sample_weight: As in `kare`. A row is left out with all that it counts for.
-        intercept: As in `kare`. Defaults to `False`.
+        sample_weight: How often each row counts, `(n,)`. A row is left out with all that
+            it counts for. Defaults to once each.
+        intercept: Whether the machine has a constant beside it. Defaults to `False`.
 
     Returns:
         Predictions, `(n, c)`, of the type of `gram`, differentiable in closed form.
 
     Raises:
-        ValueError: As `kare`.
+        ValueError: If `kare` refuses the same arguments.
 
     Example:
 

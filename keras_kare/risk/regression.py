@@ -50,7 +50,7 @@ class Regression(NamedTuple):
 def regress(
     y: Any, gram: Any, ridge: Any, sample_weight: Any = None, intercept: bool = False
 ) -> Regression:
-    """Check what was given, and factorise it; it is given as to `kare`.
+    """Check what was given, which is what `kare` is given, and factorise it.
 
     The result is a constant to automatic differentiation; `kare_of` and
     `leave_one_out_of` supply the gradients.
@@ -110,7 +110,7 @@ def in_closed_form(
 
 @tf.custom_gradient
 def _final(*values: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], Any]:
-    """Pass values on, and refuse to differentiate them."""
+    """Return the values, which refuse to be differentiated by each other."""
 
     def refuse(*upstream: tf.Tensor) -> Any:
         raise NotImplementedError(
@@ -166,7 +166,7 @@ def _system(gram: tf.Tensor, ridge: tf.Tensor) -> tf.Tensor:
 def _solved(
     lower: tf.Tensor, y: tf.Tensor, constant: tf.Tensor | None = None
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return `a`, `b` and `A⁻¹` of the inverse factor of `A`."""
+    """Return `a`, `b` and `A⁻¹`, from the inverse factor of `A`."""
     inverse = inverse_of(lower)
     if constant is not None:
         y = y - constant * mean_of(y, constant)  # P y is the same, with less rounding

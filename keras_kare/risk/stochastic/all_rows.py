@@ -23,7 +23,7 @@ MOST_FEATURES = 4096
 
 @dataclass(frozen=True)
 class Way:
-    """The way in which KARE of all rows is found; see `kare` for the arguments.
+    """The way in which KARE of all rows is found; `kare` explains the arguments.
 
     Raises:
         ValueError: If an argument is out of its range.
@@ -153,19 +153,19 @@ def kare_and_gradient(
         x: Rows, `(n, ...)`.
         y: Targets, `(n,)` or `(n, c)`.
         ridge: The ridge `z`; or, where `relative`, `z` in units of `tr(K)/n²`.
-        probes, seed, method, solver: As in `kare`. The gradient takes a second solution,
+        probes, seed, method, solver: Those of `kare`. The gradient takes a second solution,
             for `c` columns, with the preconditioner of the first.
         relative: Whether `z = ridge * tr(K)/n²`, whose dependence on the kernel then is
             part of the gradient. Defaults to `False`.
-        intercept: As in `kare`. Defaults to `False`.
+        intercept: Whether the machine has a constant. Defaults to `False`.
 
     Returns:
         An `Estimate`, and one tensor a trainable variable of the kernel.
 
     Raises:
         TypeError: If `kernel` is no kernel.
-        ValueError: As `kare`, and if the kernel has no finite feature map.
-        MemoryError: As `kare`.
+        ValueError: If `kare` refuses the same, or the kernel has no finite feature map.
+        MemoryError: Before the work, if it does not fit.
 
     Example:
 

@@ -39,7 +39,7 @@ TOLERANCE = 1e-6
 
 
 class Exact:
-    """The primal solution, in float64.
+    """The solution in the primal form, in float64, and KARE of it.
 
     Args:
         system: The system.

@@ -35,7 +35,7 @@ from keras_kare.solvers import Prepared, Solution, Solver, System
 
 
 class Probed:
-    """The block solution of targets and probes.
+    """The block solution of targets and probes, and the estimate of KARE that it gives.
 
     Args:
         system: The system.
@@ -117,7 +117,7 @@ class Probed:
         return dual
 
     def _solved(self, prepared: Prepared) -> tuple[np.ndarray, Solution]:
-        """Return `A⁻¹` of the targets, and how that went; with the residual."""
+        """Return `A⁻¹` of the targets, and how that went, its residual included."""
         solution = prepared.checked(prepared.solve(self._ridge))
         if solution.dual is None or solution.centres is not None:
             raise ValueError(
