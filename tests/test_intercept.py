@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import loss_cases
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -323,7 +324,7 @@ def test_variance_is_that_of_a_constant_of_which_nothing_is_known(data, rng):
     close(model.variance(new), unit[:, None] * scale, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["kare", "holdout_kare", "full_kare"])
+@pytest.mark.parametrize("name", loss_cases.CASES)
 def test_training_does_not_see_a_shift(data, name):
     """Weights, losses, and machines: those of targets about zero, with a constant."""
     x, y = data

@@ -82,27 +82,6 @@ def test_gradients_are_those_of_the_definition(rng, graph, n):
             np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
 
 
-def test_relative_ridge_has_its_own_gradient(rng):
-    y, gram = system(rng)
-    gram = tf.constant(gram)
-    loss = kk.losses.KARE(ridge=2.0, relative=True)
-
-    def value(gram):
-        return loss.evaluate(tf.constant(y), gram)[0]
-
-    with tf.GradientTape() as tape:
-        tape.watch(gram)
-        risk = value(gram)
-    gradient = tape.gradient(risk, gram)
-    way = rng.normal(size=gram.shape)
-    way = way + way.T
-    h = 1e-6
-    slope = (value(gram + h * way) - value(gram - h * way)) / (2 * h)
-    np.testing.assert_allclose(np.sum(gradient * way), slope, rtol=1e-6)
-    # KARE with a relative ridge does not depend on the kernel's scale.
-    np.testing.assert_allclose(value(7.0 * gram), risk, rtol=1e-10)
-
-
 @pytest.mark.parametrize("function", [kk.risk.kare, kk.risk.leave_one_out])
 def test_second_derivative_is_refused(rng, function):
     y, gram = system(rng)

@@ -418,13 +418,6 @@ def test_activity_regularisers_are_added(rng):
     np.testing.assert_allclose(np.subtract(*losses[::-1]), [added] * 2, rtol=1e-3)
 
 
-def test_weights_of_rows_are_refused_in_training(rng):
-    x, y = rows(rng, dtype="float32")
-    model = model_of(network(), kk.losses.FullKARE())
-    with pytest.raises(ValueError, match=r"no weights of rows yet.*sample_weight"):
-        model.fit(x, y, sample_weight=np.ones(60), epochs=1, verbose=0)
-
-
 def test_rough_training_solutions_are_told_once(rng, monkeypatch):
     x, y = rows(rng, dtype="float32")
     loss = kk.losses.FullKARE(ridge=0.01, tolerance=1e-4, method="stochastic")

@@ -51,32 +51,9 @@ def test_ones_change_nothing(data, gram):
     close(kk.risk.leave_one_out(y, gram, 0.1, ones), kk.risk.leave_one_out(y, gram, 0.1))
 
 
-@pytest.mark.parametrize("relative", [False, True])
-def test_gradients_of_weighted_kare(data, gram, relative):
-    """By targets, Gram matrix and ridge, against finite differences."""
+def test_the_gradient_of_weighted_kare_by_the_ridge(data, gram):
     y = data[1]
     weights = np.array([0.5, 2.0, 1.5, 1.0, 3.0, 0.2, 0.0, 1.0, 4.0])
-    loss = kk.losses.KARE(ridge=0.1, relative=relative)
-
-    def value(y, gram):
-        return loss.evaluate(tf.constant(y), tf.constant(gram), weights)[0]
-
-    with tf.GradientTape() as tape:
-        arrays = tf.constant(y), tf.constant(gram)
-        tape.watch(arrays)
-        result = loss.evaluate(*arrays, weights)[0]
-    gradients = tape.gradient(result, arrays)
-    rng = np.random.default_rng(1)
-    for which, gradient in enumerate(gradients):
-        direction = rng.normal(size=gradient.shape)
-        if which == 1:
-            direction = direction + direction.T
-        ends = []
-        for step in (1e-5, -1e-5):
-            moved = [y, gram]
-            moved[which] = moved[which] + step * direction
-            ends.append(value(*moved))
-        close(np.sum(gradient * direction), (ends[0] - ends[1]) / 2e-5, 1e-6)
     with tf.GradientTape() as tape:
         ridge = tf.constant(0.2, tf.float64)
         tape.watch(ridge)
