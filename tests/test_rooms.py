@@ -23,6 +23,7 @@ ORDER = (
     "solvers",
     "risk",
     "losses",
+    "_step",
     "metrics",
     "machine",
     "layers",

@@ -8,6 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
+from keras_kare._step import differentiated
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.losses import GramLoss
 
@@ -131,16 +132,12 @@ class Descent:
 
         def step(i: tf.Tensor, fine: tf.Tensor, losses: Any) -> tuple[Any, Any, Any]:
             rows = tf.cond(batches > 1, batch, lambda: tf.range(n))
-            with tf.GradientTape(watch_accessed_variables=False) as tape:
-                tape.watch([v.value for v in self._variables])
-                gram = self.kernel.gram(tf.gather(x, rows))
-                # not the loss itself: Keras would cast to its own precision
-                loss, _ = self.loss.evaluate(tf.gather(y, rows), gram)
-            # the last bias has no gradient
-            gradients = tape.gradient(
-                loss,
-                [v.value for v in self._variables],
-                unconnected_gradients=tf.UnconnectedGradients.ZERO,
+            loss, _, gradients = differentiated(
+                self.loss,
+                self.kernel,
+                self._variables,
+                tf.gather(x, rows),
+                tf.gather(y, rows),
             )
             for part in (loss, *gradients):
                 fine &= tf.reduce_all(tf.math.is_finite(part))
