@@ -26,7 +26,7 @@ import measure
 import numpy as np
 
 import keras_kare as kk
-from keras_kare.models.descent import Descent
+from keras_kare.recipes.descent import Descent
 
 ROWS = 100
 layers = keras.layers

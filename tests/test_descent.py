@@ -11,7 +11,7 @@ import pytest
 from test_reference import CASES, Case
 
 import keras_kare as kk
-from keras_kare.models.descent import Descent
+from keras_kare.recipes.descent import Descent
 
 
 def data(rng, n=24, targets=1):

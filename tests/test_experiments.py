@@ -39,7 +39,7 @@ from keras_kare.experiments.scaling import FEW, one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
 from keras_kare.experiments.store import Store
 from keras_kare.experiments.training import Lab, batches_of, values
-from keras_kare.sklearn.recipe import Kernels, folds_of
+from keras_kare.recipes.recipe import Kernels, folds_of
 
 # Results on disk -------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from keras_kare.experiments.recipe import RECIPE, TRAJECTORY, VARIANTS, paths
 from keras_kare.experiments.settings import Architecture
 from keras_kare.experiments.training import lab
 from keras_kare.experiments.uci import screened
-from keras_kare.sklearn.recipe import (
+from keras_kare.recipes.recipe import (
     Kernels,
     Key,
     Recipe,

@@ -30,6 +30,7 @@ ORDER = (
     "models",
     "callbacks",
     "datasets",
+    "recipes",
     "sklearn",
     "experiments",
     "__init__",

@@ -28,9 +28,10 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import keras_kare as kk
-from keras_kare.sklearn import base, calibration, ensemble
+from keras_kare.recipes import ensemble
+from keras_kare.recipes.perceptrons import workbench
+from keras_kare.sklearn import base, calibration
 from keras_kare.sklearn.base import checkpoints_to
-from keras_kare.sklearn.networks import workbench
 from keras_kare.sklearn.preprocessing import FewValues
 
 SMALL = {"hidden_sizes": (8,), "epochs": 2, "random_state": 0}

@@ -43,7 +43,7 @@ except ImportError as error:
 
 from keras_kare._validation import is_whole
 from keras_kare.datasets import signed_one_hot
-from keras_kare.sklearn.recipe import Kernels, path
+from keras_kare.recipes.recipe import Kernels, path
 
 Configuration = dict[str, Any]
 Path = dict[str, np.ndarray]

@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_kare import _validation
 from keras_kare.experiments.settings import INITIALIZATIONS, Architecture
-from keras_kare.sklearn import networks
+from keras_kare.recipes import perceptrons
 
 
 def make_network(inputs: int, outputs: int, architecture: Architecture) -> keras.Model:
@@ -21,7 +21,9 @@ def make_network(inputs: int, outputs: int, architecture: Architecture) -> keras
         architecture: Depth, width and activation of the hidden layers.
     """
     sizes = (architecture.width,) * architecture.depth
-    return networks.make_network(inputs, sizes, outputs, architecture.activation, "float32")
+    return perceptrons.make_network(
+        inputs, sizes, outputs, architecture.activation, "float32"
+    )
 
 
 def initial_weights(
@@ -38,4 +40,4 @@ def initial_weights(
     """
     _validation.check_option("initialization", initialization, INITIALIZATIONS)
     gain = 1.0 if initialization == "torch" else math.sqrt(6.0)
-    return networks.draw_weights(network, np.random.default_rng(seed), gain)
+    return perceptrons.draw_weights(network, np.random.default_rng(seed), gain)

@@ -9,7 +9,7 @@ import numpy as np
 from keras_kare.experiments.networks import initial_weights
 from keras_kare.experiments.settings import PAPER_OBJECTIVE, Architecture, Objective
 from keras_kare.experiments.training import lab
-from keras_kare.sklearn.recipe import (
+from keras_kare.recipes.recipe import (
     Kernels,
     Key,
     Recipe,
@@ -30,7 +30,7 @@ class Variant:
     """A recipe, and the networks that it trains, of one output for any targets.
 
     Attributes:
-        recipe: See `keras_kare.sklearn.recipe`.
+        recipe: See `keras_kare.recipes.recipe`.
         architecture: Of the networks.
         objective: What trains them.
         initialization: Of the networks.

@@ -17,8 +17,8 @@ from keras_kare.experiments.settings import (
     Training,
 )
 from keras_kare.losses import KARE
-from keras_kare.models.workbench import Workbench
-from keras_kare.sklearn.recipe import Kernels, kernels, path
+from keras_kare.recipes.recipe import Kernels, kernels, path
+from keras_kare.recipes.workbench import Workbench
 
 
 class Lab(Workbench):

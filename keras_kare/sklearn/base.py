@@ -13,13 +13,13 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from keras_kare._linalg import threads_for
-from keras_kare.models.workbench import Workbench
+from keras_kare.recipes.ensemble import Evidence, cross_fit, refit
+from keras_kare.recipes.perceptrons import LOCK, draw_weights, workbench
+from keras_kare.recipes.recipe import RIDGES, SHARES, Key, Recipe, Start, folds_of
+from keras_kare.recipes.workbench import Workbench
 from keras_kare.sklearn import preprocessing
 from keras_kare.sklearn._compat import validate_data
-from keras_kare.sklearn.ensemble import Evidence, cross_fit, refit
-from keras_kare.sklearn.networks import LOCK, draw_weights, workbench
 from keras_kare.sklearn.parameters import check_parameters
-from keras_kare.sklearn.recipe import RIDGES, SHARES, Key, Recipe, Start, folds_of
 
 FEWEST = 20
 """Fewest rows that a kernel is trained on: fewer cannot say when to stop."""

@@ -8,8 +8,8 @@ import numpy as np
 from sklearn.base import RegressorMixin
 from sklearn.utils import check_array
 
+from keras_kare.recipes.perceptrons import LOCK
 from keras_kare.sklearn.base import KAREEstimator
-from keras_kare.sklearn.networks import LOCK
 
 
 class KARERegressor(RegressorMixin, KAREEstimator):
@@ -19,7 +19,7 @@ class KARERegressor(RegressorMixin, KAREEstimator):
     and predict that one: these predictions choose how long to train, the ridge, and how
     much of a Laplace kernel to mix in, and say how large errors are. Then a few networks
     are trained on all rows, and the predictions of the best few machines are averaged: see
-    `keras_kare.sklearn.recipe`. Of more than 2,000 rows, as many choose, and all train in
+    `keras_kare.recipes`. Of more than 2,000 rows, as many choose, and all train in
     the end. Targets are centred and scaled inside.
 
     Args:

@@ -1,19 +1,4 @@
-"""How a kernel is trained on a small table, so that it predicts rows it has not seen.
-
-KARE fools its optimiser: after training, neither it nor leave-one-out says how good a
-kernel is, since both have been pleased. Only rows that did not train can. So:
-
-1. **Cross-fitting.** The rows are cut into folds. On all but one of them a network is
-   trained, and its kernel's machine predicts the rest, after several numbers of steps, for
-   several ridges, and for kernels into which more or less of a Laplace kernel is mixed. No
-   prediction is of a row that trained.
-2. **Choice.** The squared error of those predictions chooses: of each number of steps and
-   share of the Laplace kernel, the best ridge; of those machines, the best few.
-3. **Refit.** Networks from several starts train on all rows for as many steps. Their
-   kernels, each divided by its mean diagonal, are averaged: a sum of NTKs is an NTK. The
-   machines' predictions are averaged: on few rows the best are hard to tell apart, and
-   their mean is better than the one that came out first.
-"""
+"""The settings of a recipe, kernels and their mixtures, and what may be chosen."""
 
 from __future__ import annotations
 
@@ -25,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_kare.kernels import DenseOperator
-from keras_kare.models.workbench import Workbench
+from keras_kare.recipes.workbench import Workbench
 from keras_kare.solvers import Spectral, System
 
 RIDGES = tuple(10.0 ** (i / 2) for i in range(-8, 7))

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_kare.kernels import NTK
 from keras_kare.losses import GramLoss
-from keras_kare.models.descent import Descent
+from keras_kare.recipes.descent import Descent
 
 
 class Workbench:

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_kare.losses import KARE
-from keras_kare.models.workbench import Workbench
+from keras_kare.recipes.workbench import Workbench
 
 LOCK = threading.RLock()
 """Held while a workbench has an estimator's weights: threads share the workbenches."""

@@ -12,9 +12,9 @@ import numpy as np
 from keras_kare import _rows
 from keras_kare.kernels import DenseOperator
 from keras_kare.machine.posterior import CHUNK, Posterior
-from keras_kare.models.workbench import Workbench
-from keras_kare.sklearn import recipe as recipes
-from keras_kare.sklearn.recipe import Kernels, Key, Predicted, Recipe, Start
+from keras_kare.recipes import recipe as recipes
+from keras_kare.recipes.recipe import Kernels, Key, Predicted, Recipe, Start
+from keras_kare.recipes.workbench import Workbench
 from keras_kare.solvers import Cholesky, System
 
 
