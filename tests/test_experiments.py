@@ -39,7 +39,8 @@ from keras_kare.experiments.scaling import FEW, one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
 from keras_kare.experiments.store import Store
 from keras_kare.experiments.training import Lab, batches_of, values
-from keras_kare.recipes.recipe import Kernels, folds_of
+from keras_kare.recipes.cross_fitting import folds_of
+from keras_kare.recipes.mixtures import Kernels
 
 # Results on disk -------------------------------------------------------------------------
 

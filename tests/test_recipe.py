@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
+import re
 import time
 
 import numpy as np
@@ -14,23 +16,23 @@ from keras_kare.experiments import protocols, settings
 from keras_kare.experiments.families import families, predict_mse, recipe_family
 from keras_kare.experiments.networks import initial_weights
 from keras_kare.experiments.recipe import RECIPE, TRAJECTORY, VARIANTS, paths
+from keras_kare.experiments.scaling import FEW
 from keras_kare.experiments.settings import Architecture
 from keras_kare.experiments.training import lab
 from keras_kare.experiments.uci import screened
-from keras_kare.recipes.recipe import (
+from keras_kare.recipes.cross_fitting import best, checkpoints, folds_of
+from keras_kare.recipes.defaults import DEFAULTS
+from keras_kare.recipes.few_values import FewValues
+from keras_kare.recipes.mixtures import (
     Kernels,
-    Key,
-    Recipe,
-    Start,
-    best,
-    checkpoints,
-    folds_of,
     kernels,
     laplace,
     laplace_scale,
     path,
     rough_kernels,
 )
+from keras_kare.recipes.recipe import Key, Recipe, Start
+from keras_kare.sklearn import KAREClassifier, KARERegressor
 
 SMALL = dataclasses.replace(
     RECIPE,
@@ -255,3 +257,26 @@ def test_the_residual_machine_adds_to_the_network(rows):
 
 def test_screened_sets_are_every_other():
     assert screened(["b", "a", "d", "c", "e"]) == ["a", "c", "e"]
+
+
+def test_estimators_and_experiments_share_their_defaults():
+    defaults = dataclasses.asdict(DEFAULTS)
+    assert KAREClassifier().get_params() == KARERegressor().get_params() == defaults
+    assert KARERegressor()._recipe(1000) == RECIPE.recipe == Recipe()
+    sizes = (RECIPE.architecture.width,) * RECIPE.architecture.depth
+    assert sizes == DEFAULTS.hidden_sizes
+    assert RECIPE.architecture.activation == DEFAULTS.activation
+    assert RECIPE.objective.ridge == DEFAULTS.kare_ridge
+    assert RECIPE.seeds == DEFAULTS.networks
+    assert FEW == FewValues().most == DEFAULTS.few_values
+
+
+def test_the_documentation_names_the_defaults():
+    parameters = re.split(r"\n {8}(?=\w+: )", KARERegressor.__doc__)
+    told = {}
+    for text in parameters:
+        if found := re.search(r"Defaults\s+to\s+`([^`]+)`", text):
+            told[text.split(":")[0]] = ast.literal_eval(found[1])
+    defaults = dataclasses.asdict(DEFAULTS)
+    assert told == {name: defaults[name] for name in told}
+    assert {*defaults} - {*told} == {"time_budget", "random_state"}

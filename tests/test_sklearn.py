@@ -28,11 +28,11 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import keras_kare as kk
-from keras_kare.recipes import ensemble
+from keras_kare.recipes import cross_fitting, ensemble
+from keras_kare.recipes.few_values import FewValues
 from keras_kare.recipes.perceptrons import workbench
+from keras_kare.recipes.recipe import checkpoints_to
 from keras_kare.sklearn import base, calibration
-from keras_kare.sklearn.base import checkpoints_to
-from keras_kare.sklearn.preprocessing import FewValues
 
 SMALL = {"hidden_sizes": (8,), "epochs": 2, "random_state": 0}
 
@@ -332,13 +332,14 @@ class TestTraining:
         """Each fold's network sees the other folds; in the end, all rows are seen."""
         X, y = wave(rng, n=50)
         seen = []
-        checkpoints = ensemble.recipes.checkpoints
+        checkpoints = cross_fitting.checkpoints
 
         def spy(bench, recipe, x, *rest):
             seen.append(set(map(tuple, np.asarray(x).tolist())))
             return checkpoints(bench, recipe, x, *rest)
 
-        monkeypatch.setattr(ensemble.recipes, "checkpoints", spy)
+        for module in (cross_fitting, ensemble):
+            monkeypatch.setattr(module, "checkpoints", spy)
         fitted = regressor(networks=2).fit(X, y)
         every = set().union(*seen)
         assert len(every) == 50
@@ -354,7 +355,7 @@ class TestTraining:
         monkeypatch.setattr(base, "MOST_CHOOSING", 40)
         X, y = wave(rng, n=100)
         found = []
-        choose = ensemble.cross_fit
+        choose = cross_fitting.cross_fit
         monkeypatch.setattr(
             base, "cross_fit", lambda *args: found.append(choose(*args)) or found[-1]
         )
@@ -560,7 +561,7 @@ class Fixed(Kernel):
         bench = self.fitted._bench(a.shape[1])
         bench.network.set_weights(weights)
         b = a if b is None else b
-        rough = ensemble.recipes.laplace(a, b, self.fitted._ensemble.scale)
+        rough = ensemble.laplace(a, b, self.fitted._ensemble.scale)
         return (1.0 - key.share) * bench.cross(a, b) / unit + key.share * rough
 
     def diag(self, a):

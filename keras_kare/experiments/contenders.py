@@ -43,7 +43,7 @@ except ImportError as error:
 
 from keras_kare._validation import is_whole
 from keras_kare.datasets import signed_one_hot
-from keras_kare.recipes.recipe import Kernels, path
+from keras_kare.recipes.mixtures import Kernels, path
 
 Configuration = dict[str, Any]
 Path = dict[str, np.ndarray]
@@ -115,7 +115,7 @@ def _gaussian(distances: np.ndarray, s: float) -> np.ndarray:
 
 
 def _kernel_ridge(kernel: Callable[[np.ndarray, float], np.ndarray]) -> Scores:
-    """Scores along the ridge, for targets in {-1, 1}: see `recipe.path`."""
+    """Scores along the ridge, for targets in {-1, 1}: see `mixtures.path`."""
 
     def scores(
         configuration: Configuration,

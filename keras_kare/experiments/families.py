@@ -17,7 +17,7 @@ from keras_kare.experiments.recipe import paths as recipe_paths
 from keras_kare.experiments.scaling import one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
 from keras_kare.experiments.training import lab, values
-from keras_kare.recipes.recipe import kernels
+from keras_kare.recipes.mixtures import kernels
 
 DEPTHS = settings.UCI_DEPTHS
 LARGE_DEPTHS = (1, 2, 3)

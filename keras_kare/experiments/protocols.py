@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from keras_kare.datasets import UCIDataset, signed_one_hot
-from keras_kare.recipes.recipe import folds_of
+from keras_kare.recipes.cross_fitting import folds_of
 
 Paths = dict[str, dict[str, np.ndarray]]
 """By method, then by the name of what comes free: scores `(m, k)`."""

@@ -9,17 +9,10 @@ import numpy as np
 from keras_kare.experiments.networks import initial_weights
 from keras_kare.experiments.settings import PAPER_OBJECTIVE, Architecture, Objective
 from keras_kare.experiments.training import lab
-from keras_kare.recipes.recipe import (
-    Kernels,
-    Key,
-    Recipe,
-    Start,
-    checkpoints,
-    kernels,
-    mean_kernels,
-    predictions,
-    rough_kernels,
-)
+from keras_kare.recipes.cross_fitting import trained_kernels
+from keras_kare.recipes.defaults import DEFAULTS
+from keras_kare.recipes.mixtures import Kernels, mean_kernels, predictions, rough_kernels
+from keras_kare.recipes.recipe import Key, Recipe, Start
 
 TRAJECTORY = -1
 """In place of a number of steps: the mean of the kernels after each number above 0."""
@@ -44,26 +37,28 @@ class Variant:
     objective: Objective
     initialization: str = "torch"
     inputs: str = "one_hot"
-    seeds: int = 3
+    seeds: int = DEFAULTS.networks
 
+
+DEPTH, WIDTH = len(DEFAULTS.hidden_sizes), DEFAULTS.hidden_sizes[0]
 
 RECIPE = Variant(
     Recipe(),
-    Architecture(depth=2, width=64),
-    Objective(ridge=1.0, relative=True, optimizer="adam"),
+    Architecture(DEPTH, WIDTH, DEFAULTS.activation),
+    Objective(DEFAULTS.kare_ridge, relative=True, optimizer="adam"),
 )
 """The defaults of the estimators: the one that was found best; see the results page."""
 
 VARIANTS = {
     "recipe": RECIPE,
-    "depth_1": replace(RECIPE, architecture=Architecture(depth=1, width=64)),
+    "depth_1": replace(RECIPE, architecture=Architecture(1, WIDTH)),
     "paper_training": replace(
         RECIPE,
         recipe=Recipe(learning_rate=10.0),
-        architecture=Architecture(depth=1, width=64),
+        architecture=Architecture(1, WIDTH),
         objective=PAPER_OBJECTIVE,
     ),
-    "relu": replace(RECIPE, architecture=Architecture(2, 64, "relu")),
+    "relu": replace(RECIPE, architecture=Architecture(DEPTH, WIDTH, "relu")),
     "z_0.1": replace(RECIPE, objective=Objective(0.1, True, "adam")),
     "z_10": replace(RECIPE, objective=Objective(10.0, True, "adam")),
     "paper_inputs": replace(RECIPE, inputs="paper"),
@@ -93,10 +88,10 @@ def paths(
     found: dict[int, list[Kernels]] = {}
     for seed in seeds:
         weights = initial_weights(station.network, variant.initialization, seed)
-        for steps in checkpoints(station, variant.recipe, x, y, Start(weights, seed)):
-            kernel = kernels(station, x, x_test)
-            if kernel is None:
-                break
+        trained = trained_kernels(
+            station, variant.recipe, x, y, x_test, Start(weights, seed)
+        )
+        for steps, kernel in trained.items():
             found.setdefault(steps, []).append(kernel)
     # what not all networks got to is left out
     trained = {

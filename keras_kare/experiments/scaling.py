@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_kare.sklearn.preprocessing import FewValues
+from keras_kare.recipes.defaults import DEFAULTS
+from keras_kare.recipes.few_values import FewValues
 
-FEW = 8
+FEW = DEFAULTS.few_values
 """Most values of a column that `one_hot` takes for categories."""
 
 

@@ -17,7 +17,7 @@ from keras_kare.experiments.settings import (
     Training,
 )
 from keras_kare.losses import KARE
-from keras_kare.recipes.recipe import Kernels, kernels, path
+from keras_kare.recipes.mixtures import Kernels, kernels, path
 from keras_kare.recipes.workbench import Workbench
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +11,24 @@ import numpy as np
 from keras_kare import _rows
 from keras_kare.kernels import DenseOperator
 from keras_kare.machine.posterior import CHUNK, Posterior
-from keras_kare.recipes import recipe as recipes
-from keras_kare.recipes.recipe import Kernels, Key, Predicted, Recipe, Start
+from keras_kare.recipes.cross_fitting import checkpoints
+from keras_kare.recipes.mixtures import (
+    Kernels,
+    laplace,
+    laplace_scale,
+    mean_kernels,
+    mix,
+    unit_of,
+)
+from keras_kare.recipes.recipe import Key, Recipe, Start
 from keras_kare.recipes.workbench import Workbench
 from keras_kare.solvers import Cholesky, System
+
+CHUNK = 4096
+"""Rows that are predicted at a time."""
+
+NO_GRAM = np.empty((0, 0))
+"""The Gram matrix of kernels of which only other rows are looked at."""
 
 
 class State(NamedTuple):
@@ -30,23 +43,6 @@ class Machine(NamedTuple):
 
     key: Key
     dual: np.ndarray
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What machines that had not seen a row predicted for it.
-
-    Attributes:
-        rows: Numbers of the rows, `(m,)`.
-        errors: Mean squared error by key, of all that could have been chosen.
-        predictions: Of the averaged machines, `(m, c)`.
-        variances: In units of `s²`, noise included, `(m,)`.
-    """
-
-    rows: np.ndarray
-    errors: dict[Key, float]
-    predictions: np.ndarray
-    variances: np.ndarray
 
 
 class Ensemble:
@@ -70,26 +66,21 @@ class Ensemble:
         self.states, self.machines = states, machines
 
     def predict(self, bench: Workbench, x: np.ndarray) -> np.ndarray:
-        """The mean of the machines' predictions, `(m, c)`."""
-        parts = [
-            np.mean(
-                [
-                    kernels[machine.key].cross @ machine.dual / len(self.anchors)
-                    for machine in self.machines
-                ],
-                axis=0,
-            )
-            for kernels in (self._kernels(bench, rows) for rows in _rows.slices(x, CHUNK))
-        ]
+        """Return the mean of the machines' predictions, `(m, c)`."""
+        parts = []
+        for rows in _rows.slices(x, CHUNK):
+            found = self._kernels(bench, rows)
+            each = [found[key].cross @ dual / len(dual) for key, dual in self.machines]
+            parts.append(np.mean(each, axis=0))
         return np.concatenate(parts)
 
     def unit_variance(self, bench: Workbench, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """The mean of the machines' variances, noise included, in units of `s²`, `(m,)`.
+        """Return the mean of the machines' variances with noise, in units of `s²`, `(m,)`.
 
         Args:
             bench: The network.
             x: `(m, d)`.
-            y: Of the anchors, `(n, c)`.
+            y: Targets of the anchors, `(n, c)`.
         """
         posteriors = {}
         for key, kernels in self._kernels(bench, self.anchors).items():
@@ -107,82 +98,23 @@ class Ensemble:
         return np.concatenate(parts)
 
     def _kernels(self, bench: Workbench, x: np.ndarray) -> dict[Key, Kernels]:
-        """Each machine's `K(x, X)` and `K(x, x)`."""
+        """Return each machine's `K(x, X)` and `K(x, x)`."""
         smooth = {steps: self._smooth(bench, steps, x) for steps in self.states}
-        rough = Kernels(
-            np.empty((0, 0)),
-            recipes.laplace(x, self.anchors, self.scale),
-            np.ones(len(x)),
-        )
+        cross = laplace(x, self.anchors, self.scale)
+        rough = Kernels(NO_GRAM, cross, np.ones(len(x)))
         return {
-            key: recipes.mix(smooth.get(key.steps, rough), rough, key.share)
+            key: mix(smooth.get(key.steps, rough), rough, key.share)
             for key, _ in self.machines
         }
 
     def _smooth(self, bench: Workbench, steps: int, x: np.ndarray) -> Kernels:
-        """The networks' mean kernel."""
+        """Return the networks' mean kernel."""
         found = []
         for weights, unit in self.states[steps]:
             bench.network.set_weights(weights)
             cross, prior = bench.cross(x, self.anchors) / unit, bench.diag(x) / unit
-            found.append(Kernels(np.empty((0, 0)), cross, prior))
-        return recipes.mean_kernels(found)
-
-
-def cross_fit(
-    bench: Workbench,
-    recipe: Recipe,
-    x: np.ndarray,
-    y: np.ndarray,
-    rows: np.ndarray,
-    fold_of: np.ndarray,
-    starts: list[Start],
-    deadline: float | None,
-) -> tuple[list[Key], Evidence]:
-    """Choose machines by their predictions of rows that they have not seen.
-
-    Args:
-        bench: The network.
-        recipe: Settings.
-        x: `(n, d)`.
-        y: `(n, c)`.
-        rows: Numbers of the rows that take part, `(m,)`.
-        fold_of: The fold of each of them, `(m,)`.
-        starts: One a fold.
-        deadline: On the clock `time.perf_counter`: no training goes on after it.
-
-    Returns:
-        The keys of the machines, the best first, and the evidence.
-    """
-    found: dict[Key, list[Predicted]] = {}
-    order = []
-    for fold, start in enumerate(starts):
-        rest, held = rows[fold_of != fold], rows[fold_of == fold]
-        trained = {}
-        for steps in recipes.checkpoints(bench, recipe, x[rest], y[rest], start, deadline):
-            kernels = recipes.kernels(bench, x[rest], x[held])
-            if kernels is None:
-                break
-            trained[steps] = kernels
-        rough = recipes.rough_kernels(x[rest], x[held], recipe.bandwidth)
-        for key, part in recipes.predictions(recipe, trained, rough, y[rest]).items():
-            found.setdefault(key, []).append(part)
-        order.append(held)
-    # what some fold did not get to is out
-    whole = {
-        key: Predicted(*(np.concatenate(parts) for parts in zip(*folds, strict=True)))
-        for key, folds in found.items()
-        if len(folds) == len(starts)
-    }
-    seen = np.concatenate(order)
-    errors = {
-        key: float(np.mean((values - y[seen]) ** 2)) for key, (values, _) in whole.items()
-    }
-    keys = recipes.best(errors, recipe.machines)
-    predictions, variances = (
-        np.mean([whole[key][part] for key in keys], axis=0) for part in (0, 1)
-    )
-    return keys, Evidence(seen, errors, predictions, variances)
+            found.append(Kernels(NO_GRAM, cross, prior))
+        return mean_kernels(found)
 
 
 def refit(
@@ -201,7 +133,7 @@ def refit(
         recipe: Settings.
         x: `(n, d)`.
         y: `(n, c)`.
-        keys: Of the machines.
+        keys: What was chosen, one a machine.
         starts: One a network.
         deadline: On the clock `time.perf_counter`: after it no further network starts.
     """
@@ -212,10 +144,10 @@ def refit(
     for number, start in enumerate(starts if needed else ()):
         if number and deadline is not None and time.perf_counter() >= deadline:
             break
-        for steps in recipes.checkpoints(bench, shorter, x, y, start):
+        for steps in checkpoints(bench, shorter, x, y, start):
             gram = bench.gram(x)
-            unit = float(np.mean(np.diag(gram)))
-            if not np.all(np.isfinite(gram)) or unit <= 0.0:
+            unit = unit_of(gram)
+            if unit is None:
                 break
             states[steps].append(State(bench.network.get_weights(), unit))
             grams[steps].append(gram / unit)
@@ -229,8 +161,8 @@ def refit(
         )
         keys = [key for key in keys if key.steps not in lost or key.share == 1.0]
         keys = keys or [Key(0, 1.0, 1.0)]
-    scale = recipes.laplace_scale(x, recipe.bandwidth)
-    rough = recipes.laplace(x, x, scale)
+    scale = laplace_scale(x, recipe.bandwidth)
+    rough = laplace(x, x, scale)
     machines = []
     for key in keys:
         gram = key.share * rough

@@ -13,9 +13,18 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from keras_kare._linalg import threads_for
-from keras_kare.recipes.ensemble import Evidence, cross_fit, refit
+from keras_kare.recipes.cross_fitting import Evidence, cross_fit, folds_of
+from keras_kare.recipes.defaults import DEFAULTS
+from keras_kare.recipes.ensemble import refit
 from keras_kare.recipes.perceptrons import LOCK, draw_weights, workbench
-from keras_kare.recipes.recipe import RIDGES, SHARES, Key, Recipe, Start, folds_of
+from keras_kare.recipes.recipe import (
+    RIDGES,
+    SHARES,
+    Key,
+    Recipe,
+    Start,
+    checkpoints_to,
+)
 from keras_kare.recipes.workbench import Workbench
 from keras_kare.sklearn import preprocessing
 from keras_kare.sklearn._compat import validate_data
@@ -41,24 +50,24 @@ class KAREEstimator(BaseEstimator):
 
     def __init__(
         self,
-        hidden_sizes: Sequence[int] = (64, 64),
-        activation: str = "gelu",
-        epochs: int = 100,
-        learning_rate: float = 3e-3,
-        kare_ridge: float = 1.0,
-        ridge: float | str = "auto",
-        batch_size: int = 512,
-        folds: int = 4,
-        networks: int = 3,
-        machines: int = 3,
-        laplace: bool = True,
-        time_budget: float | None = None,
-        categorical_features: Any = "auto",
-        few_values: int = 8,
-        standardize: bool = True,
-        dtype: str = "float32",
-        random_state: Any = None,
-        verbose: int = 0,
+        hidden_sizes: Sequence[int] = DEFAULTS.hidden_sizes,
+        activation: str = DEFAULTS.activation,
+        epochs: int = DEFAULTS.epochs,
+        learning_rate: float = DEFAULTS.learning_rate,
+        kare_ridge: float = DEFAULTS.kare_ridge,
+        ridge: float | str = DEFAULTS.ridge,
+        batch_size: int = DEFAULTS.batch_size,
+        folds: int = DEFAULTS.folds,
+        networks: int = DEFAULTS.networks,
+        machines: int = DEFAULTS.machines,
+        laplace: bool = DEFAULTS.laplace,
+        time_budget: float | None = DEFAULTS.time_budget,
+        categorical_features: Any = DEFAULTS.categorical_features,
+        few_values: int = DEFAULTS.few_values,
+        standardize: bool = DEFAULTS.standardize,
+        dtype: str = DEFAULTS.dtype,
+        random_state: Any = DEFAULTS.random_state,
+        verbose: int = DEFAULTS.verbose,
     ):
         self.hidden_sizes = hidden_sizes
         self.activation = activation
@@ -187,14 +196,6 @@ class KAREEstimator(BaseEstimator):
 
     def _more_tags(self) -> dict[str, Any]:  # scikit-learn 1.5
         return {"allow_nan": True}
-
-
-def checkpoints_to(most: int) -> tuple[int, ...]:
-    """0, 10, 30, 100, 300 … steps, and the most."""
-    steps = [0]
-    for exponent in range(1, 10):
-        steps += [10**exponent, 3 * 10**exponent]
-    return (*(count for count in steps if count < most), most) if most else (0,)
 
 
 def _history(errors: dict[Key, float]) -> dict[str, list[float]]:

@@ -1,0 +1,169 @@
+"""Cross-fitting: every row is predicted by machines that have not seen it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_kare.recipes.mixtures import (
+    Kernels,
+    Predicted,
+    kernels,
+    predictions,
+    rough_kernels,
+)
+from keras_kare.recipes.recipe import Key, Recipe, Start
+from keras_kare.recipes.workbench import Workbench
+
+CHUNK = 20
+"""Steps between two looks at the clock."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What machines that had not seen a row predicted for it.
+
+    Attributes:
+        rows: Numbers of the rows, `(m,)`.
+        errors: Mean squared error by key, of all that could have been chosen.
+        predictions: Means of the chosen machines' predictions, `(m, c)`.
+        variances: Means of their variances, in units of `s²`, noise included, `(m,)`.
+    """
+
+    rows: np.ndarray
+    errors: dict[Key, float]
+    predictions: np.ndarray
+    variances: np.ndarray
+
+
+def checkpoints(
+    bench: Workbench,
+    recipe: Recipe,
+    x: np.ndarray,
+    y: np.ndarray,
+    start: Start,
+    deadline: float | None = None,
+) -> Iterator[int]:
+    """Train, and stop for a look after each of the recipe's numbers of steps.
+
+    Args:
+        bench: The network, with the weights of that moment while it is looked at.
+        recipe: Settings.
+        x: `(n, d)`.
+        y: `(n, c)`.
+        start: Where the network starts.
+        deadline: On the clock `time.perf_counter`: no number of steps comes after it.
+            Defaults to none.
+
+    Yields:
+        The number of steps; none after one whose loss was not finite.
+    """
+    bench.start(start.weights)
+    batches = -(-len(x) // recipe.batch_size)
+    before = 0
+    for steps in recipe.steps:
+        while before < steps:
+            count = steps - before if deadline is None else min(CHUNK, steps - before)
+            losses = bench.descent.run(
+                x, y, recipe.learning_rate, count, batches, start.seed
+            )
+            before += count
+            late = deadline is not None and time.perf_counter() >= deadline
+            if late or not np.all(np.isfinite(losses)):
+                return
+        yield steps
+
+
+def trained_kernels(
+    bench: Workbench,
+    recipe: Recipe,
+    x: np.ndarray,
+    y: np.ndarray,
+    x_test: np.ndarray,
+    start: Start,
+    deadline: float | None = None,
+) -> dict[int, Kernels]:
+    """Return the network's kernels by number of steps, as long as they are finite.
+
+    Args:
+        bench, recipe, x, y, start, deadline: As for `checkpoints`.
+        x_test: Other rows, `(m, d)`.
+    """
+    found = {}
+    for steps in checkpoints(bench, recipe, x, y, start, deadline):
+        kernel = kernels(bench, x, x_test)
+        if kernel is None:
+            break
+        found[steps] = kernel
+    return found
+
+
+def cross_fit(
+    bench: Workbench,
+    recipe: Recipe,
+    x: np.ndarray,
+    y: np.ndarray,
+    rows: np.ndarray,
+    fold_of: np.ndarray,
+    starts: list[Start],
+    deadline: float | None,
+) -> tuple[list[Key], Evidence]:
+    """Choose machines by their predictions of rows that they have not seen.
+
+    Args:
+        bench: The network.
+        recipe: Settings.
+        x: `(n, d)`.
+        y: `(n, c)`.
+        rows: Numbers of the rows that take part, `(m,)`.
+        fold_of: The fold of each of them, `(m,)`.
+        starts: One a fold.
+        deadline: On the clock `time.perf_counter`: no training goes on after it.
+
+    Returns:
+        The keys of the machines, the best first, and the evidence.
+    """
+    found: dict[Key, list[Predicted]] = {}
+    for fold, start in enumerate(starts):
+        rest, held = rows[fold_of != fold], rows[fold_of == fold]
+        trained = trained_kernels(bench, recipe, x[rest], y[rest], x[held], start, deadline)
+        rough = rough_kernels(x[rest], x[held], recipe.bandwidth)
+        for key, part in predictions(recipe, trained, rough, y[rest]).items():
+            found.setdefault(key, []).append(part)
+    # what some fold did not get to is out
+    whole = {
+        key: Predicted(*(np.concatenate(parts) for parts in zip(*folds, strict=True)))
+        for key, folds in found.items()
+        if len(folds) == len(starts)
+    }
+    seen = np.concatenate([rows[fold_of == fold] for fold in range(len(starts))])
+    errors = {
+        key: float(np.mean((values - y[seen]) ** 2)) for key, (values, _) in whole.items()
+    }
+    keys = best(errors, recipe.machines)
+    values, variances = (
+        np.mean([whole[key][part] for key in keys], axis=0) for part in (0, 1)
+    )
+    return keys, Evidence(seen, errors, values, variances)
+
+
+def best(errors: Mapping[Key, float], machines: int) -> list[Key]:
+    """Choose the best ridge of each number of steps and share, of those the best few."""
+    groups: dict[tuple[int, float], Key] = {}
+    for key in sorted(errors, key=errors.__getitem__):
+        groups.setdefault((key.steps, key.share), key)
+    return list(groups.values())[:machines]
+
+
+def folds_of(
+    order: np.ndarray, folds: int, rng: np.random.RandomState | np.random.Generator
+) -> np.ndarray:
+    """Return the fold of each row, `(n,)`: the values of `order` are spread evenly."""
+    shuffled = rng.permutation(len(order))
+    ranked = shuffled[np.argsort(order[shuffled], kind="stable")]
+    fold_of = np.empty(len(order), int)
+    fold_of[ranked] = np.arange(len(order)) % folds
+    return fold_of
