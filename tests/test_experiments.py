@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -23,22 +24,21 @@ from keras_kare import datasets
 from keras_kare.datasets import UCIDataset, signed_one_hot
 from keras_kare.experiments import (
     command,
-    images,
+    image_jobs,
     protocols,
     runner,
     settings,
-    simulation,
-    uci,
+    simulation_jobs,
+    uci_jobs,
 )
 from keras_kare.experiments import store as store_module
 from keras_kare.experiments.comparison import compare
 from keras_kare.experiments.families import families
-from keras_kare.experiments.networks import initial_weights, make_network
+from keras_kare.experiments.lab import Lab, batches_of, initial_weights, lab, values
 from keras_kare.experiments.protocols import Family
 from keras_kare.experiments.scaling import FEW, one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
 from keras_kare.experiments.store import Store
-from keras_kare.experiments.training import Lab, batches_of, values
 from keras_kare.recipes.cross_fitting import folds_of
 from keras_kare.recipes.mixtures import Kernels
 
@@ -133,24 +133,25 @@ class TestStore:
 
     def test_results_of_other_grids_are_not_shown(self, store, data_folder, monkeypatch):
         monkeypatch.setenv("KERAS_KARE_DATA", str(data_folder))
-        (job,) = uci.jobs("honest", ["iris"], ["laplace"])
+        (job,) = uci_jobs.jobs("honest", ["iris"], ["laplace"])
         for stale in ({**job, "grid": "0"}, {**job, "family": "phrenology"}):
-            assert not uci.current(stale)
+            assert not uci_jobs.current(stale)
             store.write(stale, [{"accuracy": 1.0}], 0.0)
         store.write(job, [{"accuracy": 2.0}], 0.0)
-        assert [row["accuracy"] for row in store.collect("uci", uci.current)] == [2.0]
+        assert [row["accuracy"] for row in store.collect("uci", uci_jobs.current)] == [2.0]
 
     def test_large_data_sets_get_less_of_the_papers_grid(self, data_folder, monkeypatch):
         monkeypatch.setenv("KERAS_KARE_DATA", str(data_folder))
         found = {
-            name: uci.jobs("paper", [name], ["kare", "mse"]) for name in ("iris", "abalone")
+            name: uci_jobs.jobs("paper", [name], ["kare", "mse"])
+            for name in ("iris", "abalone")
         }
         for small, large in zip(found["iris"], found["abalone"], strict=True):
             assert small["family"] == large["family"]
             assert small["grid"] != large["grid"]
-            assert uci.current(small)
-            assert uci.current(large)
-            assert not uci.current({**small, "dataset": "abalone"})
+            assert uci_jobs.current(small)
+            assert uci_jobs.current(large)
+            assert not uci_jobs.current({**small, "dataset": "abalone"})
         for large, depths in ((False, {1, 2, 3, 4, 5}), (True, {1, 2, 3})):
             for family in ("kare", "mse"):
                 grid = families("paper", large)[family].configurations
@@ -262,7 +263,7 @@ def data(rng, n=40, features=3, targets=1):
 
 @pytest.mark.parametrize(("name", "scale"), [("torch", 1.0), ("paper", np.sqrt(6.0))])
 def test_initial_weights_are_uniform_within_their_bounds(name, scale):
-    network = make_network(50, 20, Architecture(depth=2, width=100))
+    network = lab(50, 20, Architecture(depth=2, width=100)).network
     start = initial_weights(network, name, 0)
     assert [a.shape for a in start] == [a.shape for a in network.get_weights()]
     for kernel, bias in zip(start[::2], start[1::2], strict=True):
@@ -273,7 +274,7 @@ def test_initial_weights_are_uniform_within_their_bounds(name, scale):
 
 
 def test_initial_weights_are_those_of_a_seed():
-    network = make_network(3, 1, SMALL)
+    network = lab(3, 1, SMALL).network
     first, again = (initial_weights(network, "torch", 1) for _ in range(2))
     other = initial_weights(network, "torch", 2)
     for a, b, c in zip(first, again, other, strict=True):
@@ -282,13 +283,13 @@ def test_initial_weights_are_those_of_a_seed():
 
 
 def test_unknown_initialization():
-    network = make_network(3, 1, SMALL)
+    network = lab(3, 1, SMALL).network
     with pytest.raises(ValueError, match=r"`initialization`.*Received: .*'he'"):
         initial_weights(network, "he", 0)
 
 
 def test_networks_have_the_architecture():
-    network = make_network(3, 2, Architecture(depth=4, width=5, activation="tanh"))
+    network = lab(3, 2, Architecture(depth=4, width=5, activation="tanh")).network
     assert [layer.units for layer in network.layers] == [5] * 4 + [2]
     assert [layer.activation.__name__ for layer in network.layers] == ["tanh"] * 4 + [
         "linear"
@@ -426,8 +427,8 @@ class TestComparison:
 
 def test_jobs_are_different_and_of_the_paper(tmp_path):
     store = Store(tmp_path)
-    figure1 = simulation.jobs(settings.SEEDS, settings.INITIALIZATIONS)
-    figure2 = images.jobs(["mnist", *images.HIGGS], settings.SEEDS, ["torch"])
+    figure1 = simulation_jobs.jobs(settings.SEEDS, settings.INITIALIZATIONS)
+    figure2 = image_jobs.jobs(["mnist", *image_jobs.HIGGS], settings.SEEDS, ["torch"])
     assert len(figure1) == 2 * 10 * 3 * 2
     assert len(figure2) == 3 * 10 * 6
     jobs = figure1 + figure2
@@ -462,7 +463,7 @@ def test_command_line_says_what_is_left(tmp_path, capsys):
     words = "simulation --seeds 1 --budget 0 --workers 0 --out".split()
     command.main([*words, str(tmp_path)])
     said = capsys.readouterr().out
-    count = len(simulation.jobs([0], settings.INITIALIZATIONS))
+    count = len(simulation_jobs.jobs([0], settings.INITIALIZATIONS))
     assert f"0 of {count} jobs are done" in said
     assert "goes on" in said
     summary = json.loads((tmp_path / "simulation" / "simulation.json").read_text())
@@ -798,9 +799,19 @@ def test_a_killed_run_goes_on_to_the_same_table(tmp_path, data_folder, monkeypat
         assert (jobs / name).stat().st_mtime_ns == written
 
 
+def test_published_results_are_of_the_grids_of_today():
+    results = Path(__file__).parents[1] / "benchmarks" / "results" / "uci" / "uci.csv"
+    stated = {(r["protocol"], r["family"], r["grid"]) for r in lines_of(results)}
+    for protocol in ("paper", "honest", "screen"):
+        both = families(protocol), families(protocol, large=True)
+        for name in both[0]:
+            grids = {grid for p, f, grid in stated if (p, f) == (protocol, name)}
+            assert grids <= {each[name].digest() for each in both}
+
+
 def test_variants_of_the_recipe_have_names():
     from keras_kare.experiments.names import in_text
-    from keras_kare.experiments.recipe import VARIANTS
+    from keras_kare.experiments.variants import VARIANTS
 
     assert in_text("relu_best") == "Recipe with one machine; ReLU"
     assert in_text("z_10") == "Recipe; relative z of 10"

@@ -14,12 +14,11 @@ from keras_kare.datasets import UCIDataset, signed_one_hot
 from keras_kare.experiments import families as families_module
 from keras_kare.experiments import protocols, settings
 from keras_kare.experiments.families import families, predict_mse, recipe_family
-from keras_kare.experiments.networks import initial_weights
-from keras_kare.experiments.recipe import RECIPE, TRAJECTORY, VARIANTS, paths
+from keras_kare.experiments.lab import initial_weights, lab
 from keras_kare.experiments.scaling import FEW
 from keras_kare.experiments.settings import Architecture
-from keras_kare.experiments.training import lab
-from keras_kare.experiments.uci import screened
+from keras_kare.experiments.uci_jobs import screened
+from keras_kare.experiments.variants import RECIPE, TRAJECTORY, VARIANTS, paths
 from keras_kare.recipes.cross_fitting import best, checkpoints, folds_of
 from keras_kare.recipes.defaults import DEFAULTS
 from keras_kare.recipes.few_values import FewValues

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_kare.datasets import uci_names
-from keras_kare.experiments import images, report, runner, settings, simulation, uci
+from keras_kare.experiments import (
+    image_jobs,
+    report,
+    runner,
+    settings,
+    simulation_jobs,
+    uci_jobs,
+)
 from keras_kare.experiments.families import families
 from keras_kare.experiments.store import Job, Store
 
@@ -52,10 +59,10 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
     for name in (options.datasets or ()) if options.name == "uci" else ():
         if name not in uci_names():
             parser.error(f"argument --datasets: no such data set: {name!r}")
-        if all(uci.rows_of(name) > uci.most_rows(p) for p in options.protocol):
+        if all(uci_jobs.rows_of(name) > uci_jobs.most_rows(p) for p in options.protocol):
             parser.error(
-                f"argument --datasets: {name!r} has {uci.rows_of(name)} rows, too many for "
-                f"the protocols asked for: {', '.join(options.protocol)}"
+                f"argument --datasets: {name!r} has {uci_jobs.rows_of(name)} rows, too "
+                f"many for the protocols asked for: {', '.join(options.protocol)}"
             )
     if not 1 <= options.seeds <= len(settings.SEEDS):
         parser.error(
@@ -72,12 +79,14 @@ class Experiment(NamedTuple):
 
 
 def _simulation(options: argparse.Namespace) -> list[Job]:
-    return simulation.jobs(settings.SEEDS[: options.seeds], options.initialization)
+    return simulation_jobs.jobs(settings.SEEDS[: options.seeds], options.initialization)
 
 
 def _images(*names: str) -> Callable[[argparse.Namespace], list[Job]]:
     def jobs(options: argparse.Namespace) -> list[Job]:
-        return images.jobs(names, settings.SEEDS[: options.seeds], options.initialization)
+        return image_jobs.jobs(
+            names, settings.SEEDS[: options.seeds], options.initialization
+        )
 
     return jobs
 
@@ -86,15 +95,15 @@ def _uci(options: argparse.Namespace) -> list[Job]:
     return [
         job
         for protocol in options.protocol
-        for job in uci.jobs(protocol, options.datasets, options.methods)
+        for job in uci_jobs.jobs(protocol, options.datasets, options.methods)
     ]
 
 
 EXPERIMENTS = {
-    "simulation": Experiment(_simulation, simulation.work),
-    "mnist": Experiment(_images("mnist"), images.work),
-    "higgs": Experiment(_images(*images.HIGGS), images.work),
-    "uci": Experiment(_uci, uci.work, uci.current),
+    "simulation": Experiment(_simulation, simulation_jobs.work),
+    "mnist": Experiment(_images("mnist"), image_jobs.work),
+    "higgs": Experiment(_images(*image_jobs.HIGGS), image_jobs.work),
+    "uci": Experiment(_uci, uci_jobs.work, uci_jobs.current),
 }
 
 

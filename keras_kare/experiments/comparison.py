@@ -9,8 +9,8 @@ import numpy as np
 
 from keras_kare import datasets
 from keras_kare.experiments import settings
+from keras_kare.experiments.lab import Lab
 from keras_kare.experiments.store import Row
-from keras_kare.experiments.training import Lab
 
 
 def compare(

@@ -11,12 +11,12 @@ import numpy as np
 from keras_kare.datasets import preprocess, signed_one_hot
 from keras_kare.experiments import settings
 from keras_kare.experiments.contenders import Contender, available
+from keras_kare.experiments.lab import lab, values
 from keras_kare.experiments.protocols import Family, Paths
-from keras_kare.experiments.recipe import RECIPE, TRAJECTORY, VARIANTS, Variant
-from keras_kare.experiments.recipe import paths as recipe_paths
 from keras_kare.experiments.scaling import one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
-from keras_kare.experiments.training import lab, values
+from keras_kare.experiments.variants import RECIPE, TRAJECTORY, VARIANTS, Variant
+from keras_kare.experiments.variants import paths as recipe_paths
 from keras_kare.recipes.mixtures import kernels
 
 DEPTHS = settings.UCI_DEPTHS
@@ -38,7 +38,7 @@ def families(protocol: str, large: bool = False) -> dict[str, Family]:
     The honest one has less of the paper's grid; it may stop training early.
 
     Args:
-        protocol: As in `uci.jobs`.
+        protocol: As in `uci_jobs.jobs`.
         large: Whether for a large data set, where less of the paper's grid is run.
     """
     if protocol == "screen":

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_kare.datasets import uci_names
-from keras_kare.experiments import figures, images, ranking, settings, tables
+from keras_kare.experiments import figures, image_jobs, ranking, settings, tables
 from keras_kare.experiments.contenders import not_run
 from keras_kare.experiments.families import PARTS
 from keras_kare.experiments.names import in_text
 from keras_kare.experiments.store import write_whole
-from keras_kare.experiments.uci import screened
+from keras_kare.experiments.uci_jobs import screened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ def _images(results: Path, reference: Path | None, name: str) -> Iterator[str]:
     published = _published(reference, "paper_fig2.csv")
     yield f"## Figure 2: {'MNIST, 7 against 9' if name == 'mnist' else 'Higgs'}\n"
     yield _cost(results, name)
-    for dataset in ("mnist", *images.HIGGS):
+    for dataset in ("mnist", *image_jobs.HIGGS):
         for start in settings.INITIALIZATIONS:
             rows = ours[(ours.dataset == dataset) & (ours.initialization == start)]
             if not len(rows):

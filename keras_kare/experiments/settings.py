@@ -67,7 +67,7 @@ SEEDS = tuple(range(10))
 """Of data and initial weights."""
 
 INITIALIZATIONS = ("torch", "paper")
-"""Names of initialisations: see `networks.initial_weights`."""
+"""Names of initialisations: see `lab.initial_weights`."""
 
 
 def _powers(first: int, last: int) -> tuple[float, ...]:

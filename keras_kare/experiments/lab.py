@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare.experiments.networks import initial_weights, make_network
+from keras_kare import _validation
 from keras_kare.experiments.settings import (
+    INITIALIZATIONS,
     PAPER_OBJECTIVE,
     Architecture,
     Objective,
@@ -18,6 +20,7 @@ from keras_kare.experiments.settings import (
 )
 from keras_kare.losses import KARE
 from keras_kare.recipes.mixtures import Kernels, kernels, path
+from keras_kare.recipes.perceptrons import draw_weights, make_network
 from keras_kare.recipes.workbench import Workbench
 
 
@@ -34,8 +37,9 @@ class Lab(Workbench):
     def __init__(
         self, inputs: int, outputs: int, architecture: Architecture, objective: Objective
     ):
+        sizes = (architecture.width,) * architecture.depth
         super().__init__(
-            make_network(inputs, outputs, architecture),
+            make_network(inputs, sizes, outputs, architecture.activation, "float32"),
             KARE(objective.ridge, objective.relative),
             keras.optimizers.get(objective.optimizer),
         )
@@ -144,6 +148,23 @@ def lab(
 ) -> Lab:
     """The `Lab` of a shape, made once in each process."""
     return Lab(inputs, outputs, architecture, objective)
+
+
+def initial_weights(
+    network: keras.Model, initialization: str, seed: int
+) -> list[np.ndarray]:
+    """Draw weights to start from, in the order of `network.get_weights()`.
+
+    Args:
+        network: Made of dense layers: kernels and biases in turn.
+        initialization: `"torch"` is the published code's: PyTorch's default for `Linear`,
+            kernels and biases uniform in ±1/√n_in. `"paper"` is that of the paper's
+            Table 2: kernels uniform in ±√(6/n_in) (He et al. 2015), the biases as before.
+        seed: Seed of a generator of its own.
+    """
+    _validation.check_option("initialization", initialization, INITIALIZATIONS)
+    gain = 1.0 if initialization == "torch" else math.sqrt(6.0)
+    return draw_weights(network, np.random.default_rng(seed), gain)
 
 
 def batches_of(rows: int, size: int | None) -> int:

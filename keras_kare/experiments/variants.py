@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from keras_kare.experiments.networks import initial_weights
+from keras_kare.experiments.lab import initial_weights, lab
 from keras_kare.experiments.settings import PAPER_OBJECTIVE, Architecture, Objective
-from keras_kare.experiments.training import lab
 from keras_kare.recipes.cross_fitting import trained_kernels
 from keras_kare.recipes.defaults import DEFAULTS
 from keras_kare.recipes.mixtures import Kernels, mean_kernels, predictions, rough_kernels

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from keras_kare import datasets
 from keras_kare.experiments import settings
 from keras_kare.experiments.comparison import compare
+from keras_kare.experiments.lab import lab
 from keras_kare.experiments.store import Job, Row
-from keras_kare.experiments.training import lab
 
 HIGGS = ("higgs", "higgs_with_weight")
 """Without and with the column that gives the label away."""
