@@ -13,15 +13,16 @@ from sklearn.kernel_ridge import KernelRidge
 from threadpoolctl import threadpool_info
 
 from keras_kare.datasets import load_uci, preprocess, signed_one_hot
-from keras_kare.experiments import contenders
+from keras_kare.experiments import contenders, learners
 from keras_kare.experiments.contenders import (
     CONTENDERS,
     NOT_RUN,
-    RIDGES,
     Contender,
     available,
     not_run,
 )
+from keras_kare.experiments.learners import RIDGES
+from keras_kare.experiments.task import Task
 
 KERNELS = ("laplace", "gaussian")
 FEW_TREES = {
@@ -101,7 +102,7 @@ def test_kernel_ridge_agrees_with_dense_solves(
 ) -> None:
     x, labels, classes, x_test = two_folds(uci, data_folder)
     for configuration in CONTENDERS[name].configurations:
-        path = CONTENDERS[name].predict(configuration, x, labels, classes, x_test, 0)
+        path = CONTENDERS[name].predict(configuration, Task(x, labels, classes, x_test))
         expected = definition(name, x, labels, classes, x_test, configuration["bandwidth"])
         assert list(path) == list(expected)
         for ridge, scores in path.items():
@@ -118,7 +119,7 @@ def test_kernel_ridge_agrees_with_scikit_learn(name: str, data_folder: Path) -> 
         "laplace": {"kernel": lambda a, b: np.exp(-np.linalg.norm(a - b) / s)},
         "gaussian": {"kernel": "rbf", "gamma": 0.5 / s**2},
     }
-    path = CONTENDERS[name].predict({"bandwidth": 1.0}, x, labels, classes, x_test, 0)
+    path = CONTENDERS[name].predict({"bandwidth": 1.0}, Task(x, labels, classes, x_test))
     # K + α I is n (K / n + λ I) for α = λ n = λ~ tr(K) / n, and tr(K) = n.
     for ridge in (1e-4, 0.1, 10.0):
         model = KernelRidge(alpha=ridge, **kernels[name])
@@ -134,7 +135,7 @@ def test_scores_have_their_shape_and_tell_real_classes_apart(
     found = load_uci("iris", data_folder / "uci")
     test = found.folds[0][1]
     x, labels, classes, x_test = two_folds("iris", data_folder)
-    path = contender.predict(default(contender), x, labels, classes, x_test, 0)
+    path = contender.predict(default(contender), Task(x, labels, classes, x_test))
     for scores in path.values():
         assert scores.shape == (len(x_test), 3)
         assert np.isfinite(scores).all()
@@ -146,7 +147,7 @@ def test_two_classes_have_one_column_positive_for_class_1(
     contender: Contender, rng: np.random.Generator
 ) -> None:
     x, labels, x_test = blobs(rng, 2, rows=25)
-    path = contender.predict(small(contender), x, labels, 2, x_test, 0)
+    path = contender.predict(small(contender), Task(x, labels, 2, x_test))
     for scores in path.values():
         assert scores.shape == (2, 1)
         assert scores[0, 0] < 0.0 < scores[1, 0]
@@ -162,7 +163,7 @@ def test_missing_classes_score_lowest(
 ) -> None:
     x, dense, x_test = blobs(rng, len(present), rows=25)
     labels = np.array(present)[dense]
-    path = contender.predict(small(contender), x, labels, 5, x_test, 0)
+    path = contender.predict(small(contender), Task(x, labels, 5, x_test))
     missing = sorted(set(range(5)) - set(present))
     for scores in path.values():
         assert scores.shape == (len(present), 5)
@@ -177,9 +178,10 @@ def test_training_rows_of_one_class_predict_it(
 ) -> None:
     x, x_test = rng.normal(size=(4, 2)), rng.normal(size=(5, 2))
     labels = np.full(4, only)
-    path = contender.predict(default(contender), x, labels, classes, x_test, 0)
+    path = contender.predict(default(contender), Task(x, labels, classes, x_test))
     several = contender.predict(
-        small(contender), np.vstack([x, x]), np.array([0, 1] * 4), 2, x_test, 0
+        small(contender),
+        Task(np.vstack([x, x]), np.array([0, 1] * 4), 2, x_test),
     )
     assert list(path) == list(several)
     for scores in path.values():
@@ -192,7 +194,7 @@ def test_tiny_sets_run(contender: Contender, rng: np.random.Generator) -> None:
     x = np.array([[0.0, 1.0], [0.0, 1.0], [0.0, -1.0]])
     for rows, labels in ((x, [0, 0, 1]), (x, [0, 1, 2]), (0.0 * x, [0, 1, 1])):
         classes = max(2, max(labels) + 1)
-        path = contender.predict(small(contender), rows, np.array(labels), classes, x, 0)
+        path = contender.predict(small(contender), Task(rows, np.array(labels), classes, x))
         for scores in path.values():
             assert scores.shape == (3, 1 if classes == 2 else classes)
             assert np.isfinite(scores).all()
@@ -200,19 +202,19 @@ def test_tiny_sets_run(contender: Contender, rng: np.random.Generator) -> None:
 
 def test_a_seed_determines_the_scores(contender: Contender, data_folder: Path) -> None:
     x, labels, classes, x_test = two_folds("iris", data_folder)
-    first = contender.predict(small(contender), x, labels, classes, x_test, 7)
+    first = contender.predict(small(contender), Task(x, labels, classes, x_test, (7,)))
     np.random.default_rng(1).normal(size=5)
     np.random.seed(11)
-    second = contender.predict(small(contender), x, labels, classes, x_test, 7)
+    second = contender.predict(small(contender), Task(x, labels, classes, x_test, (7,)))
     for name, scores in first.items():
         np.testing.assert_array_equal(scores, second[name])
 
 
 def test_threads_are_as_before(contender: Contender, rng: np.random.Generator) -> None:
     x, labels, x_test = blobs(rng, 2)
-    contender.predict(small(contender), x, labels, 2, x_test, 0)  # loads its library
+    contender.predict(small(contender), Task(x, labels, 2, x_test))  # loads its library
     before = [each["num_threads"] for each in threadpool_info()]
-    contender.predict(small(contender), x, labels, 2, x_test, 0)
+    contender.predict(small(contender), Task(x, labels, 2, x_test))
     assert [each["num_threads"] for each in threadpool_info()] == before
 
 
@@ -222,7 +224,7 @@ def test_arguments_are_left_as_they_are(
     x, labels, x_test = blobs(rng, 3)
     arrays = [a.copy() for a in (x, labels, x_test)]
     configuration = small(contender)
-    contender.predict(configuration, x, labels, 3, x_test, 0)
+    contender.predict(configuration, Task(x, labels, 3, x_test))
     assert configuration == small(contender)
     for before, after in zip(arrays, (x, labels, x_test), strict=True):
         np.testing.assert_array_equal(before, after)
@@ -231,9 +233,9 @@ def test_arguments_are_left_as_they_are(
 def test_held_out_rows_leave_each_class_one() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2, 3], [1, 2, 10, 50])
-    held_out = contenders._held_out(labels, rng)
+    held_out = learners._held_out(labels, rng)
     assert np.bincount(labels[held_out], minlength=4).tolist() == [0, 1, 2, 10]
-    assert contenders._held_out(np.arange(4), rng).all()
+    assert learners._held_out(np.arange(4), rng).all()
 
 
 def test_every_contender_runs_or_has_a_reason() -> None:
@@ -273,6 +275,5 @@ def test_bad_arguments_are_named(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=rf"(?s){re.escape(message)}.*Received: "):
         CONTENDERS["svc"].predict(
             {"bandwidth": 1.0, "C": 1.0},
-            *(arguments[k] for k in ("x", "labels", "classes", "x_test")),
-            0,
+            Task(**arguments),
         )

@@ -39,6 +39,7 @@ from keras_kare.experiments.protocols import Family
 from keras_kare.experiments.scaling import FEW, one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
 from keras_kare.experiments.store import Store
+from keras_kare.experiments.task import Task
 from keras_kare.recipes.cross_fitting import folds_of
 from keras_kare.recipes.mixtures import Kernels
 
@@ -521,8 +522,9 @@ def toy(rng, classes=CLASSES):
     return UCIDataset("toy", x, labels, classes, split, folds)
 
 
-def ridge_scores(configuration, x, labels, classes, x_test, seeds):
+def ridge_scores(configuration, task):
     """Two methods: least squares along a ridge, on the inputs or on random features."""
+    x, labels, classes, x_test, seeds = task
     y = signed_one_hot(labels, classes)
     width = np.random.default_rng(seeds[0]).normal(size=(x.shape[1], 12))
 
@@ -594,7 +596,8 @@ class TestProtocols:
         data = dataclasses.replace(data, x=np.column_stack([marks, data.x]))
         fits = []
 
-        def predict(configuration, x, labels, classes, x_test, seeds):
+        def predict(configuration, task):
+            x, labels, classes, x_test, seeds = task
             rows, held = x[:, 0].astype(int), x_test[:, 0].astype(int)
             assert not set(rows) & set(held)
             np.testing.assert_array_equal(labels, data.labels[rows])
@@ -626,7 +629,7 @@ class TestProtocols:
         x, x_test = standardize(data.x[train], data.x[test])
         for configuration in family.configurations:
             found = ridge_scores(
-                configuration, x, data.labels[train], CLASSES, x_test, family.seeds
+                configuration, Task(x, data.labels[train], CLASSES, x_test, family.seeds)
             )
             for method, scores in found.items():
                 for score in scores.values():
@@ -650,7 +653,8 @@ class TestProtocols:
         """The second group fails by the wrong label; its better ridge joins the mean."""
         data = toy(rng)
 
-        def predict(configuration, x, labels, classes, x_test, seeds):
+        def predict(configuration, task):
+            _, _, classes, x_test, _ = task
             at = [np.flatnonzero((data.x == row).all(axis=1))[0] for row in x_test]
             aim = signed_one_hot(data.labels[at], classes)
             scales = {"a r=1": 0.9, "a r=2": 0.8, "b r=1": -0.4, "b r=2": -0.3}
@@ -671,7 +675,8 @@ class TestProtocols:
         data = toy(rng)
         sizes = {len(train) for train, _ in data.folds}
 
-        def predict(configuration, x, labels, classes, x_test, seeds):
+        def predict(configuration, task):
+            x, _, classes, x_test, _ = task
             if len(x) not in sizes:
                 return {"one": {"": signed_one_hot(np.zeros(len(x_test), int), classes)}}
             return {} if missing else {"one": {"": np.full((len(x_test), classes), np.nan)}}
@@ -687,7 +692,8 @@ class TestProtocols:
         data = toy(rng)
         calls = []
 
-        def predict(configuration, x, labels, classes, x_test, seeds):
+        def predict(configuration, task):
+            _, _, classes, x_test, _ = task
             calls.append(configuration["good"])
             scores = signed_one_hot(np.zeros(len(x_test), int), classes)
             if not configuration["good"]:  # perfect, where it is finite
@@ -706,9 +712,9 @@ class TestProtocols:
         data = toy(rng)
         fits = []
 
-        def predict(*arguments):
-            fits.append(len(arguments[1]))
-            return {"one": {"": np.zeros((len(arguments[4]), CLASSES))}}
+        def predict(configuration, task):
+            fits.append(len(task.x))
+            return {"one": {"": np.zeros((len(task.x_test), CLASSES))}}
 
         single = Family(("one",), ({"a": 1},), predict, standardize, chooses=False)
         rows = protocols.honest(single, data)
@@ -718,8 +724,8 @@ class TestProtocols:
     def test_two_classes_are_told_by_sign(self, rng):
         data = toy(rng, classes=2)
 
-        def predict(configuration, x, labels, classes, x_test, seeds):
-            return {"one": {"": np.full((len(x_test), 1), configuration["sign"])}}
+        def predict(configuration, task):
+            return {"one": {"": np.full((len(task.x_test), 1), configuration["sign"])}}
 
         for sign, label in ((1.0, 1), (-1.0, 0)):
             family = Family(

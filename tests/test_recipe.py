@@ -17,6 +17,7 @@ from keras_kare.experiments.families import families, predict_mse, recipe_family
 from keras_kare.experiments.lab import initial_weights, lab
 from keras_kare.experiments.scaling import FEW
 from keras_kare.experiments.settings import Architecture
+from keras_kare.experiments.task import Task
 from keras_kare.experiments.uci_jobs import screened
 from keras_kare.experiments.variants import RECIPE, TRAJECTORY, VARIANTS, paths
 from keras_kare.recipes.cross_fitting import best, checkpoints, folds_of
@@ -242,7 +243,7 @@ def test_every_family_has_all_its_methods(data, monkeypatch):
 def test_the_residual_machine_adds_to_the_network(rows):
     x, _, x_test = rows
     labels = (x[:, 0] > 0).astype(int)
-    found = predict_mse({"depth": 1, "rate": 0.1}, x, labels, 2, x_test, (0,))
+    found = predict_mse({"depth": 1, "rate": 0.1}, Task(x, labels, 2, x_test))
     station = lab(3, 1, Architecture(1, 64))
     outputs, fitted = station.outputs(x_test), station.outputs(x)
     np.testing.assert_allclose(found["network"][""], outputs)

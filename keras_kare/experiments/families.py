@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from keras_kare.experiments.lab import lab, values
 from keras_kare.experiments.protocols import Family, Paths
 from keras_kare.experiments.scaling import one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
+from keras_kare.experiments.task import Configuration, Task
 from keras_kare.experiments.variants import RECIPE, TRAJECTORY, VARIANTS, Variant
 from keras_kare.experiments.variants import paths as recipe_paths
 from keras_kare.recipes.mixtures import kernels
@@ -69,7 +69,7 @@ def families(protocol: str, large: bool = False) -> dict[str, Family]:
         family = Family(
             (name,),
             contender.configurations,
-            Library(contender),
+            library(contender, name),
             standardize,
             "squared_error" if least_squares else "accuracy",
             chooses=len(contender.configurations) > 1,
@@ -77,7 +77,7 @@ def families(protocol: str, large: bool = False) -> dict[str, Family]:
         found[name] = family
         if honest and name in WITH_OUR_INPUTS:
             hot = f"{name}_one_hot"
-            predict = Library(contender, hot)
+            predict = library(contender, hot)
             found[hot] = replace(family, methods=(hot,), predict=predict, inputs=one_hot)
     return found
 
@@ -89,22 +89,16 @@ LARGE_BATCH = 500
 """Rows of a batch of KARE above that."""
 
 
-def predict_kare(
-    configuration: dict[str, Any],
-    x: np.ndarray,
-    labels: np.ndarray,
-    classes: int,
-    x_test: np.ndarray,
-    seeds: Sequence[int],
-) -> Paths:
+def predict_kare(configuration: Configuration, task: Task) -> Paths:
     """`ntk`, the kernel at its start, and `ntk_kare`, after some numbers of epochs.
 
     The network has one output, whose kernel serves all classes.
     """
+    x, labels, classes, x_test, _ = task
     y = signed_one_hot(labels, classes)
     depth, rate = configuration["depth"], configuration["rate"]
     station = lab(x.shape[1], 1, Architecture(depth, WIDTH))
-    station.draw("torch", seeds[0])
+    station.draw("torch", task.seed)
     found: Paths = {"ntk": {}, "ntk_kare": {}}
     found["ntk"] = _named("", station.predictions(x, y, x_test, settings.UCI_RIDGES))
     before = 0
@@ -122,26 +116,20 @@ def kare_training(rate: float, epochs: int, rows: int) -> Training:
     return Training(rate, epochs, None if rows <= FULL_BATCH else LARGE_BATCH)
 
 
-def predict_mse(
-    configuration: dict[str, Any],
-    x: np.ndarray,
-    labels: np.ndarray,
-    classes: int,
-    x_test: np.ndarray,
-    seeds: Sequence[int],
-) -> Paths:
+def predict_mse(configuration: Configuration, task: Task) -> Paths:
     """`network`, trained by squared error, its kernel `after_ntk`, and `residual`.
 
     The residual machine is the kernel's, fitted to what the network leaves, and added to
     its outputs.
     """
+    x, labels, classes, x_test, _ = task
     y = signed_one_hot(labels, classes)
     station = lab(x.shape[1], y.shape[1], Architecture(configuration["depth"], WIDTH))
-    station.draw("torch", seeds[0])
+    station.draw("torch", task.seed)
     training = Training(
         configuration["rate"], settings.UCI_MSE_EPOCHS, settings.UCI_MSE_BATCH
     )
-    station.train_mse(x, y, training, seeds[0])
+    station.train_mse(x, y, training, task.seed)
     fitted, outputs = station.outputs(x), station.outputs(x_test)
     found: Paths = {"network": {"": outputs}}
     kernel = kernels(station, x, x_test)
@@ -153,24 +141,9 @@ def predict_mse(
     return found
 
 
-class Library:
-    """A contender of another library as a family of one method."""
-
-    def __init__(self, contender: Contender, method: str | None = None):
-        self.contender, self.method = contender, method or contender.name
-
-    def __call__(
-        self,
-        configuration: dict[str, Any],
-        x: np.ndarray,
-        labels: np.ndarray,
-        classes: int,
-        x_test: np.ndarray,
-        seeds: Sequence[int],
-    ) -> Paths:
-        predict = self.contender.predict
-        found = predict(configuration, x, labels, classes, x_test, seeds[0])
-        return {self.method: found}
+def library(contender: Contender, method: str) -> Callable[[Configuration, Task], Paths]:
+    """Return the predictions of a contender as those of a family of one method."""
+    return lambda configuration, task: {method: contender.predict(configuration, task)}
 
 
 WITH_OUR_INPUTS = ("laplace", "gaussian", "svc", "xrfm")
@@ -192,14 +165,8 @@ def recipe_family(variant: Variant, name: str = "recipe") -> Family:
     kernel is the mean over training.
     """
 
-    def predict(
-        configuration: dict[str, Any],
-        x: np.ndarray,
-        labels: np.ndarray,
-        classes: int,
-        x_test: np.ndarray,
-        seeds: Sequence[int],
-    ) -> Paths:
+    def predict(configuration: Configuration, task: Task) -> Paths:
+        x, labels, classes, x_test, seeds = task
         y = signed_one_hot(labels, classes)
         found: Paths = {method: {} for method in methods}
         for key, scores in recipe_paths(variant, x, y, x_test, list(seeds)).items():

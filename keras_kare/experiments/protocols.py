@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 
 from keras_kare.datasets import UCIDataset, signed_one_hot
+from keras_kare.experiments.task import Configuration, Path, Task
 from keras_kare.recipes.cross_fitting import folds_of
 
-Paths = dict[str, dict[str, np.ndarray]]
-"""By method, then by the name of what comes free: scores `(m, k)`."""
+Paths = dict[str, Path]
+"""A path of scores by method."""
 
 Inputs = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """From training inputs, test inputs, and the rows of the data set: both, scaled."""
@@ -39,7 +40,7 @@ class Family:
     Attributes:
         methods: Their names.
         configurations: The grid.
-        predict: From `(configuration, x, labels, classes, x_test, seeds)` to `Paths`.
+        predict: From a configuration and a task to `Paths`.
         inputs: Scales features by the training rows.
         criterion: What cross-validation chooses by: `"accuracy"`, or `"squared_error"` of
             scores that are least-squares predictions of signed one-hot targets.
@@ -51,8 +52,8 @@ class Family:
     """
 
     methods: tuple[str, ...]
-    configurations: tuple[dict[str, Any], ...]
-    predict: Callable[..., Paths]
+    configurations: tuple[Configuration, ...]
+    predict: Callable[[Configuration, Task], Paths]
     inputs: Inputs
     criterion: str = "squared_error"
     seeds: tuple[int, ...] = (0,)
@@ -235,8 +236,8 @@ def _predict(
     seeds: tuple[int, ...],
 ) -> Paths:
     x, x_test = family.inputs(data.x[train], data.x[test], len(data.x))
-    configuration = family.configurations[number]
-    return family.predict(configuration, x, data.labels[train], data.classes, x_test, seeds)
+    task = Task(x, data.labels[train], data.classes, x_test, seeds)
+    return family.predict(family.configurations[number], task)
 
 
 def _most_frequent(data: UCIDataset, train: np.ndarray, test: np.ndarray) -> np.ndarray:

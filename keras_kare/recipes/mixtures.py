@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.spatial.distance import cdist, pdist
 
 from keras_kare.kernels import DenseOperator
 from keras_kare.recipes.recipe import Key, Recipe
@@ -63,11 +62,15 @@ def mean_kernels(found: Sequence[Kernels]) -> Kernels:
 
 def laplace(x1: np.ndarray, x2: np.ndarray, scale: float) -> np.ndarray:
     """Return `exp(-‖x - x'‖/s)`, `(m, n)`."""
+    from scipy.spatial.distance import cdist
+
     return np.exp(-cdist(x1, x2) / scale)
 
 
 def laplace_scale(x: np.ndarray, bandwidth: float) -> float:
     """Return `s`: a multiple of the median distance of different rows."""
+    from scipy.spatial.distance import pdist
+
     distances = pdist(x)
     apart = distances[distances > 0.0]
     return bandwidth * (float(np.median(apart)) if len(apart) else 1.0)
