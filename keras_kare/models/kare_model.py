@@ -10,11 +10,12 @@ import tensorflow as tf
 
 from keras_kare import _validation, losses
 from keras_kare import metrics as metrics_module
+from keras_kare._step import columns, differentiated
 from keras_kare.kernels import Kernel
 from keras_kare.kernels.structured.untouched import untouched
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.machine import Intercept, Rows
-from keras_kare.models import gathering, step
+from keras_kare.models import gathering, training_step
 from keras_kare.models.kernel_machine import KernelMachine
 from keras_kare.models.session import Session
 from keras_kare.models.shared_step import SharedStep, shares_steps
@@ -178,23 +179,21 @@ class KAREModel(KernelMachine):
         self, x: Any, y: Any, *weights: Any
     ) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
         """Return the loss of a batch, predictions of its rows, and gradients."""
-        variables = self.trainable_variables
+        eagerly = self.loss.supplies_gradients
         # What the network notes while it is traced belongs to this graph alone.
-        with untouched(getattr(self.kernel, "network", self.kernel)) as scope:
-            sources = [v.value for v in variables]
-            with tf.GradientTape() as tape:
-                tape.watch(sources)
-                loss, predictions = step.evaluated(self, tape, x, y, weights)
-                if extras := step.network_losses(self, x, scope.losses):
-                    loss += tf.add_n([tf.cast(extra, loss.dtype) for extra in extras])
-                scaled = self.optimizer.scale_loss(loss)
-        gradients = tape.gradient(
-            scaled,
-            sources,
-            # The kernel does not depend on the last bias, for one.
-            unconnected_gradients=tf.UnconnectedGradients.ZERO,
-        )
-        return loss, predictions, gradients
+        with untouched(self.kernel if self.network is None else self.network) as scope:
+            return differentiated(
+                self.loss,
+                self.kernel,
+                self.trainable_variables,
+                x,
+                training_step.several_rows(x, y),
+                *weights,
+                intercept=self._intercept is not None and self._intercept.present,
+                step=int(self.optimizer.iterations) if eagerly else 0,
+                extras=lambda: training_step.network_losses(self, x, scope.losses),
+                scale=self.optimizer.scale_loss,
+            )
 
     def _updated(
         self,
@@ -206,10 +205,12 @@ class KAREModel(KernelMachine):
         gradients: list[tf.Tensor],
     ) -> dict[str, tf.Tensor]:
         """Update the network and the metrics, and return these."""
-        variables, y = self.trainable_variables, step.columns(y, predictions)
-        with tf.control_dependencies(step.checks(self.optimizer, gradients, variables)):
+        variables, y = self.trainable_variables, columns(y, predictions)
+        with tf.control_dependencies(
+            training_step.checks(self.optimizer, gradients, variables)
+        ):
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        self._loss_tracker.update_state(loss, sample_weight=step.count(y, weights))
+        self._loss_tracker.update_state(loss, sample_weight=training_step.count(y, weights))
         return self.compute_metrics(x, y, predictions, weights)
 
     def make_train_function(self, force: bool = False) -> Any:

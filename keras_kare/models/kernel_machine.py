@@ -10,13 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
+from keras_kare._step import columns
 from keras_kare.kernels import NTK, Kernel
 from keras_kare.kernels.operator import ONE_VALUE
 from keras_kare.kernels.structured.untouched import restored
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.machine import Choice, Machine, Rows
 from keras_kare.machine import ridge as ridges
-from keras_kare.models import batches, gathering, step
+from keras_kare.models import batches, gathering, training_step
 from keras_kare.models.export import check_format, export_saved_model
 from keras_kare.models.watch import Watch, watched
 from keras_kare.solvers import Solver
@@ -240,14 +241,14 @@ class KernelMachine(keras.Model):
         """One batch: mean squared error of the kernel machine, and the metrics."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         predictions = self(x, training=False)
-        y = step.columns(y, predictions)
+        y = columns(y, predictions)
         if y.shape[1] != predictions.shape[1]:
             raise ValueError(
                 "`y` must have as many columns as the targets that the head was solved "
                 f"for. Received: y of {y.shape[1]} columns, predictions of "
                 f"{predictions.shape[1]}"
             )
-        squared, count = tf.square(y - predictions), step.count(y, weights)
+        squared, count = tf.square(y - predictions), training_step.count(y, weights)
         if weights is None:
             loss = tf.reduce_mean(squared)
         else:

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_kare import _rows
 from keras_kare.kernels import DenseOperator
-from keras_kare.machine.posterior import CHUNK, Posterior
+from keras_kare.machine.posterior import Posterior
 from keras_kare.recipes.cross_fitting import checkpoints
 from keras_kare.recipes.mixtures import (
     Kernels,

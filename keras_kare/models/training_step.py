@@ -1,4 +1,4 @@
-"""One KARE step: what a batch's Gram matrix costs, and what its gradients update."""
+"""What is Keras' in a training step: regularisers, refusals, counts of rows."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import keras
 import tensorflow as tf
 
 from keras_kare import _rows
-from keras_kare.kernels.recompute import attach
 from keras_kare.kernels.structured.capture import run
 from keras_kare.kernels.structured.untouched import untouched
 
@@ -27,31 +26,17 @@ NOT_FINITE = (
 )
 
 
-def evaluated(
-    model: Any, tape: tf.GradientTape, x: Any, y: Any, weights: tuple[Any, ...]
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the loss of the batch, and predictions of its rows."""
-    asked = model._intercept is not None and model._intercept.present
-    constant = {"intercept": True} if asked else {}
-    if not model.loss.supplies_gradients:
-        gram = model.kernel.gram(x)
-        if gram.shape[0] is None:  # streams show their last batch only when it comes
-            several = tf.debugging.assert_greater(tf.shape(gram)[0], 1, ONE_ROW)
-            with tf.control_dependencies([several] if several is not None else []):
-                gram = tf.identity(gram)
-        return model.loss.evaluate(columns(y, gram), gram, *weights, **constant)
-    variables, step = model.kernel.trainable_variables, int(model.optimizer.iterations)
-    y = columns(y, variables[0])
-    with tape.stop_recording():
-        value, gradients, predictions = model.loss.value_and_gradients(
-            model.kernel, x, y, step, *weights, **constant
-        )
-    loss = attach(
-        tf.constant(value, y.dtype),
-        variables,
-        lambda upstream: [tf.cast(upstream, g.dtype) * g for g in gradients],
-    )
-    return loss, tf.constant(predictions, y.dtype)
+def several_rows(x: Any, y: Any) -> Any:
+    """Return the targets, for graphs that see the number of rows only when it comes.
+
+    Raises:
+        tf.errors.InvalidArgumentError: If there is one row, when the graph runs.
+    """
+    if _rows.known_count(x) is not None:
+        return y
+    several = tf.debugging.assert_greater(tf.shape(y)[0], 1, ONE_ROW)
+    with tf.control_dependencies([] if several is None else [several]):
+        return tf.identity(y)
 
 
 def network_losses(model: Any, x: Any, noted: list[Any]) -> list[tf.Tensor]:
@@ -99,12 +84,3 @@ def count(y: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
     if weights is None:
         return tf.cast(tf.shape(y)[0], y.dtype)
     return tf.reduce_sum(tf.cast(weights, y.dtype))
-
-
-def columns(y: tf.Tensor, like: tf.Tensor) -> tf.Tensor:
-    """Return targets as `(n, c)`, of the type of `like`."""
-    y = tf.cast(y, like.dtype)
-    if y.shape.rank == 2:
-        return y
-    count = y.shape[1:].num_elements() if y.shape.rank else 1
-    return tf.reshape(y, (-1, count))
