@@ -14,6 +14,7 @@ from gaussian import Gaussian
 from keras import layers
 
 import keras_kare as kk
+from keras_kare.machine import Rows
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(12, networks.D)).astype("float32")
@@ -361,7 +362,7 @@ class TestOrderOfCalls:
         with pytest.raises(ValueError, match=r'`kernel` must .*outputs="full"'):
             kk.KAREModel(full)
         with pytest.raises(ValueError, match='outputs="full"'):
-            kk.NTKRidgeHead().solve(full, X, Y)
+            kk.NTKRidgeHead().on(full).solve(Rows(X, Y))
         with pytest.raises(ValueError, match='outputs="full"'):
             full.vjp(X, Y)
 
