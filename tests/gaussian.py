@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_kare.kernels.kernel import Kernel
 
 
+@keras.saving.register_keras_serializable(package="tests")
 class Gaussian(Kernel):
     """`exp(-|x - x'|²)`: without a network, variables, or a finite feature map."""
 

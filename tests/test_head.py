@@ -302,17 +302,6 @@ class TestResidual:
 
 
 class TestOtherKernels:
-    def test_any_kernel_object_is_taken(self, rng):
-        x, y = rows(rng)
-        model = kk.KAREModel(Gaussian(), head=kk.NTKRidgeHead(ridge=0.1))
-        model.fit_head(x, y)
-        gram = np.asarray(Gaussian()(x), "float64")
-        ridge = model.head.ridge_value
-        expected = gram @ np.linalg.solve(gram + len(x) * ridge * np.eye(len(x)), y)
-        np.testing.assert_allclose(model.predict(x), expected, atol=1e-5)
-        assert model.head.report["form"] == "dual"
-        assert model.network is None
-
     def test_primal_is_refused(self, rng):
         x, y = rows(rng)
         model = kk.KAREModel(Gaussian(), head=kk.NTKRidgeHead(ridge=0.1, form="primal"))
@@ -322,9 +311,3 @@ class TestOtherKernels:
             Gaussian().vjp(x, y)
         with pytest.raises(NotImplementedError, match="primal"):
             Gaussian().jvp(x, [])
-
-    def test_kernels_are_layers_to_call(self, rng):
-        kernel = kk.kernels.NTK(networks.mlp())
-        x = rng.normal(size=(3, networks.D)).astype("float32")
-        np.testing.assert_allclose(kernel(x), kernel.gram(x))
-        np.testing.assert_allclose(kernel(x, x[:2]), kernel.cross(x, x[:2]))

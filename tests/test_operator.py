@@ -8,8 +8,6 @@ import keras
 import networks
 import numpy as np
 import pytest
-import tensorflow as tf
-from test_head import Gaussian
 
 import keras_kare as kk
 from keras_kare.kernels import operator as operators
@@ -18,29 +16,6 @@ from keras_kare.kernels.work import Work
 
 ALL = {**networks.STRUCTURED, **networks.FALLBACK}
 SOME = ["three outputs", "two inputs", "sequence", "tied weights"]
-
-
-class Linear(kk.kernels.Kernel):
-    """`x xᵀ`: a feature map, with nothing but the two verbs that it needs."""
-
-    has_features = True
-
-    def gram(self, x, dtype=None):
-        return self.cross(x, x, dtype)
-
-    def cross(self, x1, x2, dtype=None):
-        x1, x2 = (tf.cast(x, dtype or "float64") for x in (x1, x2))
-        return x1 @ tf.transpose(x2)
-
-    def diag(self, x, dtype=None):
-        return tf.reduce_sum(tf.cast(x, dtype or "float64") ** 2, axis=1)
-
-    def vjp(self, x, v, dtype=None):
-        x, v = (tf.cast(t, dtype or "float64") for t in (x, v))
-        return [tf.transpose(v) @ x]
-
-    def jvp(self, x, w):
-        return tf.cast(x, w[0].dtype) @ tf.transpose(w[0])
 
 
 def close(a, b, tolerance=1e-10):
@@ -126,20 +101,6 @@ class TestProducts:
         close(operator.diagonal, np.diag(gram))
         close(operator.jvp(operator.vjp(v)), gram @ v)
         close(operator.dense(), gram)
-
-    @pytest.mark.parametrize("make", [Gaussian, Linear])
-    def test_of_other_kernels(self, make, rng):
-        x, v = rng.normal(size=(9, 3)), rng.normal(size=(9, 2))
-        kernel = make()
-        operator, gram = kernel.operator(x), np.asarray(kernel.gram(x))
-        assert (operator.features is None) == (make is Gaussian)
-        close(operator @ v, gram @ v)
-        close(operator.columns(np.array([3])), gram[:, [3]])
-        if make is Linear:
-            j = operator.feature_rows(slice(None))
-            close(j @ j.T, gram)
-            w = rng.normal(size=(operator.features, 2))
-            close(operator.jvp(kernel.weights_from(w, x)), j @ w)
 
     def test_a_matrix_that_is_there(self, rng):
         b = rng.normal(size=(5, 5))

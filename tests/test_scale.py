@@ -8,7 +8,7 @@ import numpy as np
 import psutil
 import pytest
 import tensorflow as tf
-from test_head import Gaussian
+from gaussian import Gaussian
 
 import keras_kare as kk
 from keras_kare.machine import ridge
