@@ -6,7 +6,6 @@ import contextlib
 import functools
 import threading
 import warnings
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -193,6 +192,12 @@ def succeeded(inverse: tf.Tensor) -> tf.Tensor:
     return tf.reduce_all(tf.math.is_finite(tf.linalg.diag_part(inverse)))
 
 
+def ladder(first: float, most: float) -> list[float]:
+    """Return the jitters to try: none, then `first`, and ten times more up to `most`."""
+    steps = int(np.log10(1.001 * most / first))  # but for rounding
+    return [0.0, *(first * 10.0**step for step in range(steps + 1))]
+
+
 def climbed(
     matrix: tf.Tensor, first: int = 1, of: tf.DType | None = None
 ) -> tuple[tf.Tensor, tf.Tensor]:
@@ -206,43 +211,19 @@ def climbed(
     """
     if not all_finite(matrix):
         raise ValueError(_NOT_FINITE)
-    eps = np.finfo(matrix.dtype.as_numpy_dtype).eps
-    most = 10.0**STEPS * np.finfo((of or matrix.dtype).as_numpy_dtype).eps
+    eps = float(np.finfo(matrix.dtype.as_numpy_dtype).eps)
+    most = 10.0**STEPS * float(np.finfo((of or matrix.dtype).as_numpy_dtype).eps)
     identity = tf.eye(matrix.shape[0], dtype=matrix.dtype)
     unit = tf.reduce_mean(tf.abs(tf.linalg.diag_part(matrix)))
-    heights = [10.0**step * eps for step in range(1, 3 * STEPS)]
-    ladder = [0.0, *(height for height in heights if height <= 1.001 * most)][first:]
-
-    def factor(jitter: tf.Tensor) -> tf.Tensor | None:
+    jitter = tf.zeros((), matrix.dtype)
+    for height in ladder(10.0 * eps, most)[first:]:
+        jitter = unit * tf.constant(height, matrix.dtype)
         inverse = plain_factor(matrix + jitter * identity)
-        return inverse if succeeded(inverse) else None
-
-    jitters = (unit * tf.constant(height, matrix.dtype) for height in ladder)
-    inverse, jitter = climb(factor, jitters, f"{_FAILED} Received: ")
-    if jitter > 0:
-        _say(jitter)
-    return inverse, jitter
-
-
-def climb(
-    factor: Callable[[Any], Any], jitters: Iterable[Any], refusal: str
-) -> tuple[Any, Any]:
-    """Return the first factor that there is, and the jitter that it needed.
-
-    Args:
-        factor: Takes a jitter; returns a factor, or `None` where the matrix with that
-            jitter on its diagonal is indefinite.
-        jitters: The ladder, from its lowest step.
-        refusal: The error, up to what was received; the highest jitter follows.
-
-    Raises:
-        ValueError: If no jitter was enough.
-    """
-    for jitter in jitters:
-        found = factor(jitter)
-        if found is not None:
-            return found, jitter
-    raise ValueError(f"{refusal}jitter up to {float(jitter):.1e}")
+        if succeeded(inverse):
+            if height:
+                _say(jitter)
+            return inverse, jitter
+    raise ValueError(f"{_FAILED} Received: jitter up to {float(jitter):.1e}")
 
 
 _inverse_cholesky = Rescued(_by_halves_alone, climbed)

@@ -17,6 +17,7 @@ ORDER = (
     "_backend",
     "_validation",
     "_rows",
+    "_progress",
     "_traced_once",
     "_linalg",
     "kernels",

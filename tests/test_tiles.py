@@ -12,7 +12,8 @@ import tensorflow as tf
 from keras import layers
 
 import keras_kare as kk
-from keras_kare.kernels import disk, memory, plan, tiles
+from keras_kare import _progress
+from keras_kare.kernels import disk, memory, plan
 
 pytestmark = pytest.mark.usefixtures("float64")
 ROWS = 11
@@ -218,7 +219,7 @@ class TestWhereValuesGo:
 
     def test_progress(self, rng, monkeypatch, capsys):
         kernel, x = self.problem(rng)
-        monkeypatch.setattr(tiles, "SHOW_AFTER", -1.0)
+        monkeypatch.setattr(_progress, "SHOW_AFTER", -1.0)
         kernel.gram(x)
         assert "tile" not in capsys.readouterr().out  # the tests disable it
         keras.utils.enable_interactive_logging()

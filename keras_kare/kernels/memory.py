@@ -99,9 +99,14 @@ def _of_list(loop: tf.Operation, place: int) -> float:
     return max(0.0, float(rounds)) * _bytes(end.inputs[item])
 
 
-def default_limit() -> int:
-    """Half of the memory that is free now, of the GPU if there is one."""
-    return available() // 2
+def default_limit(limit: int | None = None, share: float = 0.5) -> int:
+    """Return the bytes that may be held: the user's limit, else a share of what is free.
+
+    Args:
+        limit: What the user allows, if anything. Defaults to nothing.
+        share: Of what is free now, on the GPU if there is one. Defaults to a half.
+    """
+    return int(share * available()) if limit is None else limit
 
 
 def available() -> int:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 CHUNK = 4096
 """Most rows at a time."""
 
+TILE_BYTES = 2**27
+"""Most bytes of kernel values at a time, whatever the limit: more are no faster."""
+
 ONE_VALUE = (
     "Systems and heads need a kernel with one value a pair of rows, and "
     '`outputs="full"` has a block. Use `outputs="sum"` or `outputs="trace"`.'
@@ -101,7 +104,7 @@ class KernelOperator:
         """Some columns of `K`, `(n, k)` float64."""
         others = self.rows_of(np.asarray(indices))
         k, values = len(indices), None
-        step = max(64, min(CHUNK, 2**27 // (8 * max(k, 1))))
+        step = max(64, min(CHUNK, TILE_BYTES // (8 * max(k, 1))))
         for rows in self.chunks(step):
             part = self.kernel.cross(self.rows_of(rows), others, dtype=dtype).numpy()
             values = np.empty((self.rows, k)) if values is None else values
@@ -183,7 +186,7 @@ class KernelOperator:
         return _rows.cuts(self.rows, step)
 
     def _tile(self) -> int:
-        return max(16, min(CHUNK, 2**27 // (8 * self.rows)))
+        return max(16, min(CHUNK, TILE_BYTES // (8 * self.rows)))
 
     def _vectors(self, v: Any) -> np.ndarray:
         v = np.asarray(v)

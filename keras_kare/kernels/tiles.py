@@ -7,17 +7,14 @@ matrix has each pair of tiles computed once. Nothing here knows what a feature i
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-SHOW_AFTER = 3.0
-"""Seconds after which a progress bar appears."""
+from keras_kare._progress import Progress
 
 ALIGNMENT = 64
 """Bytes that TensorFlow wants the address of an array to be a multiple of."""
@@ -96,7 +93,8 @@ def compute(engine: Engine, grid: Grid, target: Target) -> None:
         for panel, j, tiles in grid.pairs()
     ]
     total = sum(len(tiles) for _, _, tiles in grid.pairs())
-    progress = _Progress(total, total - sum(len(tiles) for _, _, tiles in missing))
+    done = total - sum(len(tiles) for _, _, tiles in missing)
+    progress = Progress(total, "tile", done)
     held: dict[int, Any] = {}
     current: range | None = None
     try:
@@ -167,23 +165,3 @@ class TensorTarget(ArrayTarget):
         """All values; the array must not be written to any more."""
         shared = tf.experimental.dlpack.from_dlpack(self.array.__dlpack__())
         return tf.identity(shared)  # on the default device; no copy on a CPU
-
-
-class _Progress:
-    """A progress bar for work that turns out to take long, where Keras may print."""
-
-    def __init__(self, total: int, done: int):
-        self.total, self.count, self.shown = total, done, False
-        self.begun = time.monotonic()
-        self.bar = keras.utils.Progbar(total, unit_name="tile")
-
-    def step(self) -> None:
-        self.count += 1
-        waited = time.monotonic() - self.begun
-        if waited > SHOW_AFTER and keras.config.is_interactive_logging_enabled():
-            self.shown = True
-            self.bar.update(self.count, finalize=self.count == self.total)
-
-    def close(self) -> None:
-        if self.shown and self.count < self.total:
-            self.bar.update(self.count, finalize=True)

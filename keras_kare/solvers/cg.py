@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from keras_kare import _validation
+from keras_kare._progress import Progress
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.iterative import Iterative, IterativePrepared, Run
 from keras_kare.solvers.preconditioner import NystromPreconditioner
-from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.system import AbstractSystem, System, relative
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from keras_kare import _validation
-from keras_kare.solvers.progress import Progress
+from keras_kare._progress import Progress
 from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared, Solver
 from keras_kare.solvers.system import AbstractSystem, relative

@@ -15,8 +15,8 @@ BLOCK = 1024
 ALL_RIDGES = 4096
 """Most features of which an eigendecomposition is made, for every ridge at once."""
 
-STEPS = 12
-"""Most jitters that are tried, each ten times the last."""
+MOST_JITTER = 1e11
+"""The largest jitter that is tried, in units of rounding."""
 
 REFINEMENTS = 3
 
@@ -142,11 +142,11 @@ class NormalEquations:
 
     def _factor(self, ridge: float) -> tuple[np.ndarray, float]:
         matrix, diagonal = self.gram.copy(), np.diag_indices_from(self.gram)
-        unit = np.finfo(float).eps * max(self.trace / len(matrix), ridge)
-        for jitter in (0.0, *(unit * 10.0**step for step in range(STEPS))):
+        unit = float(np.finfo(float).eps) * max(self.trace / len(matrix), ridge)
+        for jitter in (unit * height for height in _linalg.ladder(1.0, MOST_JITTER)):
             matrix[diagonal] = self.gram[diagonal] + ridge + jitter
             try:
-                return np.linalg.cholesky(matrix), float(jitter)
+                return np.linalg.cholesky(matrix), jitter
             except np.linalg.LinAlgError:
                 continue  # rounding has made it indefinite: the next jitter
         raise ValueError(

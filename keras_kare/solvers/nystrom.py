@@ -9,11 +9,11 @@ import keras
 import numpy as np
 
 from keras_kare import _linalg, _rows, _validation
+from keras_kare._progress import Progress
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.normal import NormalEquations
 from keras_kare.solvers.primal import chunk_rows
-from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared, Solver
 from keras_kare.solvers.stream import StreamSystem

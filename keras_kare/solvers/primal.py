@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from keras_kare import _rows
+from keras_kare._progress import Progress
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.normal import NormalEquations
-from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.solver import Prepared, Solver
 from keras_kare.solvers.stream import StreamSystem
@@ -22,7 +22,7 @@ CHUNK = 4096
 """Most rows whose features are written out at a time."""
 
 CHUNK_BYTES = 2**28
-"""Most bytes of them."""
+"""Most bytes of them, whatever the limit: products with more rows are no faster."""
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -196,5 +196,5 @@ class PrimalPrepared(Prepared):
 
 
 def chunk_rows(features: int) -> int:
-    """How many rows of features are written out at a time."""
+    """Return how many rows of features are written out at a time."""
     return max(64, min(CHUNK, CHUNK_BYTES // (8 * features)))

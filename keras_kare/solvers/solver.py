@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from keras_kare import _validation
-from keras_kare.kernels.memory import available, in_words
+from keras_kare.kernels.memory import default_limit, in_words
 from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.system import AbstractSystem, System
@@ -74,7 +74,7 @@ class Solver(abc.ABC):
 
     def limit(self) -> int:
         """Return the bytes that may be held."""
-        return available() // 2 if self.memory_limit is None else self.memory_limit
+        return default_limit(self.memory_limit)
 
     def check_memory(self, system: AbstractSystem, advice: str) -> System:
         """Refuse, before the work, a stream and what does not fit; return the system.
@@ -102,7 +102,7 @@ class Solver(abc.ABC):
         Raises:
             MemoryError: With what it takes, what there is, and `advice`.
         """
-        limit = available() if self.memory_limit is None else self.memory_limit
+        limit = default_limit(self.memory_limit, share=1.0)
         if needed > limit:
             raise MemoryError(
                 f'`solver="{self.name}"` takes {in_words(needed)} for {count} {what}, '

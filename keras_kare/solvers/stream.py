@@ -9,8 +9,8 @@ import keras
 import numpy as np
 
 from keras_kare import _rows
+from keras_kare._progress import Progress
 from keras_kare.kernels.kernel import Kernel
-from keras_kare.solvers.progress import Progress
 from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.system import AbstractSystem, above_rounding, check_trace
 

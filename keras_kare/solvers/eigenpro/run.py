@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
+from keras_kare._progress import Progress
 from keras_kare.solvers.eigenpro.prepared import EigenProPrepared
 from keras_kare.solvers.iterative import Run, worst
-from keras_kare.solvers.progress import Progress
 
 LOOK_AFTER = 10
 """Most epochs between two looks at the true residual."""

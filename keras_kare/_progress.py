@@ -1,4 +1,4 @@
-"""How far a long solve has come."""
+"""How far long work has come."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ SHOW_AFTER = 3.0
 
 
 class Progress:
-    """A progress bar with the residual, for work that turns out to take long.
+    """A progress bar, with a residual where there is one, for work that takes long.
 
     Args:
         total: Number of steps; `None` where nobody knows.
         unit: What a step is called.
+        done: Steps that were done before. Defaults to `0`.
     """
 
-    def __init__(self, total: int | None, unit: str):
+    def __init__(self, total: int | None, unit: str, done: int = 0):
         self._bar = keras.utils.Progbar(
             total, unit_name=unit, stateful_metrics=["residual"]
         )
-        self._begun, self._shown, self._last = time.monotonic(), False, 0
+        self._begun, self._shown, self._count = time.monotonic(), False, done
 
-    def step(self, count: int, residual: float | None = None) -> None:
-        """Show that `count` steps are done."""
-        self._last = count
+    def step(self, count: int | None = None, residual: float | None = None) -> None:
+        """Show that `count` steps are done: one more, by default."""
+        self._count = self._count + 1 if count is None else count
         waited = time.monotonic() - self._begun
         if waited > SHOW_AFTER and keras.config.is_interactive_logging_enabled():
             self._shown = True
             values = [] if residual is None else [("residual", residual)]
-            self._bar.update(count, values, finalize=False)
+            self._bar.update(self._count, values, finalize=False)
 
     def close(self) -> None:
         """End the line."""
         if self._shown:
-            self._bar.update(self._last, finalize=True)
+            self._bar.update(self._count, finalize=True)
