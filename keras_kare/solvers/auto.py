@@ -42,7 +42,7 @@ class Decision:
 
 
 def decide(operator: KernelOperator, columns: int, ridges: int, limit: int) -> Decision:
-    """The exact solver that takes fewest operations, of those that fit in memory.
+    """Choose the exact solver of fewest operations, of those that fit in memory.
 
     Approximations (`"nystrom"`) and `"eigenpro"` are never chosen here: they need the
     user's word.
@@ -112,7 +112,7 @@ SOLVERS: dict[str, type[Solver]] = {
 
 
 def get(solver: Any) -> Solver | str:
-    """A solver from its name, itself or its configuration; `"auto"` stays as it is.
+    """Make a solver of its name or configuration; one, and `"auto"`, stay as they are.
 
     Raises:
         ValueError: If there is no such solver.

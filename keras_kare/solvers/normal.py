@@ -54,7 +54,7 @@ class NormalEquations:
 
     @staticmethod
     def memory(features: int, columns: int) -> float:
-        """Bytes that this takes with its factor, beside a chunk of rows."""
+        """Return the bytes that this takes with its factor, beside a chunk of rows."""
         return 8.0 * (3.0 * features**2 + 4.0 * features * columns)
 
     def add(
@@ -64,7 +64,7 @@ class NormalEquations:
         weights: np.ndarray | None = None,
         ones: np.ndarray | None = None,
     ) -> None:
-        """Some rows.
+        """Add some rows.
 
         Args:
             phi: Features, `(k, F)`.
@@ -96,7 +96,7 @@ class NormalEquations:
         self.squared += np.sum(np.square(y, dtype="float64"), axis=0)
 
     def finish(self) -> NormalEquations:
-        """After the last row: means instead of sums."""
+        """Take means instead of sums, after the last row."""
         gram = self.gram
         for begin in range(0, len(gram), BLOCK):
             end = begin + BLOCK
@@ -111,7 +111,7 @@ class NormalEquations:
         return self
 
     def constant(self, w: np.ndarray) -> np.ndarray | None:
-        """`b`, `(c,)`, that belongs to `w`; `None` without an intercept."""
+        """Return `b`, `(c,)`, for `w`, `(F, c)`; `None` without an intercept."""
         if self.centre is None:
             return None
         return self.centre + (self._of_y - self._f @ w) / self._s
@@ -128,7 +128,7 @@ class NormalEquations:
         return np.maximum(values, 0.0), vectors
 
     def solve(self, ridge: float) -> tuple[np.ndarray, float]:
-        """`w`, `(F, c)`, refined, and the jitter that the Cholesky factor needed."""
+        """Return `w`, `(F, c)`, refined, and the jitter that the factor needed."""
         factor, jitter = self._factor(ridge)
         w = _solve(factor, self.right)
         for _ in range(REFINEMENTS):
@@ -155,7 +155,7 @@ class NormalEquations:
         )
 
     def residual(self, w: np.ndarray, ridge: float) -> np.ndarray:
-        """`|y − (K/n + λI) α| / |y|` of each target, for the `α` with `λα = y − Φw`.
+        """Return `|y − (K/n + λI) α| / |y|`, `(c,)`, for the `α` with `λα = y − Φw`.
 
         The residual is `Φ(w − v)` with `v = (1/n) Φᵀα = (b − Gw)/λ`, and its norm needs
         no row: `n (w − v)ᵀ G (w − v)`.
@@ -168,12 +168,12 @@ class NormalEquations:
         return np.sqrt(ratio)
 
     def freedom(self, ridge: float) -> float:
-        """`tr G (G + λI)⁻¹`, and one for a constant."""
+        """Return `tr G (G + λI)⁻¹`, and one more for a constant."""
         values = self.basis[0]
         return float(np.sum(values / (values + ridge))) + self.intercept
 
     def dual_squared(self, w: np.ndarray, ridge: float) -> float:
-        """`|α|²` of all targets, `|y − Φw|²/λ²`."""
+        """Return `|α|²` of all targets, `|y − Φw|²/λ²`."""
         inner = np.sum(w * (self.gram @ w)) - 2.0 * np.sum(w * self.right)
         return max(float(np.sum(self.squared) + self.count * inner), 0.0) / ridge**2
 

@@ -86,15 +86,15 @@ class Nystrom(Solver):
         rng = np.random.default_rng(self.seed)
         drawn = rng.choice(usable, min(self.centres, len(usable)), replace=False)
         drawn = np.sort(drawn)
-        span = CentreFeatures(operator.block(drawn, drawn))
-        normal = span.equations(system)
+        transform = spanned(operator.block(drawn, drawn))
+        normal = NormalEquations(transform.shape[1], system.columns, system.intercept)
         progress = Progress(system.rows, "row")
         for rows in operator.chunks(chunk_rows(len(drawn))):
-            phi = operator.block(rows, drawn) @ span.transform
+            phi = operator.block(rows, drawn) @ transform
             normal.add(phi, system.y[rows], ones=system.root[rows])
             progress.step(rows.stop)
         progress.close()
-        return NystromPrepared(system, self, drawn, span, normal)
+        return NystromPrepared(system, self, drawn, transform, normal)
 
     def streams(self, kernel: Kernel) -> bool:
         return True
@@ -105,16 +105,15 @@ class Nystrom(Solver):
         self.check_bytes(needed + 24.0 * self.centres * step, self.centres)
         drawn, anchors = system.stream.sample(self.centres, self.seed)
         operator = KernelOperator(system.kernel, anchors)
-        span = CentreFeatures(operator.block(slice(None), np.arange(operator.rows)))
-        normal = span.equations(system)
+        transform = spanned(operator.block(slice(None), np.arange(operator.rows)))
+        normal = NormalEquations(transform.shape[1], system.columns, system.intercept)
         for x, y, weights in system.read():
             parts = [
-                system.kernel.cross(part, operator.x, dtype="float64").numpy()
-                @ span.transform
+                system.kernel.cross(part, operator.x, dtype="float64").numpy() @ transform
                 for part in _rows.slices(x, step)
             ]
             normal.add(np.concatenate(parts), y, weights)
-        return NystromPrepared(system, self, drawn, span, normal, operator.x)
+        return NystromPrepared(system, self, drawn, transform, normal, operator.x)
 
 
 class NystromPrepared(Prepared):
@@ -124,7 +123,7 @@ class NystromPrepared(Prepared):
         system: The system.
         solver: The solver.
         drawn: Which rows are centres, `(m,)`.
-        span: Their features.
+        transform: What makes their features orthonormal, `(m, q)`.
         normal: The sums over all rows.
         anchors: The centres' inputs, where the system keeps none.
     """
@@ -136,12 +135,12 @@ class NystromPrepared(Prepared):
         system: AbstractSystem,
         solver: Nystrom,
         drawn: np.ndarray,
-        span: CentreFeatures,
+        transform: np.ndarray,
         normal: NormalEquations,
         anchors: Any = None,
     ):
         super().__init__(system, solver)
-        self._drawn, self._anchors, self._span = drawn, anchors, span
+        self._drawn, self._anchors, self._transform = drawn, anchors, transform
         self._normal = normal.finish()
 
     def solve(self, ridge: float, start: Solution | None = None) -> Solution:
@@ -153,7 +152,7 @@ class NystromPrepared(Prepared):
             ridge=ridge,
             constant=None if constant is None else system.centre + constant,
             # (1/m) K(x, Z) α = K(x, Z) β
-            dual=len(self._drawn) * (self._span.transform @ w),
+            dual=len(self._drawn) * (self._transform @ w),
             centres=self._drawn,
             jitter=jitter,
             freedom=normal.freedom(ridge) if known else None,
@@ -167,26 +166,22 @@ class NystromPrepared(Prepared):
         return self.system.anchors_of(solution) if kept is None else kept
 
 
-class CentreFeatures:
-    """`φ(x) = k(x, Z) T` with `T = K_ZZ^(-½)`: the features that the centres span.
+def spanned(gram: np.ndarray) -> np.ndarray:
+    """Return `T = K_ZZ^(-½)`, `(m, q)`: centres span the features `φ(x) = k(x, Z) T`.
 
     Directions of `K_ZZ` that are rounding, as duplicated centres make them, are left out.
 
     Args:
         gram: `K_ZZ`, `(m, m)`.
+
+    Raises:
+        ValueError: If it is zero.
     """
-
-    def __init__(self, gram: np.ndarray):
-        values, vectors = _linalg.eigh(0.5 * (gram + gram.T))
-        if not values[-1] > 0.0:
-            raise ValueError(
-                "The kernel is zero on all centres: the network's outputs do not react to "
-                "its weights there (dead or saturated units)."
-            )
-        kept = values > NEGLIGIBLE * values[-1]
-        self.transform = vectors[:, kept] / np.sqrt(values[kept])
-
-    def equations(self, system: AbstractSystem) -> NormalEquations:
-        """Return the normal equations of these features, before the first row."""
-        features = self.transform.shape[1]
-        return NormalEquations(features, system.columns, system.intercept)
+    values, vectors = _linalg.eigh(0.5 * (gram + gram.T))
+    if not values[-1] > 0.0:
+        raise ValueError(
+            "The kernel is zero on all centres: the network's outputs do not react to "
+            "its weights there (dead or saturated units)."
+        )
+    kept = values > NEGLIGIBLE * values[-1]
+    return np.asarray(vectors[:, kept] / np.sqrt(values[kept]))

@@ -70,7 +70,7 @@ class NystromPreconditioner:
                 break
 
     def apply(self, r: np.ndarray, ridge: float) -> np.ndarray:
-        """`M⁻¹ r` for `r` of shape `(n, c)`."""
+        """Return `M⁻¹ r` for `r` of shape `(n, c)`."""
         if not self.rank:
             return r / ridge
         lower = self._inverse_factor(ridge)
@@ -81,7 +81,7 @@ class NystromPreconditioner:
         return left
 
     def _inverse_factor(self, ridge: float) -> np.ndarray:
-        """`L⁻¹` of `FᵀF + nλI = L Lᵀ`, `(k, k)`; made anew for each ridge and rank."""
+        """Return `L⁻¹` of `FᵀF + nλI = L Lᵀ`, `(k, k)`, kept for this ridge and rank."""
         key = (ridge, self.rank)
         if self._factor[0] != key:
             matrix = self._inner.copy()
@@ -91,7 +91,7 @@ class NystromPreconditioner:
         return self._factor[1]
 
     def _times(self, v: np.ndarray) -> np.ndarray:
-        """`F v`."""
+        """Return `F v`."""
         total, begin = np.zeros((self._operator.rows, v.shape[1])), 0
         for block in self._blocks:
             end = begin + block.shape[1]
@@ -100,7 +100,7 @@ class NystromPreconditioner:
         return total
 
     def _add(self, count: int) -> bool:
-        """One block of columns; whether any was added."""
+        """Draw one block of columns; tell whether any was left."""
         weights = np.where(self._drawn, 0.0, self._diagonal)
         weights[weights <= NEGLIGIBLE * self._trace / len(weights)] = 0.0
         count = min(count, int(np.count_nonzero(weights)))

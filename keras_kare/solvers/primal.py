@@ -139,7 +139,7 @@ class PrimalPrepared(Prepared):
         )
 
     def _leverages(self, w: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
-        """`J w`, and `diag(A⁻¹) = (1 − h)/λ` with `h_i = J_i (G + λI)⁻¹ J_iᵀ/n`.
+        """Return `J w`, and `diag(A⁻¹) = (1 − h)/λ`, `h_i = J_i (G + λI)⁻¹ J_iᵀ/n`.
 
         With an intercept `P` stands in for `A⁻¹`.
         """
@@ -152,7 +152,7 @@ class PrimalPrepared(Prepared):
         return predicted, self.system.less_constant(diagonal, ridge)
 
     def solve_grid(self, ridges: Iterable[float]) -> Iterator[Solution]:
-        """Weights and leave-one-out errors, from one more pass over the rows."""
+        """Find weights and leave-one-out errors, by one more pass over the rows."""
         if not self.direct:
             yield from super().solve_grid(ridges)
             return

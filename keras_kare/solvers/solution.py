@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -21,58 +20,63 @@ ADVICE = {
 class Solution:
     """A solved kernel ridge regression, and how the solving went.
 
+    What a solver does not make is `None`. Rows may count `N` times in all: then the system
+    is the one of `keras_kare.risk`, `W½ K W½/N + λI`, `W½ y`.
+
     Attributes:
         ridge: `λ`.
         solver: Name of the solver.
         rows: `n`.
         columns: `c`, the number of targets.
-        dual: `α = (K/n + λI)⁻¹ y`, `(n, c)` float64; of the centres, `(m, c)`, where
-            there are some. `None` where only `weights` are known.
-        weights: `w = (1/n) Jᵀ α`, `(F, c)` float64, in the order of
-            `kernel.feature_rows`; `None` where the solver does not make them.
+        count: `N`; `n` where each row counts once.
+        dual: `α = (K/n + λI)⁻¹ y`, `(n, c)` float64; `(m, c)` where there are centres.
         centres: Numbers of the rows that `dual` belongs to, where not to all.
-        constant: `b`, `(c,)`, of a machine with an intercept, else `None`.
-        inverse_diagonal: `diag((K/n + λI)⁻¹)`, `(n,)`, where known; with an intercept,
-            of the `P` that stands in for the inverse.
-        jitter: What had to be added to `λ` for the factorisation to succeed.
-        count: How often all rows count together, `N`; `n` where each counts once. The
-            system then is the one of `keras_kare.risk`: `W½ K W½/N + λI`, `W½ y`.
-        freedom: Degrees of freedom, the constant's with them, where known without
-            `inverse_diagonal`.
-        squared: `|α|²` summed over all columns, where known without `dual`.
+        weights: `w = (1/n) Jᵀ α`, `(F, c)` float64, in the order of `kernel.feature_rows`.
+        constant: `b`, `(c,)`, of a machine with an intercept.
+        inverse_diagonal: `diag((K/n + λI)⁻¹)`, `(n,)`; with an intercept, of the `P` that
+            stands in for the inverse.
+        freedom: Degrees of freedom, the constant's with them.
+        squared: `|α|²` summed over all columns.
+        loo_errors: Mean squared leave-one-out error of each target, `(c,)`.
         residual: The largest over the targets of `|y − (K/n + λI) α| / |y|`, computed
             from the solution itself. Predictions of the training rows are off by at most
             that share of `|y|`. (`primal`, `nystrom`: of the system that they solve.)
         tolerance: What the residual should be at most.
+        jitter: What had to be added to `λ` for the factorisation to succeed.
+        kernel_error: `(tr K − tr K̂)/tr K` where an approximation `K̂` was solved.
         iterations: Number of iterations, 0 for direct solvers.
         seconds: Of solving, without what was prepared for all ridges.
         stopped: Why it ended: `"direct"`, `"tolerance"`, `"iterations"`, `"time"`,
             `"stalled"` (rounding errors allow no more), or `"interrupted"`.
-        kernel_error: `(tr K − tr K̂)/tr K` where an approximation `K̂` was solved.
-        loo_errors: Mean squared leave-one-out error of each target, `(c,)`, where known
-            without `inverse_diagonal`.
     """
 
+    # The system
     ridge: float
     solver: str
     rows: int
     columns: int
-    dual: np.ndarray | None = None
-    weights: np.ndarray | None = None
-    centres: Any = None
-    constant: np.ndarray | None = None
-    inverse_diagonal: np.ndarray | None = None
-    jitter: float = 0.0
     count: float | None = None
+
+    # The answer
+    dual: np.ndarray | None = None
+    centres: np.ndarray | None = None
+    weights: np.ndarray | None = None
+    constant: np.ndarray | None = None
+
+    # Of its risk: the first, or the others where a solver knows no more
+    inverse_diagonal: np.ndarray | None = None
     freedom: float | None = None
+    squared: float | None = None
+    loo_errors: np.ndarray | None = None
+
+    # How the solving went
     residual: float | None = None
     tolerance: float = 1e-6
+    jitter: float = 0.0
+    kernel_error: float | None = None
     iterations: int = 0
     seconds: float = 0.0
     stopped: str = "direct"
-    kernel_error: float | None = None
-    squared: float | None = None
-    loo_errors: np.ndarray | None = None
 
     @property
     def converged(self) -> bool:
@@ -85,7 +89,7 @@ class Solution:
         return self.leave_one_out_error(np.ones(self.columns))
 
     def leave_one_out_error(self, scales: np.ndarray) -> float | None:
-        """The same with each target's part divided by its scale, where known.
+        """Return the mean squared leave-one-out error, each target divided by its scale.
 
         The residual of row i is `α_i / (A⁻¹)_ii`.
 

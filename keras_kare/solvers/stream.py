@@ -1,4 +1,4 @@
-"""Rows that never are in memory together: sums over a stream of batches."""
+"""Rows that never are in memory together: a stream of batches, and its system."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Stream:
         self.first, self.columns, self._y = x, y.shape[1], y
 
     def __iter__(self) -> Iterator[Batch]:
-        """Batches of at least `TOGETHER` rows, but for the last."""
+        """Read batches of at least `TOGETHER` rows, but for the last."""
         waiting: list[Batch] = []
         rows = 0
         for batch in self.batches():
@@ -65,7 +65,7 @@ class Stream:
             raise ValueError(OTHER_ROWS.format(at=0))
 
     def with_targets(self, targets: Callable[[Any, np.ndarray], np.ndarray]) -> Stream:
-        """The same rows with other targets, made of inputs and targets."""
+        """Return these rows with other targets, made of inputs and targets."""
 
         def batches() -> Iterator[Batch]:
             for x, y, weights in self.batches():
@@ -74,11 +74,11 @@ class Stream:
         return Stream(batches, self.intercept)
 
     def with_intercept(self, intercept: bool) -> Stream:
-        """The same rows, for machines with a constant or without."""
+        """Return these rows for machines with a constant, or without."""
         return Stream(self.batches, intercept)
 
     def sample(self, count: int, seed: int) -> tuple[np.ndarray, Any]:
-        """Numbers and inputs of so many rows, in order.
+        """Draw so many rows: their numbers, in order, and their inputs.
 
         Each row that counts is as likely as any other (a reservoir).
         """
@@ -115,10 +115,6 @@ class StreamSystem(AbstractSystem):
         stream: The rows.
 
     Attributes:
-        rows: `n`.
-        columns: `c`, the number of targets.
-        count: `N`, how often all rows count.
-        intercept: Whether there is a constant beside the machine.
         centre: Zeros: targets are taken as they come.
     """
 

@@ -84,13 +84,9 @@ class System(AbstractSystem):
         unscaled: `K` itself.
         y: What stands in for `y`, float64.
         scaled: `operator` before its mean was taken out.
-        rows: `n`.
-        columns: `c`, the number of targets.
-        count: `N`; `n` where each row counts once.
         root: `w½`, `(n,)`.
-        intercept: As given.
         centre: What was subtracted from the targets, `(c,)`: their means with an
-            intercept, else zeros.
+            intercept, else zeros. (`AbstractSystem` has the others.)
 
     Raises:
         ValueError: If shapes do not fit, or `y` or the weights hold NaN or Inf.

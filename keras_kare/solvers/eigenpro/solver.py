@@ -126,13 +126,13 @@ class EigenPro(Iterative):
         return rows + self.fixed_bytes(operator, columns, self.reading(operator, columns))
 
     def row_bytes(self, rows: int, columns: int) -> float:
-        """Bytes that are kept of so many rows, beside the rows."""
+        """Return the bytes that are kept of so many rows, beside the rows."""
         return 56.0 * rows * columns
 
     def fixed_bytes(
         self, operator: KernelOperator, columns: int, reading: Reading
     ) -> float:
-        """Bytes that are held however many rows there are."""
+        """Return the bytes that are held however many rows there are."""
         m = float(min(self.subsample, operator.rows))
         features = (operator.features or 0) if reading.by_features else 0
         images = features * (20.0 * reading.components + 40.0 * columns)
@@ -141,7 +141,7 @@ class EigenPro(Iterative):
     def reading(
         self, operator: KernelOperator, columns: int, streamed: bool = False
     ) -> Reading:
-        """How rows will be read, and how many at a time, by operations and bytes.
+        """Decide how rows are read, and how many at a time, by operations and bytes.
 
         Args:
             operator: `K`; that of the subsample where rows are `streamed`.
@@ -208,5 +208,5 @@ class EigenPro(Iterative):
 
 
 def _feature_flops(features: int, columns: int) -> float:
-    """About how many operations a row takes by its feature map."""
+    """Return about how many operations a row takes by its feature map."""
     return 12.0 * features + 4.0 * features * columns * (1 + STEPS)

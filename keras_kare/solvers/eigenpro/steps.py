@@ -55,7 +55,7 @@ class Subspace:
         self.images: list[tf.Tensor] = []
 
     def inside(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Which of these rows belong to `S`, and their rows of `V`."""
+        """Return which of these rows belong to `S`, and their rows of `V`."""
         at = np.searchsorted(self.rows, numbers)
         at[at == len(self.rows)] = 0
         found = np.flatnonzero(self.rows[at] == numbers)
@@ -124,11 +124,11 @@ class Iterate(abc.ABC):
 
     @abc.abstractmethod
     def batch(self, numbers: np.ndarray, x_rows: Any) -> Batch:
-        """What an update needs of some rows."""
+        """Return what an update needs of some rows."""
 
     @abc.abstractmethod
     def values(self, passes: Passes) -> np.ndarray:
-        """`K α/n` anew from `α`, `(n, c)` float64; rounding errors start at zero again.
+        """Compute `K α/n` anew, `(n, c)` float64; rounding errors start at zero again.
 
         Args:
             passes: All rows.
@@ -214,11 +214,11 @@ class MatrixIterate(Iterate):
 
 
 def _ratio(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """`a/b`; 0 where `b` is not positive, or no number."""
+    """Return `a/b`; 0 where `b` is not positive, or no number."""
     return np.divide(a, b, out=np.zeros_like(a), where=b > 0.0)
 
 
 def _times(step: np.ndarray, part: Any) -> Any:
-    """Each target's part, times its step."""
+    """Multiply each target's part by its step."""
     shaped = np.reshape(step, (-1,) + (1,) * (len(part.shape) - 1))
     return part * (tf.constant(shaped, part.dtype) if tf.is_tensor(part) else shaped)
