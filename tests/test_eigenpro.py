@@ -276,10 +276,11 @@ def test_a_stream_can_drive_it(rng: np.random.Generator) -> None:
     x, y = rng.normal(size=(N, 3)), targets(c)
     rows = np.sort(rng.choice(N, 40, replace=False))
     subspace = Subspace(rows, kernel.gram(x[rows]).numpy(), 20)
-    add_images(subspace, kernel, tf.constant(x[rows]))
+    operator = kernel.operator(x)
+    add_images(subspace, operator)
     gram = kernel.gram(x).numpy()
     ridge = float(np.trace(gram)) / N**2
-    iterate = FeatureIterate(kernel, subspace, N, c, ridge)
+    iterate = FeatureIterate(operator, subspace, c, ridge)
     iterate.correct(y[rows])
     stream = tf.data.Dataset.from_tensor_slices((np.arange(N), x, y))
     for _ in range(12):

@@ -82,23 +82,18 @@ def _cheapest(
     fitting = {k: v for k, v in costs.items() if _fits(v[0], operator, columns, limit)}
     known = fitting or {"cg": costs["cg"]}  # it takes least
     name = min(known, key=lambda k: known[k][1])
-    others = ", ".join(
-        f"{k} {_what(v, k in fitting, operator, columns)}"
-        for k, v in costs.items()
-        if k != name
-    )
+    others = []
+    for other, (solver, work) in costs.items():
+        if other != name:
+            size = in_words(solver.memory(operator, columns))
+            told = (
+                f"{work / 1e9:.3g}" if other in fitting else f"would take {size} of memory"
+            )
+            others.append(f"{other} {told}")
     solver, work = known[name]
     features = "" if operator.features is None else f", {operator.features} features"
     why = f"{operator.rows} rows{features}: about {work / 1e9:.3g} GFLOP"
-    return Decision(solver, f"{why} ({others})" if others else why)
-
-
-def _what(
-    entry: tuple[Solver, float], fits: bool, operator: KernelOperator, columns: int
-) -> str:
-    if fits:
-        return f"{entry[1] / 1e9:.3g}"
-    return f"would take {in_words(entry[0].memory(operator, columns))} of memory"
+    return Decision(solver, f"{why} ({', '.join(others)})" if others else why)
 
 
 def _fits(solver: Solver, operator: KernelOperator, columns: int, limit: int) -> bool:

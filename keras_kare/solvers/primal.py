@@ -64,8 +64,7 @@ class Primal(Solver):
     def prepare(self, system: AbstractSystem) -> Prepared:
         if isinstance(system, StreamSystem):
             return PrimalStream(system, self)
-        advice = 'Use `solver="cg"`, which forms no matrix.'
-        return PrimalPrepared(self.check_memory(system, advice), self)
+        return PrimalPrepared(self.check_memory(system), self)
 
     def streams(self, kernel: Kernel) -> bool:
         return kernel.has_features

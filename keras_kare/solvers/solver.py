@@ -16,6 +16,8 @@ from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.solution import Solution
 from keras_kare.solvers.system import AbstractSystem, System
 
+NO_MATRIX = 'Use `solver="cg"`, which forms no matrix.'
+
 
 class Solver(abc.ABC):
     """A way to solve `(K/n + λI) α = y`: its hyperparameters, and nothing else.
@@ -76,8 +78,12 @@ class Solver(abc.ABC):
         """Return the bytes that may be held."""
         return default_limit(self.memory_limit)
 
-    def check_memory(self, system: AbstractSystem, advice: str) -> System:
+    def check_memory(self, system: AbstractSystem, advice: str = NO_MATRIX) -> System:
         """Refuse, before the work, a stream and what does not fit; return the system.
+
+        Args:
+            system: The system.
+            advice: What to do. Defaults to another solver.
 
         Raises:
             ValueError: If rows are in a stream.

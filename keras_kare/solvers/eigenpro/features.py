@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _linalg, _rows
-from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.centred import CentredOperator
 from keras_kare.solvers.eigenpro.steps import Batch, Iterate, Passes, Subspace
 
@@ -57,33 +57,31 @@ class Mean:
 
 
 class FeatureIterate(Iterate):
-    """By the feature map: `w = Jᵀα/n` is kept up to date, and no other row is needed.
+    """Steps by the feature map: `w = Jᵀα/n` is kept up to date.
 
     Args:
-        kernel: A kernel with a feature map.
+        operator: `K`, of a kernel with a feature map.
         subspace: With its images.
-        rows, columns, ridge, scale: As in `Iterate`.
+        columns: `c`.
+        ridge: `λ`.
         held: What `kernel.held` gives of all rows, where that is kept.
-        dtype: Type of the products.
         mean: Of the features, for a machine with a constant.
     """
 
     def __init__(
         self,
-        kernel: Kernel,
+        operator: KernelOperator,
         subspace: Subspace,
-        rows: int,
         columns: int,
         ridge: float,
-        scale: np.ndarray | None = None,
         held: Any = None,
-        dtype: str = "float64",
         mean: Mean | None = None,
     ):
-        super().__init__(subspace, rows, columns, ridge, scale)
-        self.kernel, self._held, self._mean = kernel, held, mean
-        self._w = [tf.zeros((columns, *e.shape[1:]), dtype) for e in subspace.images]
-        self.set_dtype(dtype)
+        super().__init__(operator, subspace, columns, ridge)
+        self.kernel, self.scale = operator.kernel, operator.scale
+        self._held, self._mean = held, mean
+        self._w = [tf.zeros((columns, *e.shape[1:]), self.dtype) for e in subspace.images]
+        self.set_dtype(self.dtype)
 
     def set_dtype(self, dtype: str) -> None:
         super().set_dtype(dtype)
@@ -170,25 +168,21 @@ class FeatureIterate(Iterate):
 
 
 def add_images(
-    subspace: Subspace,
-    kernel: Kernel,
-    x: Any,
-    scale: np.ndarray | None = None,
-    mean: Mean | None = None,
+    subspace: Subspace, operator: KernelOperator, mean: Mean | None = None
 ) -> None:
     """Form `E`, and turn `V` so that `EᵀE` is diagonal in the arithmetic of `E`.
 
     Args:
         subspace: `V`.
-        kernel: A kernel with a feature map.
-        x: The inputs of the rows `S`.
-        scale: By which each of these rows is multiplied, `(m,)`.
+        operator: `K`, of a kernel with a feature map.
         mean: Of the features, for a machine with a constant.
     """
-    q = len(subspace.values)
+    q, v = len(subspace.values), subspace.vectors
     if not q:
         return
-    v = subspace.vectors if scale is None else subspace.vectors * scale[:, None]
+    if operator.scale is not None:
+        v = v * operator.scale[subspace.rows, None]
+    kernel, x = operator.kernel, operator.rows_of(subspace.rows)
     step, _ = kernel.chunk(x, q)
     total = _rows.total(
         kernel.pull(kernel.held(_rows.take(x, part)), tf.constant(v[part]))

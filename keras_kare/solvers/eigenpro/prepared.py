@@ -77,9 +77,7 @@ class EigenProPrepared(IterativePrepared):
         gram = operator.block(numbers, numbers)
         self.subspace = Subspace(numbers, gram, reading.components)
         if reading.by_features:
-            scale = None if operator.scale is None else operator.scale[numbers]
-            x = operator.rows_of(numbers)
-            add_images(self.subspace, operator.kernel, x, scale, self._mean)
+            add_images(self.subspace, operator, self._mean)
             self._held = self._holding() if holds else None
 
     @abc.abstractmethod
@@ -108,13 +106,5 @@ class EigenProPrepared(IterativePrepared):
         if not self.reading.by_features:
             return MatrixIterate(operator, self.subspace, columns, ridge)
         return FeatureIterate(
-            operator.kernel,
-            self.subspace,
-            operator.rows,
-            columns,
-            ridge,
-            operator.scale,
-            self._held,
-            "float32" if operator.narrow else "float64",
-            self._mean,
+            operator, self.subspace, columns, ridge, self._held, self._mean
         )

@@ -93,30 +93,23 @@ class Iterate(abc.ABC):
     variance is left there.
 
     Args:
+        operator: `K`.
         subspace: `V` and `e`.
-        rows: `n`.
         columns: `c`.
         ridge: `λ`.
-        scale: By which each row is multiplied, `(n,)`, or `None`.
 
     Attributes:
         dual: `α`, `(n, c)`.
         dtype: Type in which kernel values and products are formed.
     """
 
-    dtype: str
-
     def __init__(
-        self,
-        subspace: Subspace,
-        rows: int,
-        columns: int,
-        ridge: float,
-        scale: np.ndarray | None = None,
+        self, operator: KernelOperator, subspace: Subspace, columns: int, ridge: float
     ):
-        self.subspace, self.ridge, self.scale = subspace, ridge, scale
-        self.rows, self.dual = rows, np.zeros((rows, columns))
-        self._inverse = 1.0 / (subspace.values / rows + ridge)
+        self.operator, self.subspace, self.ridge = operator, subspace, ridge
+        self.rows, self.dual = operator.rows, np.zeros((operator.rows, columns))
+        self.dtype = "float32" if operator.narrow else "float64"
+        self._inverse = 1.0 / (subspace.values / self.rows + ridge)
 
     def set_dtype(self, dtype: str) -> None:
         """Go on in another type."""
@@ -180,19 +173,7 @@ class Iterate(abc.ABC):
 
 
 class MatrixIterate(Iterate):
-    """By kernel values between a batch and all rows.
-
-    Args:
-        operator: `K`.
-        subspace, columns, ridge: As in `Iterate`.
-    """
-
-    def __init__(
-        self, operator: KernelOperator, subspace: Subspace, columns: int, ridge: float
-    ):
-        super().__init__(subspace, operator.rows, columns, ridge)
-        self.operator = operator
-        self.set_dtype("float32" if operator.narrow else "float64")
+    """Steps by kernel values between a batch and all rows."""
 
     def batch(self, numbers: np.ndarray, x_rows: Any = None) -> Batch:
         n, subspace = self.rows, self.subspace
