@@ -15,7 +15,7 @@ from keras_kare.kernels import NTK
 from keras_kare.kernels.operator import DenseOperator
 from keras_kare.solvers import Spectral, System
 from keras_kare.solvers.eigenpro import EigenPro
-from keras_kare.solvers.eigenpro.features import FeatureIterate, add_images
+from keras_kare.solvers.eigenpro.feature_steps import FeatureIterate, add_images
 from keras_kare.solvers.eigenpro.steps import MatrixIterate, Subspace
 
 N = 200

@@ -14,7 +14,7 @@ import keras_kare as kk
 from keras_kare.machine import ridge
 from keras_kare.models import gathering
 from keras_kare.solvers import CG, EigenPro, Nystrom, Primal, System, stream
-from keras_kare.solvers.eigenpro.features import FeatureIterate
+from keras_kare.solvers.eigenpro.feature_steps import FeatureIterate
 
 EXACT_EIGENPRO = EigenPro(tolerance=1e-7, components=30, subsample=60)
 

@@ -1,5 +1,5 @@
 """Stochastic block iteration: the solver, how it reads rows, its steps and its epochs."""
 
-from keras_kare.solvers.eigenpro.solver import EigenPro
+from keras_kare.solvers.eigenpro.eigenpro import EigenPro
 
 __all__ = ["EigenPro"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from keras_kare.solvers.centred import CentredOperator
-from keras_kare.solvers.eigenpro.features import FeatureIterate, Mean, add_images
+from keras_kare.solvers.eigenpro.feature_steps import FeatureIterate, Mean, add_images
 from keras_kare.solvers.eigenpro.steps import Iterate, MatrixIterate, Subspace
 from keras_kare.solvers.iterative import Iterative, IterativePrepared
 from keras_kare.solvers.system import AbstractSystem, System

@@ -13,7 +13,7 @@ from keras_kare.kernels.operator import KernelOperator
 from keras_kare.solvers.eigenpro.arrays import EigenProArrays
 from keras_kare.solvers.eigenpro.prepared import EigenProPrepared, Reading
 from keras_kare.solvers.eigenpro.steps import STEPS
-from keras_kare.solvers.eigenpro.stream import EigenProStream, StreamOperator
+from keras_kare.solvers.eigenpro.streamed import EigenProStream, StreamOperator
 from keras_kare.solvers.iterative import Iterative
 from keras_kare.solvers.stream import StreamSystem
 from keras_kare.solvers.system import AbstractSystem, System
