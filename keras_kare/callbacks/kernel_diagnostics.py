@@ -16,7 +16,7 @@ from keras_kare.solvers import System
 
 
 class KernelDiagnostics(keras.callbacks.Callback):
-    """Log what the kernel of a `KAREModel` is like, at the end of epochs.
+    """A callback that logs what the kernel of a `KAREModel` is like, at the end of epochs.
 
     With `K` the Gram matrix of some rows in float64, `(n, n)`, their targets `y`,
     `(n, c)`, the ridge `z` of the loss, `A = K/n + zI` and `α = A⁻¹y`:

@@ -18,7 +18,7 @@ def diagnose(
     eigenvalues: int,
     intercept: bool = False,
 ) -> dict[str, float]:
-    """Numbers of a kernel machine, from one eigendecomposition (two with a constant).
+    """Return numbers of a kernel machine, by one eigendecomposition (two with a constant).
 
     Args:
         gram: Symmetric positive semi-definite, `(n, n)`.
@@ -51,7 +51,7 @@ def diagnose(
 
 
 def alignment(gram: np.ndarray, y: np.ndarray) -> float:
-    """Centred kernel-target alignment; 0 where the centred kernel is zero.
+    """Return the centred kernel-target alignment; 0 where the centred kernel is zero.
 
     `<K_c, y_c y_cᵀ> / (|K_c| |y_c y_cᵀ|)` in Frobenius norms, with `K_c = H K H`,
     `y_c = H y`, `H = I − 1 1ᵀ/n`.
@@ -65,5 +65,5 @@ def alignment(gram: np.ndarray, y: np.ndarray) -> float:
 
 
 def drift(gram: np.ndarray, start: np.ndarray) -> float:
-    """`|K − K₀| / |K₀|` in Frobenius norms."""
+    """Return `|K − K₀| / |K₀|` in Frobenius norms."""
     return float(np.linalg.norm(gram - start) / np.linalg.norm(start))

@@ -32,7 +32,7 @@ def check_fraction(name: str, value: Any) -> None:
 
 
 def data_folder(name: str, folder: str | os.PathLike[str] | None) -> Path:
-    """The folder of the data: the argument, or `name` in what `KERAS_KARE_DATA` names.
+    """Return the folder of the data: the argument, or `name` in `KERAS_KARE_DATA`'s.
 
     Raises:
         ValueError: If neither names anything.
@@ -58,7 +58,7 @@ def data_folder(name: str, folder: str | os.PathLike[str] | None) -> Path:
 
 
 def extra(module: str, package: str, extras: str, needed_by: str) -> Any:
-    """The module of an optional package, imported now.
+    """Import a module of an optional package.
 
     Raises:
         ImportError: If it is not installed, with what to install.

@@ -26,7 +26,7 @@ def higgs(
     seed: int | None = None,
     train_fraction: float = 0.5,
 ) -> Split:
-    """The complete rows of the challenge's `training.csv`: signal -1, background +1.
+    """Load the complete rows of the challenge's `training.csv`: signal -1, background +1.
 
     Rows with a missing value (-999.0) are left out. The others are split at random, with
     the same share of classes in both parts, and every column is divided by its largest
@@ -102,7 +102,7 @@ def higgs(
 
 
 def _read(path: Path, weight_column: bool) -> tuple[np.ndarray, np.ndarray]:
-    """All rows: features `(n, 30)` or `(n, 31)`, labels `(n, 1)` in {-1, 1}."""
+    """Read all rows: features `(n, 30)` or `(n, 31)`, labels `(n, 1)` in {-1, 1}."""
     with path.open(encoding="utf-8") as file:
         names = [name.strip().strip('"') for name in file.readline().split(",")]
         columns = [k for k, name in enumerate(names) if name.startswith(("DER_", "PRI_"))]

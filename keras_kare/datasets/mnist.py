@@ -33,7 +33,7 @@ def mnist(
     seed: int = 0,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> Split:
-    """Two digits of MNIST: 24 x 24 pixels, each image less its own mean.
+    """Load two digits of MNIST: 24 x 24 pixels, each image less its own mean.
 
     Images lose two pixels on each side, are scaled to [0, 1], flattened to 576 columns,
     and have their own mean subtracted. The first digit is +1, the second -1. Training
@@ -92,7 +92,7 @@ def mnist(
 
 
 def mnist_digits(data_dir: str | os.PathLike[str] | None = None) -> Split:
-    """All ten digits of MNIST as they are: 60,000 training and 10,000 test images.
+    """Load all ten digits of MNIST as they are: 60,000 training and 10,000 test images.
 
     Args:
         data_dir: As in `mnist`.
@@ -149,13 +149,13 @@ def _draw(name: str, data: Rows, rows: int | None, r: np.random.RandomState) -> 
 def _digits(
     first: int, second: int, data_dir: str | None, original: str | None
 ) -> tuple[Rows, Rows]:
-    """All training and all test rows of two digits, in tensorflow-datasets' order."""
+    """Return all training and test rows of two digits, in tensorflow-datasets' order."""
     train, test = _loaded(data_dir, original)
     return _two_of(train, first, second), _two_of(test, first, second)
 
 
 def _loaded(data_dir: str | None, original: str | None) -> Any:
-    """All training and all test rows, as tensorflow-datasets has them."""
+    """Load all training and all test rows, as tensorflow-datasets has them."""
     tfds = extra("tensorflow_datasets", "tensorflow-datasets", "tutorials", "mnist")
     if original is not None:
         data_dir = _built_from(tfds, Path(original))
@@ -172,7 +172,7 @@ def _two_of(part: Any, first: int, second: int) -> Rows:
 
 
 def _original_files() -> str | None:
-    """The folder of the four original files, if `KERAS_KARE_DATA` has them."""
+    """Return the folder of the four original files, if `KERAS_KARE_DATA` has them."""
     value = os.environ.get(VARIABLE)
     folder = Path(value) / "mnist" if value else None
     if folder is None or not all((folder / name).is_file() for name in FILES):
@@ -181,7 +181,7 @@ def _original_files() -> str | None:
 
 
 def _built_from(tfds: Any, original: Path) -> str:
-    """A `data_dir` in the user's cache with MNIST in it, built there at the first call.
+    """Return a `data_dir` in the user's cache with MNIST, built there at the first call.
 
     tensorflow-datasets takes a file in `downloads/manual/` in place of downloading it,
     if name and checksum fit.

@@ -20,7 +20,7 @@ def simulation(
     seed: int = 0,
     train_fraction: float = 0.8,
 ) -> Split:
-    """The simulated data of the paper, row for row.
+    """Make the simulated data of the paper, row for row.
 
     With standard normal `x`, `w` and `e`, and `u = gamma x·w`, a target is
 

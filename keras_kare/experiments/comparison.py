@@ -22,7 +22,7 @@ def compare(
     mse: settings.Training,
     ridges: Sequence[float],
 ) -> list[Row]:
-    """Test MSE of four methods: of three of them, by relative ridge.
+    """Return the test MSE of four methods: of three of them, by relative ridge.
 
     Methods: `ntk`, the kernel at its start; `ntk_kare`, trained by KARE; `network`, trained
     by squared error; `after_ntk`, that network's kernel.

@@ -33,7 +33,7 @@ HONEST_EPOCHS = (30, 100)
 
 
 def families(protocol: str, large: bool = False) -> dict[str, Family]:
-    """Those of a protocol, by name; of `"screen"`, variants of the recipe.
+    """Return a protocol's families, by name; of `"screen"`, variants of the recipe.
 
     The honest one has less of the paper's grid; it may stop training early.
 
@@ -90,7 +90,7 @@ LARGE_BATCH = 500
 
 
 def predict_kare(configuration: Configuration, task: Task) -> Paths:
-    """`ntk`, the kernel at its start, and `ntk_kare`, after some numbers of epochs.
+    """Predict by `ntk`, the kernel at its start, and `ntk_kare`, after some epochs.
 
     The network has one output, whose kernel serves all classes.
     """
@@ -112,15 +112,15 @@ def predict_kare(configuration: Configuration, task: Task) -> Paths:
 
 
 def kare_training(rate: float, epochs: int, rows: int) -> Training:
-    """All rows at once up to 1,000 training rows; above, in batches of about 500."""
+    """Return a training by all rows, up to 1,000; above, by batches of about 500."""
     return Training(rate, epochs, None if rows <= FULL_BATCH else LARGE_BATCH)
 
 
 def predict_mse(configuration: Configuration, task: Task) -> Paths:
-    """`network`, trained by squared error, its kernel `after_ntk`, and `residual`.
+    """Predict by a `network` that squared error trains, its kernel, and both.
 
-    The residual machine is the kernel's, fitted to what the network leaves, and added to
-    its outputs.
+    `after_ntk` is its kernel; the residual machine is that kernel's, fitted to what the
+    network leaves, and added to its outputs.
     """
     x, labels, classes, x_test, _ = task
     y = signed_one_hot(labels, classes)
@@ -157,7 +157,7 @@ PARTS = ("kernel", "start", "untrained", "best", "trajectory")
 
 
 def recipe_family(variant: Variant, name: str = "recipe") -> Family:
-    """A recipe as a family of one method, and of its parts.
+    """Make a family of a recipe and of its parts.
 
     `recipe` chooses among everything; `recipe_kernel` among NTKs alone, without the Laplace
     kernel; `recipe_start` among networks that have not trained; `recipe_untrained` among

@@ -17,7 +17,7 @@ HIGGS = ("higgs", "higgs_with_weight")
 def jobs(
     names: Sequence[str], seeds: Sequence[int], initializations: Sequence[str]
 ) -> list[Job]:
-    """A job a data set, a network, a seed, and an initialisation."""
+    """Return a job a data set, a network, a seed, and an initialisation."""
     return [
         {
             "dataset": name,
@@ -34,7 +34,7 @@ def jobs(
 
 
 def load(name: str, seed: int) -> datasets.Split:
-    """The rows of a seed; those of Higgs are the same for all, as the authors' are."""
+    """Load the rows of a seed; of Higgs they are the same for all, as the authors' are."""
     if name == "mnist":
         rows = settings.IMAGE_ROWS
         return datasets.mnist(rows=rows, test_rows=rows, seed=seed)

@@ -57,7 +57,7 @@ class Lab(Workbench):
         self.start(initial_weights(self.network, initialization, seed))
 
     def train_kare(self, x: np.ndarray, y: np.ndarray, training: Training) -> bool:
-        """Gradient descent on KARE, from where it is.
+        """Descend on KARE, from where the weights are.
 
         Returns:
             Whether every loss was finite.
@@ -71,7 +71,7 @@ class Lab(Workbench):
     def train_mse(
         self, x: np.ndarray, y: np.ndarray, training: Training, seed: int
     ) -> None:
-        """Gradient descent on the network's squared error."""
+        """Descend on the network's squared error."""
         x, y = (tf.constant(a, "float32") for a in (x, y))
         rate, epochs = tf.constant(training.learning_rate), tf.constant(training.epochs)
         if training.batch_size is None or training.batch_size >= len(x):
@@ -80,13 +80,13 @@ class Lab(Workbench):
             self._batches(x, y, rate, epochs, training.batch_size, seed)
 
     def outputs(self, x: np.ndarray) -> np.ndarray:
-        """Of the network, `(m, c)`."""
+        """Return the network's outputs, `(m, c)`."""
         return np.asarray(self.network(np.asarray(x, "float32")))
 
     def predictions(
         self, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, ridges: Any
     ) -> dict[float, np.ndarray]:
-        """Those of the kernel's machine for each relative ridge, `(m, c)` in float64.
+        """Predict by the kernel's machine for each relative ridge, `(m, c)` in float64.
 
         None at all where the kernel is not finite: training has diverged.
         """
@@ -120,7 +120,7 @@ class Lab(Workbench):
         size: tf.Tensor,
         seed: tf.Tensor,
     ) -> tf.Tensor:
-        """Batches in a new order each epoch; the last may be smaller."""
+        """Descend by batches, in a new order each epoch; the last may be smaller."""
         n = tf.shape(x)[0]
 
         def epoch(i: tf.Tensor) -> tuple[tf.Tensor]:
@@ -146,7 +146,7 @@ def lab(
     architecture: Architecture,
     objective: Objective = PAPER_OBJECTIVE,
 ) -> Lab:
-    """The `Lab` of a shape, made once in each process."""
+    """Return the `Lab` of a shape, made once in each process."""
     return Lab(inputs, outputs, architecture, objective)
 
 
@@ -168,10 +168,10 @@ def initial_weights(
 
 
 def batches_of(rows: int, size: int | None) -> int:
-    """Into how many even batches rows are cut, for none to be larger than `size`."""
+    """Return into how many even batches rows are cut, for none to be larger than `size`."""
     return 1 if size is None else -(-rows // size)
 
 
 def values(found: Kernels, y: np.ndarray, ridges: Any) -> dict[float, np.ndarray]:
-    """Predictions of a machine for each relative ridge, `(m, c)`."""
+    """Predict by a machine for each relative ridge, `(m, c)`."""
     return {ridge: predicted.values for ridge, predicted in path(found, y, ridges).items()}

@@ -28,7 +28,7 @@ METHODS = {
     "lightgbm": "LightGBM",
     "catboost": "CatBoost",
 }
-"""By the names in results; in the order of tables that are in no other."""
+"""Methods by their names in results; in the order of tables that are in no other."""
 
 VARIANTS = {
     "depth_1": "one hidden layer",
@@ -41,20 +41,20 @@ VARIANTS = {
     "he_start": "the initialisation of the paper's text",
     "one_seed": "one network",
 }
-"""How variants of the recipe differ from it."""
+"""Variants of the recipe by name, each by how it differs."""
 
 OURS = ("recipe", "kare_classifier")
-"""In bold."""
+"""Our methods, which are bold."""
 
 
 def in_text(method: str) -> str:
-    """For Markdown."""
+    """Return what Markdown calls a method: ours is bold."""
     name = METHODS.get(method) or _variant(method)
     return f"**{name}**" if method in OURS else name
 
 
 def _variant(method: str) -> str:
-    """Of `relu_best`: "Recipe with one machine; ReLU". Unknown names stay as they are."""
+    """Return "Recipe with one machine; ReLU" for `relu_best`; unknown names unchanged."""
     if method in VARIANTS:
         return f"Recipe; {VARIANTS[method]}"
     variant, _, part = method.rpartition("_")

@@ -48,7 +48,7 @@ PUBLISHED_DECIMALS = 1
 
 
 def average_accuracy(accuracy: Table) -> tuple[np.ndarray, np.ndarray]:
-    """The mean accuracy of each method and its standard deviation over data sets.
+    """Return the mean accuracy of each method and its standard deviation over data sets.
 
     Args:
         accuracy: Percent, shape `(data sets, methods)`.
@@ -61,7 +61,7 @@ def average_accuracy(accuracy: Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def share_of_best(accuracy: Table, share: float) -> np.ndarray:
-    """P90 and P95: where a method comes close to the best of the methods compared.
+    """Return P90 or P95: where a method comes close to the best of the methods compared.
 
     Args:
         accuracy: Percent, shape `(data sets, methods)`.
@@ -81,7 +81,7 @@ def share_of_best(accuracy: Table, share: float) -> np.ndarray:
 
 
 def pma(accuracy: Table) -> tuple[np.ndarray, np.ndarray]:
-    """PMA, the percentage of the maximum accuracy, and its standard deviation.
+    """Return PMA, the percentage of the maximum accuracy, and its standard deviation.
 
     Args:
         accuracy: Percent, shape `(data sets, methods)`.
@@ -96,7 +96,7 @@ def pma(accuracy: Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def friedman_rank(accuracy: Table) -> np.ndarray:
-    """The average rank of each method: 1 is the best, and ties share their mean rank.
+    """Return the average rank of each method: 1 is the best, ties share their mean rank.
 
     Args:
         accuracy: Percent, shape `(data sets, methods)`.
@@ -111,7 +111,7 @@ def friedman_rank(accuracy: Table) -> np.ndarray:
 
 
 def friedman_test(accuracy: Table) -> float:
-    """The probability of ranks as different as these, were all methods alike.
+    """Return the probability of ranks as different as these, were all methods alike.
 
     Friedman's test, corrected for ties, over the data sets where all methods have run.
 
@@ -138,7 +138,7 @@ def friedman_test(accuracy: Table) -> float:
 
 
 def duels(accuracy: Table, method: int) -> np.ndarray:
-    """Wins, ties and losses of one method against each, over data sets both have run on.
+    """Count a method's wins, ties and losses against each, where both have run.
 
     Args:
         accuracy: Percent, shape `(data sets, methods)`.
@@ -161,7 +161,7 @@ def duels(accuracy: Table, method: int) -> np.ndarray:
 
 
 def table(accuracy: Table, method: str | int | None = None) -> pd.DataFrame:
-    """All metrics, a row for each method, sorted by Friedman rank.
+    """Return all metrics, a row for each method, sorted by Friedman rank.
 
     Args:
         accuracy: Percent, shape `(data sets, methods)`.
@@ -219,7 +219,7 @@ def table(accuracy: Table, method: str | int | None = None) -> pd.DataFrame:
 def against_published(
     accuracy: pd.DataFrame, published_csv: str | os.PathLike[str]
 ) -> pd.DataFrame:
-    """Our methods among the 179 classifiers of Fernández-Delgado et al. 2014.
+    """Rank our methods among the 179 classifiers of Fernández-Delgado et al. 2014.
 
     The published numbers come from hyperparameters chosen on a split whose validation
     rows are also among the test rows of the four folds, which favours classifiers with
@@ -261,13 +261,13 @@ def against_published(
 
 
 def _places(ranks: np.ndarray) -> np.ndarray:
-    """Places 1, 2, ... by rank; equal ranks share the better place."""
+    """Return places 1, 2, ... by rank; equal ranks share the better place."""
     rounded = np.round(ranks, DECIMALS)
     return np.asarray(scipy.stats.rankdata(rounded, method="min").astype(int))
 
 
 def _fraction_of_best(accuracy: Table) -> np.ndarray:
-    """Accuracies divided by the best of their data set; 0 where a method has not run."""
+    """Divide accuracies by the best of their data set; 0 where a method has not run."""
     values = _values(accuracy)
     best = np.nanmax(values, axis=1, keepdims=True)
     # Where the best is 0, all that have run are as good as it.
@@ -276,7 +276,7 @@ def _fraction_of_best(accuracy: Table) -> np.ndarray:
 
 
 def _values(accuracy: Table) -> np.ndarray:
-    """The accuracies as floats of shape `(data sets, methods)`, or what is wrong."""
+    """Return the accuracies as floats of shape `(data sets, methods)`, or refuse them."""
     values = np.asarray(accuracy, "float64")
     if values.ndim != 2 or values.size == 0:
         raise ValueError(
@@ -300,7 +300,7 @@ def _values(accuracy: Table) -> np.ndarray:
 
 
 def _check_names(accuracy: pd.DataFrame, published: pd.DataFrame) -> None:
-    """Data sets that are published, each once; methods that are not."""
+    """Refuse data sets that are not published, each once, and methods that are."""
     unknown = sorted(set(map(str, accuracy.index)) - set(published.index))
     if unknown or not accuracy.index.is_unique:
         repeated = sorted(set(accuracy.index[accuracy.index.duplicated()]))

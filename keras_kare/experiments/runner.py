@@ -124,7 +124,7 @@ def _pool(workers: int | None) -> concurrent.futures.Executor:
 
 
 def _start() -> None:
-    """One thread for TensorFlow, too, in a process that has not used it."""
+    """Give TensorFlow one thread, too, in a process that has not used it."""
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import tensorflow as tf
@@ -137,7 +137,7 @@ def _start() -> None:
 
 
 def _leave_with_parent() -> None:
-    """A parent that was killed tells nobody: its processes would wait for jobs for ever."""
+    """End with a parent that was killed: it tells nobody, and no more jobs come."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -145,7 +145,7 @@ def _leave_with_parent() -> None:
 
 
 class _Here(concurrent.futures.Executor):
-    """Works at once, in this process."""
+    """An executor that works at once, in this process."""
 
     def submit(self, function: Any, /, *args: Any, **kwargs: Any) -> Any:
         future: concurrent.futures.Future[Any] = concurrent.futures.Future()

@@ -26,7 +26,7 @@ class Training:
     """How a network is trained, by gradient descent at a constant rate.
 
     Attributes:
-        learning_rate: Of plain gradient descent.
+        learning_rate: Rate of plain gradient descent.
         epochs: Passes over the rows.
         batch_size: Rows a step; `None` means all.
     """
@@ -61,10 +61,10 @@ class Objective:
 
 
 PAPER_OBJECTIVE = Objective(ridge=0.1, relative=False, optimizer="sgd")
-"""Of all of the paper's experiments."""
+"""What trains the kernel in all of the paper's experiments."""
 
 SEEDS = tuple(range(10))
-"""Of data and initial weights."""
+"""Seeds of data and initial weights."""
 
 INITIALIZATIONS = ("torch", "paper")
 """Names of initialisations: see `lab.initial_weights`."""
@@ -85,7 +85,7 @@ SIMULATION_RIDGES = _powers(-5, 5)
 # Figure 2: MNIST's 7 against 9, and Higgs
 IMAGE_NETWORKS = tuple(Architecture(d, w) for d in (2, 4) for w in (32, 64, 128))
 IMAGE_KARE = {2: Training(10.0, epochs=300), 4: Training(1.0, epochs=300)}
-"""By depth."""
+"""Trainings by depth."""
 IMAGE_MSE = Training(learning_rate=0.1, epochs=10_000)
 IMAGE_RIDGES = _powers(-3, 3)
 IMAGE_ROWS = 1000

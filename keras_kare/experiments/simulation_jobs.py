@@ -12,7 +12,7 @@ from keras_kare.experiments.store import Job, Row
 
 
 def jobs(seeds: Sequence[int], initializations: Sequence[str]) -> list[Job]:
-    """A job a panel, a seed, and an initialisation."""
+    """Return a job a panel, a seed, and an initialisation."""
     return [
         {
             "experiment": "simulation",

@@ -115,7 +115,7 @@ def check_columns(name: str, frame: pd.DataFrame, *columns: str) -> None:
 
 
 def only_value(name: str, frame: pd.DataFrame, column: str) -> Any:
-    """The column's single value, `None` for an empty frame."""
+    """Return the column's single value, `None` for an empty frame."""
     values = list(frame[column].unique())
     if len(values) > 1:
         raise ValueError(
@@ -126,7 +126,7 @@ def only_value(name: str, frame: pd.DataFrame, column: str) -> Any:
 
 
 def as_ours(published: pd.DataFrame | None) -> pd.DataFrame | None:
-    """Published rows under the names that our results use."""
+    """Return published rows under the names that our results use."""
     if published is None:
         return None
     frame = published.rename(columns={"lambda_tilde": "relative_ridge"})
@@ -137,7 +137,7 @@ def as_ours(published: pd.DataFrame | None) -> pd.DataFrame | None:
 
 
 def over_seeds(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
-    """Mean, standard error and number of seeds; a NaN among the seeds shows."""
+    """Return mean, standard error and number of seeds; a NaN among the seeds shows."""
     groups = frame.groupby([*keys, "relative_ridge"], dropna=False)["mse"]
     return groups.agg(
         mse=lambda s: s.mean(skipna=False),
@@ -157,7 +157,7 @@ def _shared_key(
 
 
 def _best(curves: pd.DataFrame, keys: Sequence[str]) -> list[dict[str, Any]]:
-    """For each group the row with the least finite MSE, or its first if none is finite."""
+    """Return the row of each group with the least finite MSE, or its first if none is."""
     best: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in curves.to_dict("records"):
         found = best.setdefault(_key(row, keys), row)
@@ -182,7 +182,7 @@ def _published_best(
 
 
 def in_order(methods: Sequence[str]) -> list[str]:
-    """Known methods in their order, then the others by name."""
+    """Return known methods in their order, then the others by name."""
     known = list(METHODS)
     return sorted(set(methods), key=lambda m: (known.index(m) if m in known else 99, m))
 

@@ -11,17 +11,17 @@ from keras_kare.experiments.families import families
 from keras_kare.experiments.store import Job, Row
 
 MOST_ROWS = 2000
-"""Of the sets that all protocols run on."""
+"""Rows of the largest sets that all protocols run on."""
 
 MOST_ROWS_PAPER = 5000
-"""Of those on which the methods of the paper run under its protocol, and no other."""
+"""Rows of the largest sets on which the paper's methods run under its protocol alone."""
 
 MOST_ROWS_SCREEN = 700
 SCREEN_FOLDS = (1,)
 """Sets and folds on which variants of the recipe are compared."""
 
 PAPER_FAMILIES = ("kare", "mse")
-"""With the methods of the paper."""
+"""Families with the methods of the paper."""
 
 rows_of = functools.lru_cache(maxsize=None)(lambda name: len(load_uci(name).x))
 """Rows of a data set."""
@@ -30,7 +30,7 @@ rows_of = functools.lru_cache(maxsize=None)(lambda name: len(load_uci(name).x))
 def jobs(
     protocol: str, names: Iterable[str] | None = None, methods: Sequence[str] | None = None
 ) -> list[Job]:
-    """A job a data set and a family; large data sets first.
+    """Return a job a data set and a family; large data sets first.
 
     Args:
         protocol: `"paper"` (with `"customary"`, which makes the same choices), `"honest"`,
@@ -59,17 +59,17 @@ def jobs(
 
 
 def is_large(name: str) -> bool:
-    """Whether a data set is among those that only the paper's methods run on."""
+    """Tell whether a data set is among those that only the paper's methods run on."""
     return rows_of(name) > MOST_ROWS
 
 
 def most_rows(protocol: str) -> int:
-    """Rows of the largest data sets that a protocol runs on."""
+    """Return the rows of the largest data sets that a protocol runs on."""
     return {"paper": MOST_ROWS_PAPER, "screen": MOST_ROWS_SCREEN}.get(protocol, MOST_ROWS)
 
 
 def screened(names: Sequence[str]) -> list[str]:
-    """Every other data set: those that the recipe was chosen on.
+    """Return every other data set: those that the recipe was chosen on.
 
     The others confirm it.
     """
@@ -77,14 +77,14 @@ def screened(names: Sequence[str]) -> list[str]:
 
 
 def current(job: Job) -> bool:
-    """Whether a job's grid is that of today: results of others are no longer shown."""
+    """Tell whether a job's grid is that of today: results of others are no longer shown."""
     known = families(job["protocol"], is_large(job["dataset"]))
     family = known.get(job["family"])
     return family is not None and job.get("grid") == family.digest()
 
 
 def work(job: Job) -> list[Row]:
-    """Accuracies of a family's methods on one data set."""
+    """Return the accuracies of a family's methods on one data set."""
     large = is_large(job["dataset"])
     family = families(job["protocol"], large)[job["family"]]
     data = load_uci(job["dataset"])

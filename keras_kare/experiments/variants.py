@@ -14,7 +14,7 @@ from keras_kare.recipes.mixtures import Kernels, mean_kernels, predictions, roug
 from keras_kare.recipes.recipe import Key, Recipe, Start
 
 TRAJECTORY = -1
-"""In place of a number of steps: the mean of the kernels after each number above 0."""
+"""What stands for the mean of the kernels after each number of steps above 0."""
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Variant:
 
     Attributes:
         recipe: See `keras_kare.recipes.recipe`.
-        architecture: Of the networks.
+        architecture: Shape of the networks.
         objective: What trains them.
-        initialization: Of the networks.
+        initialization: How networks start.
         inputs: `"paper"` clips and standardises; `"standard"` standardises; `"one_hot"`
             gives each value of a column with few of them a column of its own, too.
         seeds: Networks of the refit. Cross-fitting has one a fold.
@@ -71,14 +71,14 @@ VARIANTS = {
 def paths(
     variant: Variant, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, seeds: list[int]
 ) -> dict[Key, np.ndarray]:
-    """Predictions of machines trained on all of `x`, for whatever may be chosen.
+    """Predict by machines trained on all of `x`, for whatever may be chosen.
 
     Args:
         variant: Settings.
         x: Inputs that networks take, `(n, d)`.
         y: Targets, `(n, c)`.
         x_test: `(m, d)`.
-        seeds: Of the networks.
+        seeds: One a network.
 
     Returns:
         `(m, c)` by key. Steps after which a network is not finite are left out.

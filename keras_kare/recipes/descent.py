@@ -71,10 +71,10 @@ class Descent:
         Args:
             x: Inputs, `(n, ...)`.
             y: Targets, `(n, c)`.
-            learning_rate: Of the optimizer.
+            learning_rate: That of the optimizer.
             steps: How many.
             batches: Into how many the rows are cut, anew after each pass. Defaults to `1`.
-            seed: Of the cuts, which also depend on the optimizer's count of steps: two
+            seed: Seed of the cuts, which also depend on the optimizer's count of steps: two
                 runs of 10 steps do what one of 20 does. Defaults to `0`.
 
         Returns:

@@ -11,7 +11,7 @@ from keras_kare.recipes.defaults import DEFAULTS
 
 
 class FewValues(TransformerMixin, BaseEstimator):
-    """A column for each value of columns that have few; no columns for others.
+    """A transformer to a column for each value of columns that have few.
 
     The columns of one with `L` values hold 0 and `√(L/2)`. Were these values equally
     frequent, rows of different ones would be as far apart as two numbers drawn from a

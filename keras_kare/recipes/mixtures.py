@@ -14,7 +14,7 @@ from keras_kare.solvers import Spectral, System
 
 
 class Kernels(NamedTuple):
-    """`K(X, X)`, `(n, n)`; `K(x, X)`, `(m, n)`; `K(x, x)`, `(m,)`, of other rows `x`."""
+    """Values `K(X, X)`, `(n, n)`; `K(x, X)`, `(m, n)`; `K(x, x)`, `(m,)`; of rows `x`."""
 
     gram: np.ndarray
     cross: np.ndarray

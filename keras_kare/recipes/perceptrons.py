@@ -24,7 +24,7 @@ def workbench(
     dtype: str,
     kare_ridge: float,
 ) -> Workbench:
-    """A multilayer perceptron and its training by Adam, shared by all of its shape.
+    """Return a multilayer perceptron and its training by Adam, shared by all of its shape.
 
     One output serves any number of targets: they share its kernel.
     """
@@ -36,7 +36,7 @@ def workbench(
 def make_network(
     inputs: int, hidden_sizes: Sequence[int], outputs: int, activation: str, dtype: str
 ) -> keras.Model:
-    """A multilayer perceptron, linear at its end; `draw_weights` gives it a start."""
+    """Make a multilayer perceptron, linear at its end; `draw_weights` gives it a start."""
 
     def dense(units: int, activation: str | None) -> keras.layers.Layer:
         # without a seed, old versions of Keras draw one from Python's generator
@@ -54,10 +54,10 @@ def draw_weights(
     rng: np.random.RandomState | np.random.Generator,
     gain: float = 1.0,
 ) -> list[np.ndarray]:
-    """Weights to start from, in the order of `network.get_weights()`.
+    """Draw weights to start from, in the order of `network.get_weights()`.
 
     Args:
-        network: Of dense layers: kernels and biases in turn.
+        network: Made of dense layers: kernels and biases in turn.
         rng: Kernels are uniform in ±gain/√n_in, biases in ±1/√n_in.
         gain: Defaults to `1.0`, as in PyTorch's `Linear`.
     """

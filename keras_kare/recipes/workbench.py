@@ -25,7 +25,7 @@ class Workbench:
         network: With an input of one array.
         loss: What trains the kernel.
         optimizer: A Keras optimizer.
-        outputs: Of the `NTK`.
+        outputs: As in `NTK`. Defaults to `"sum"`.
 
     Attributes:
         network: As given.
@@ -46,7 +46,7 @@ class Workbench:
         return self.network.inputs[0].dtype
 
     def _traced(self, function: Any, arguments: int) -> Any:
-        """Of rows in, values in float64 out."""
+        """Trace a function of rows whose values are in float64."""
         graph = tf.function(lambda *rows: function(*rows, dtype="float64"), autograph=False)
         return graph.get_concrete_function(*[self._rows] * arguments)
 
@@ -68,13 +68,13 @@ class Workbench:
         self.descent.restart()
 
     def gram(self, x: np.ndarray) -> np.ndarray:
-        """`K(X, X)` in float64, `(n, n)`."""
+        """Return `K(X, X)` in float64, `(n, n)`."""
         return np.asarray(self._gram(tf.cast(x, self._dtype)))
 
     def cross(self, x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
-        """`K(x, X)` in float64, `(m, n)`."""
+        """Return `K(x, X)` in float64, `(m, n)`."""
         return np.asarray(self._cross(tf.cast(x1, self._dtype), tf.cast(x2, self._dtype)))
 
     def diag(self, x: np.ndarray) -> np.ndarray:
-        """`K(x, x)` of each row in float64, `(m,)`."""
+        """Return `K(x, x)` of each row in float64, `(m,)`."""
         return np.asarray(self._diag(tf.cast(x, self._dtype)))

@@ -14,7 +14,7 @@ except ImportError:
     def validate_data(
         estimator: Any, X: Any, y: Any, reset: bool, skip_check_array: bool
     ) -> Any:
-        """The number and names of features, checked or remembered."""
+        """Check or remember the number and names of features."""
         return estimator._validate_data(
             X, y, reset=reset, cast_to_ndarray=not skip_check_array
         )

@@ -1,4 +1,4 @@
-"""What both estimators share: tables in, a trained and solved kernel machine kept."""
+"""The base of both estimators: tables in, trained and solved kernel machines kept."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class KAREEstimator(BaseEstimator):
         self.verbose = verbose
 
     def _fit_inputs(self, X: Any, y: Any) -> np.ndarray:
-        """Check parameters and rows, fit the preprocessor; inputs `(n, d)`."""
+        """Check parameters and rows, fit the preprocessor, and return inputs, `(n, d)`."""
         check_parameters(self)
         table = self._table(X, y, reset=True)
         check_consistent_length(table, y)
@@ -104,7 +104,7 @@ class KAREEstimator(BaseEstimator):
         return np.asarray(self.preprocessor_.fit_transform(table), "float32")
 
     def _fit_machines(self, x: np.ndarray, y: np.ndarray, order: np.ndarray) -> Evidence:
-        """Cross-fit, choose, and solve on all rows.
+        """Choose machines by cross-fitting, and solve them on all rows.
 
         Args:
             x: `(n, d)`.
@@ -162,19 +162,19 @@ class KAREEstimator(BaseEstimator):
         return workbench(inputs, sizes, self.activation, self.dtype, float(self.kare_ridge))
 
     def _inputs(self, X: Any) -> np.ndarray:
-        """Checked and transformed inputs of a fitted estimator, `(n, d)`."""
+        """Return checked and transformed inputs of a fitted estimator, `(n, d)`."""
         check_is_fitted(self)
         table = self._table(X, "no_validation", reset=False)
         return np.asarray(self.preprocessor_.transform(table), "float32")
 
     def _outputs(self, x: np.ndarray) -> np.ndarray:
-        """The machine's outputs in the units of the targets, `(n, c)`."""
+        """Return the machines' outputs in the units of the targets, `(n, c)`."""
         with LOCK:
             outputs = self._ensemble.predict(self._bench(x.shape[1]), x)
         return np.asarray(self.target_mean_ + self.target_scale_ * outputs)
 
     def _table(self, X: Any, y: Any, reset: bool) -> np.ndarray:
-        """`preprocessing.as_table` of `X`; checks or remembers names of columns."""
+        """Return `preprocessing.as_table` of `X`; check or remember names of columns."""
         if not preprocessing.is_frame(X):
             given = self.categorical_features if reset else self._categorical
             numeric = given is None or len(given) == 0 or isinstance(given, str)
@@ -199,7 +199,7 @@ class KAREEstimator(BaseEstimator):
 
 
 def _history(errors: dict[Key, float]) -> dict[str, list[float]]:
-    """The least squared error of cross-fitting after each number of steps."""
+    """Return the least squared error of cross-fitting after each number of steps."""
     steps = sorted({key.steps for key in errors})
     least = [min(e for key, e in errors.items() if key.steps == count) for count in steps]
     return {"steps": [float(count) for count in steps], "error": least}

@@ -18,7 +18,7 @@ LOG_RANGE = (-5.0, 5.0)
 
 
 def inverse_temperature(scores: np.ndarray, codes: np.ndarray) -> float:
-    """The factor with the least cross-entropy.
+    """Return the factor with the least cross-entropy.
 
     Args:
         scores: Of rows that did not train, `(m, 1)` for two classes, else `(m, c)`.
@@ -35,14 +35,14 @@ def inverse_temperature(scores: np.ndarray, codes: np.ndarray) -> float:
 
 
 def smoothed(codes: np.ndarray, classes: int) -> np.ndarray:
-    """Labels as probabilities: `(N_k + 1) / (N_k + c)` for a row's class `k`, `(m, c)`."""
+    """Return probabilities `(m, c)`: `(N_k + 1) / (N_k + c)` for a row's class `k`."""
     counts = np.bincount(codes, minlength=classes)[codes][:, None]
     own = np.arange(classes) == codes[:, None]
     return (counts * own + 1.0) / (counts + classes)
 
 
 def probabilities(scores: np.ndarray) -> np.ndarray:
-    """`(m, 2)` from `(m, 1)`, else `(m, c)` from `(m, c)`; rows sum to one."""
+    """Return `(m, 2)` for scores `(m, 1)`, else `(m, c)`; rows sum to one."""
     if scores.shape[1] == 1:
         return np.hstack([expit(-scores), expit(scores)])
     return np.asarray(softmax(scores, axis=1))

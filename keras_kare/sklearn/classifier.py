@@ -88,19 +88,22 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
         return self
 
     def predict(self, X: Any) -> np.ndarray:
-        """The class with the highest score, `(n,)`."""
+        """Return the class with the highest score, `(n,)`."""
         scores = self._scores(X)
         if scores.shape[1] == 1:
             return self.classes_[(scores[:, 0] > 0.0).astype(int)]
         return self.classes_[np.argmax(scores, axis=1)]
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Scores, about -1 to 1: `(n,)` for two classes (above 0: the second), `(n, c)`."""
+        """Return scores, about -1 to 1: `(n,)` for two classes, else `(n, c)`.
+
+        Of two classes, scores above 0 are for the second.
+        """
         scores = self._scores(X)
         return scores[:, 0] if scores.shape[1] == 1 else scores
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """Probabilities of the classes, `(n, c)`; rows sum to one.
+        """Return probabilities of the classes, `(n, c)`; rows sum to one.
 
         The sigmoid (two classes) or softmax of the scores times one number, by which the
         probabilities of rows that did not train fit best (temperature scaling): all rows,

@@ -30,14 +30,14 @@ MAX_CATEGORIES = 50
 
 
 def is_frame(X: Any) -> bool:
-    """Whether `X` is a pandas `DataFrame`, without importing pandas."""
+    """Tell whether `X` is a pandas `DataFrame`, without importing pandas."""
     return hasattr(X, "iloc") and hasattr(X, "dtypes") and getattr(X, "ndim", 0) == 2
 
 
 def categorical_columns(
     X: Any, categorical_features: Any, n_features: int, names: Sequence[str] | None
 ) -> list[int]:
-    """Numbers of the categorical columns.
+    """Return the numbers of the categorical columns.
 
     Raises:
         ValueError: If a name or number is unknown, or a data frame's column is neither
@@ -64,7 +64,7 @@ def categorical_columns(
 
 
 def check_table(X: Any, estimator: Any, dtype: Any) -> np.ndarray:
-    """A two-dimensional array; holes are allowed.
+    """Return a two-dimensional array; holes are allowed.
 
     Raises:
         TypeError, ValueError: scikit-learn's own, for sparse or complex input, infinite
@@ -78,7 +78,7 @@ def check_table(X: Any, estimator: Any, dtype: Any) -> np.ndarray:
 
 
 def as_table(X: Any, categorical: Sequence[int], estimator: Any) -> np.ndarray:
-    """A float64 array, or an object array where there are categorical columns.
+    """Return a float64 array, or objects where there are categorical columns.
 
     Raises:
         TypeError, ValueError: As `check_table`.
@@ -102,7 +102,7 @@ def as_table(X: Any, categorical: Sequence[int], estimator: Any) -> np.ndarray:
 def make_preprocessor(
     n_features: int, categorical: Sequence[int], standardize: bool, few_values: int
 ) -> ColumnTransformer:
-    """The transformer of what `as_table` returns."""
+    """Make the transformer of what `as_table` returns."""
     numeric = [i for i in range(n_features) if i not in set(categorical)]
     imputer = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
     scaler = StandardScaler() if standardize else "passthrough"
@@ -123,7 +123,7 @@ def make_preprocessor(
 
 
 def _by_type(frame: Any) -> list[int]:
-    """Columns of text, categories and truth values; the others must be numbers."""
+    """Return columns of text, categories and truth values; the others must be numbers."""
     kinds = _kinds(frame)
     pairs = zip(frame.columns, kinds, strict=True)
     other = [name for name, kind in pairs if kind not in "iufcbO"]
@@ -136,7 +136,7 @@ def _by_type(frame: Any) -> list[int]:
 
 
 def _kinds(frame: Any) -> list[str]:
-    """NumPy's letters for the types of columns; "O" for text and categories."""
+    """Return NumPy's letters for the types of columns; "O" for text and categories."""
     return [getattr(dtype, "kind", "O") for dtype in frame.dtypes]
 
 
@@ -158,7 +158,7 @@ def _number(item: Any, n_features: int, names: Sequence[str] | None) -> int:
 
 
 def _categories(column: Any) -> np.ndarray:
-    """Values as objects, with NaN for every kind of hole."""
+    """Return values as objects, with NaN for every kind of hole."""
     if hasattr(column, "isna"):  # a pandas column
         holes = np.asarray(column.isna())
         values = np.array(column.astype(object), dtype=object)

@@ -112,7 +112,7 @@ class KARERegressor(RegressorMixin, KAREEstimator):
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
-        """Predicted targets, and how far new observations may lie from them.
+        """Return predicted targets, and how far new observations may lie from them.
 
         The variance is the mean of the machines'. Each is that of a Gaussian process with
         covariance `s² K` and noise variance `s² nλ`, where `K` is the kernel and `λ` the
@@ -151,7 +151,7 @@ class KARERegressor(RegressorMixin, KAREEstimator):
 
 
 def _mean_and_scale(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column; one for constant columns."""
+    """Return mean and standard deviation of each column; one for constant columns."""
     with np.errstate(over="ignore", invalid="ignore"):
         mean, scale = np.mean(y, axis=0), np.std(y, axis=0)
     if not np.all(np.isfinite(mean) & np.isfinite(scale)):
