@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from keras_kare.experiments import figures, tables
+from keras_kare.experiments import figures, rank_figure, tables
 
 NAN = float("nan")
 # Mean MSE at each relative ridge; seeds 0 and 1 lie 0.02 below and above.
@@ -224,7 +224,7 @@ def test_missing_columns_are_named(simulation, mnist, published_1):
     with pytest.raises(ValueError, match=r"`published` lacks.*'lambda_tilde'"):
         figures.figure_1(simulation, published_1.drop(columns="lambda_tilde"))
     with pytest.raises(ValueError, match=r"'protocol'.*'fold', 'accuracy'"):
-        figures.accuracy_figure(mnist, "paper")
+        rank_figure.accuracy_figure(mnist, "paper")
     with pytest.raises(ValueError, match=r"`frame` lacks.*'nothing'"):
         tables.markdown_table(mnist, {"nothing": ".2f"})
 
@@ -243,7 +243,7 @@ def test_settings_are_never_mixed(simulation, mnist, published_2):
 
 def test_an_unknown_protocol_is_refused():
     with pytest.raises(ValueError, match=r"honest.*Received: protocol='wrong'"):
-        figures.accuracy_figure(uci_rows({("a", "ntk"): [50.0]}), "wrong")
+        rank_figure.accuracy_figure(uci_rows({("a", "ntk"): [50.0]}), "wrong")
 
 
 # --- tables ---
@@ -328,7 +328,7 @@ def test_accuracy_figure_by_hand():
         ("c", "ntk_kare"): [50.0], ("c", "svm"): [50.0], ("c", "ntk"): [40.0],
         ("d", "ntk_kare"): [99.0], ("d", "svm"): [1.0],
     }  # fmt: skip
-    figure = figures.accuracy_figure(uci_rows(scores), "honest")
+    figure = rank_figure.accuracy_figure(uci_rows(scores), "honest")
     left, right = figure.axes
     assert "3 of 4 data sets" in figure.get_suptitle()
     # Ranks of NTK-KARE: 1, 2, 1.5; of svm: 2, 1, 1.5; of the NTK: 3.
@@ -350,13 +350,13 @@ def test_accuracy_figure_by_hand():
 def test_accuracy_figure_of_partial_results(tmp_path):
     complete = {("a", "ntk"): [80.0], ("a", "svm"): [70.0]}
     never = complete | {("b", "ntk_kare"): [90.0]}
-    unfinished = figures.accuracy_figure(uci_rows(never), "honest")
+    unfinished = rank_figure.accuracy_figure(uci_rows(never), "honest")
     assert all(
         "no data set has every method yet" in texts(axis) for axis in unfinished.axes
     )
-    without = figures.accuracy_figure(uci_rows(complete), "honest")
+    without = rank_figure.accuracy_figure(uci_rows(complete), "honest")
     assert any("not both here yet" in text for text in texts(without.axes[1]))
-    nothing = figures.accuracy_figure(uci_rows(never).iloc[:0], "honest")
+    nothing = rank_figure.accuracy_figure(uci_rows(never).iloc[:0], "honest")
     figures.save(nothing, tmp_path / "partial.png")
 
 

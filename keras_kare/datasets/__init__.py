@@ -9,15 +9,10 @@ called.
 
 from keras_kare.datasets.higgs import higgs
 from keras_kare.datasets.mnist import mnist, mnist_digits
+from keras_kare.datasets.preparation import preprocess, signed_one_hot
 from keras_kare.datasets.simulation import simulation
 from keras_kare.datasets.split import Split
-from keras_kare.datasets.uci import (
-    UCIDataset,
-    load_uci,
-    preprocess,
-    signed_one_hot,
-    uci_names,
-)
+from keras_kare.datasets.uci import UCIDataset, load_uci, uci_names
 
 __all__ = [
     "Split",

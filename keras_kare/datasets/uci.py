@@ -6,20 +6,16 @@ import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from keras_kare._validation import check_whole
-from keras_kare.datasets._arguments import data_folder, extra
+from keras_kare.datasets._arguments import data_folder
 
 Pair = tuple[np.ndarray, np.ndarray]
 """Numbers of training rows, numbers of the other rows."""
 
 FOLDS = 4
 COUNTS = ("n_entradas", "n_clases", "n_patrons1", "n_patrons_entrena", "n_patrons_valida")
-SMALL = 100
-"""Data sets of fewer rows are scaled by quartiles alone."""
 
 
 # Compared by identity: `==` of two arrays is no truth value.
@@ -46,7 +42,7 @@ class UCIDataset:
 
 
 def uci_names(folder: str | os.PathLike[str] | None = None) -> list[str]:
-    """The data sets that a folder holds, sorted: each `NAME/NAME.txt` is one.
+    """List the data sets that a folder holds, sorted: each `NAME/NAME.txt` is one.
 
     Args:
         folder: The folder. Defaults to `None`: `uci/` in the folder that the environment
@@ -78,7 +74,7 @@ def uci_names(folder: str | os.PathLike[str] | None = None) -> list[str]:
 
 
 def load_uci(name: str, folder: str | os.PathLike[str] | None = None) -> UCIDataset:
-    """One of the UCI classification sets of Fernández-Delgado et al. 2014.
+    """Load one of the UCI classification sets of Fernández-Delgado et al. 2014.
 
     Reads the publishers' files: the header `NAME.txt`, the first data file that it names
     (some data sets have a second with test rows, which the four folds do not use, nor
@@ -143,112 +139,8 @@ def load_uci(name: str, folder: str | os.PathLike[str] | None = None) -> UCIData
     return UCIDataset(name, x, labels, classes, split, folds)
 
 
-def preprocess(
-    x: np.ndarray, x_test: np.ndarray, rows: int | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs scaled as in the paper, by what training rows alone say.
-
-    Of a data set of 100 rows or more, each column is clipped to the 5th and 95th
-    percentile of its training rows, then has their mean subtracted and is divided by
-    their standard deviation (both after clipping). A column that is constant then
-    becomes 0 in training and in test rows. The authors divide it by 1e-8: the same for
-    training rows, but huge for a test row of another value.
-
-    Of a smaller data set, each column has the median of its training rows subtracted and
-    is divided by their interquartile range (by 1 where that is 0): scikit-learn's
-    `RobustScaler`.
-
-    Args:
-        x: Training inputs, `(n, d)`.
-        x_test: Test inputs, `(m, d)`.
-        rows: Rows of the whole data set, which decide between the two. Defaults to
-            `None`: `n + m`.
-
-    Returns:
-        Both in float64, of their own shapes.
-
-    Raises:
-        ValueError: If an input is not a finite matrix with rows, or the two have other
-            columns.
-        ImportError: If scikit-learn is not installed, below 100 rows.
-
-    Example:
-
-    ```python
-    import numpy as np
-    from keras_kare.datasets import preprocess
-
-    x = np.random.default_rng(0).normal(5.0, 2.0, (150, 3))
-    x, x_test = preprocess(x[:100], x[100:])
-    assert abs(x.mean()) < 1e-12 and abs(x.std() - 1.0) < 1e-12
-    ```
-
-    References:
-        arXiv:2505.11347.
-    """
-    x, x_test = _matrix("x", x), _matrix("x_test", x_test)
-    if x.shape[1] != x_test.shape[1]:
-        raise ValueError(
-            "`x` and `x_test` must have the same columns. Received: x of shape "
-            f"{x.shape}, x_test of shape {x_test.shape}"
-        )
-    check_whole("rows", rows, 1, optional=True)
-    if (len(x) + len(x_test) if rows is None else rows) < SMALL:
-        sklearn = extra("sklearn.preprocessing", "scikit-learn", "sklearn", "preprocess")
-        scaler = sklearn.RobustScaler().fit(x)
-        return scaler.transform(x), scaler.transform(x_test)
-    low, high = np.percentile(x, [5.0, 95.0], axis=0)
-    x, x_test = np.clip(x, low, high), np.clip(x_test, low, high)
-    # Told by the bounds: the computed deviation of equal numbers may be a rounding error.
-    constant = low == high
-    mean, deviation = x.mean(axis=0), np.where(constant, 1.0, x.std(axis=0))
-    x, x_test = (x - mean) / deviation, (x_test - mean) / deviation
-    x[:, constant], x_test[:, constant] = 0.0, 0.0
-    return x, x_test
-
-
-def signed_one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
-    """Targets in {-1, 1} for a squared loss.
-
-    Args:
-        labels: Classes, whole numbers from 0, `(n,)`.
-        classes: How many classes there are, at least 2.
-
-    Returns:
-        Float64, `(n, 1)` of two classes: 1 for class 1, -1 for class 0. Otherwise
-        `(n, classes)`: 1 in the column of the row's class, -1 elsewhere.
-
-    Raises:
-        ValueError: If `labels` are not whole numbers in one dimension, or out of range.
-
-    Example:
-
-    ```python
-    from keras_kare.datasets import signed_one_hot
-
-    assert signed_one_hot([0, 1], 2).tolist() == [[-1.0], [1.0]]
-    assert signed_one_hot([1], 3).tolist() == [[-1.0, 1.0, -1.0]]
-    ```
-    """
-    check_whole("classes", classes, 2)
-    labels = np.asarray(labels)
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise ValueError(
-            "`labels` must be whole numbers in one dimension. Received: labels of shape "
-            f"{labels.shape} and dtype {labels.dtype}"
-        )
-    if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
-        raise ValueError(
-            f"`labels` must be from 0 to {classes - 1}, for classes={classes}. Received: "
-            f"labels from {labels.min()} to {labels.max()}"
-        )
-    if classes == 2:
-        return np.where(labels == 1, 1.0, -1.0)[:, None]
-    return np.where(labels[:, None] == np.arange(classes), 1.0, -1.0)
-
-
 def _header(path: Path) -> dict[str, str]:
-    """The lines `key= value` of a data set's text file; those that matter are there."""
+    """Read the lines `key= value` of a data set's text file; refuse it without some."""
     pairs = (line.split("=", 1) for line in _text(path).splitlines() if "=" in line)
     header = {key.strip(): value.strip() for key, value in pairs}
     for key in ("n_entradas", "n_clases", "fich1"):
@@ -265,7 +157,7 @@ def _header(path: Path) -> dict[str, str]:
 
 
 def _rows(path: Path, header: dict[str, str]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Inputs, labels and the number of classes, from the first data file."""
+    """Read inputs, labels and the number of classes from the first data file."""
     file = path / header["fich1"]
     lines = [line for line in _text(file).splitlines() if line.strip()][1:]
     columns, classes = int(header["n_entradas"]), int(header["n_clases"])
@@ -301,7 +193,7 @@ def _rows(path: Path, header: dict[str, str]) -> tuple[np.ndarray, np.ndarray, i
 
 
 def _pairs(path: Path, pairs: int, rows: int) -> tuple[Pair, ...]:
-    """Row numbers, two lines a pair: in range, and none in both lines or twice."""
+    """Read row numbers, two lines a pair: in range, and none in both lines or twice."""
     lines = [line.split() for line in _text(path).splitlines() if line.strip()]
     name = f"{path.parent.name}/{path.name}"
     if len(lines) != 2 * pairs:
@@ -341,19 +233,3 @@ def _text(path: Path) -> str:
         )
     # Numbers are ASCII; a publisher's remark in Latin-1 is no reason to fail.
     return path.read_text(encoding="latin-1")
-
-
-def _matrix(name: str, value: Any) -> np.ndarray:
-    value = np.asarray(value)
-    if value.ndim != 2 or 0 in value.shape or value.dtype.kind not in "fiub":
-        raise ValueError(
-            f"`{name}` must be a matrix of numbers, one row an example. Received: {name} "
-            f"of shape {value.shape} and dtype {value.dtype}"
-        )
-    value = value.astype("float64")
-    if not np.all(np.isfinite(value)):
-        raise ValueError(
-            f"`{name}` holds NaN or Inf. Remove or impute those entries. Received: {name} "
-            f"of shape {value.shape}"
-        )
-    return value

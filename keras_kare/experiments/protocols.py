@@ -30,7 +30,7 @@ Inputs = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 """From training inputs, test inputs, and the rows of the data set: both, scaled."""
 
 INNER_FOLDS = 4
-"""Of the honest protocol's cross-validation."""
+"""Folds of the honest protocol's cross-validation."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Family:
         inputs: Scales features by the training rows.
         criterion: What cross-validation chooses by: `"accuracy"`, or `"squared_error"` of
             scores that are least-squares predictions of signed one-hot targets.
-        seeds: Of the fits that predict test rows. Cross-validation uses the first.
+        seeds: One a fit that predicts test rows. Cross-validation uses the first.
         chooses: Whether there is anything to choose.
         blends: How many machines of a method are averaged, where it is more than one: the
             best of each group of names, which are alike up to the last word, the ridge.
@@ -62,7 +62,7 @@ class Family:
     settings: str = ""
 
     def digest(self) -> str:
-        """Of the grid and whatever else results depend on: eight hexadecimal digits."""
+        """Return eight hexadecimal digits of the grid and what else results depend on."""
         parts = self.configurations, self.criterion, self.seeds, self.chooses, self.blends
         text = repr((self.methods, *parts, self.settings))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -76,12 +76,12 @@ class Choice:
     names: tuple[str, ...]
 
     def describe(self, family: Family) -> str:
-        """One line for a table."""
+        """Return one line for a table."""
         words = [f"{k}={v}" for k, v in family.configurations[self.configuration].items()]
         return " ".join([*words, " + ".join(self.names)]).strip()
 
     def of(self, path: Mapping[str, np.ndarray]) -> np.ndarray | None:
-        """The scores, or `None` where they are not there, or not finite."""
+        """Return the scores, or `None` where they are not there, or not finite."""
         if not all(name in path for name in self.names):
             return None
         values = np.mean([path[name] for name in self.names], axis=0)
@@ -91,59 +91,69 @@ class Choice:
 def published(
     family: Family, data: UCIDataset, customary: bool = True
 ) -> list[dict[str, Any]]:
-    """Rows of the protocols `paper` and `customary`, which make the same choice.
+    """Return rows of the protocols `paper` and `customary`, which make the same choice.
 
     Args:
-        family: Of methods.
+        family: The methods.
         data: The data set.
         customary: Whether to go on to the four folds. Defaults to `True`.
     """
     train, test = data.split
     scores = _all_scores(family, data, train, test, family.seeds)
-    rows = []
     choices: dict[str, Choice] = {}
     best: dict[str, float] = {}
     for method, choice, values in scores:
         accuracy = _accuracy(values, data.labels[test])
         if accuracy > best.get(method, -1.0):
             best[method], choices[method] = accuracy, choice
-    for method, choice in choices.items():
-        chosen = choice.describe(family)
-        rows.append(_row("paper", method, 0, best[method], chosen))
-    for fold, (train, test) in enumerate(data.folds if customary else ()):
-        for method, values, choice in _refit(family, data, train, test, choices):
-            accuracy = _accuracy(values, data.labels[test])
-            chosen = choice.describe(family)
-            rows.append(_row("customary", method, fold, accuracy, chosen))
+    rows = [
+        _row("paper", method, 0, best[method], choice.describe(family))
+        for method, choice in choices.items()
+    ]
+    for fold in range(len(data.folds)) if customary else ():
+        rows += _reported("customary", family, data, fold, choices)
     return rows
 
 
 def honest(
     family: Family, data: UCIDataset, folds: Sequence[int] = range(4), name: str = "honest"
 ) -> list[dict[str, Any]]:
-    """Rows of the honest protocol.
+    """Return rows of the honest protocol.
 
     Args:
-        family: Of methods.
+        family: The methods.
         data: The data set.
         folds: Which of its folds. Defaults to all four.
         name: What the rows call the protocol.
     """
     rows = []
     for fold in folds:
-        train, test = data.folds[fold]
-        choices = cross_validate(family, data, train)
-        for method, values, choice in _refit(family, data, train, test, choices):
-            accuracy = _accuracy(values, data.labels[test])
-            chosen = choice.describe(family)
-            rows.append(_row(name, method, fold, accuracy, chosen))
+        choices = cross_validate(family, data, data.folds[fold][0])
+        rows += _reported(name, family, data, fold, choices)
     return rows
+
+
+def _reported(
+    protocol: str, family: Family, data: UCIDataset, fold: int, choices: dict[str, Choice]
+) -> list[dict[str, Any]]:
+    """Return a row for each method: its accuracy on a fold's test rows as chosen."""
+    train, test = data.folds[fold]
+    return [
+        _row(
+            protocol,
+            method,
+            fold,
+            _accuracy(values, data.labels[test]),
+            choice.describe(family),
+        )
+        for method, values, choice in _refit(family, data, train, test, choices)
+    ]
 
 
 def cross_validate(
     family: Family, data: UCIDataset, train: np.ndarray
 ) -> dict[str, Choice]:
-    """The best choice of each method, by rows of `train` that its fits have not seen."""
+    """Choose for each method by rows of `train` that its fits have not seen."""
     if not family.chooses:
         return dict.fromkeys(family.methods, Choice(0, ("",)))
     labels = data.labels[train]
@@ -178,7 +188,7 @@ def cross_validate(
 
 
 def _blend(ranked: list[Choice], family: Family, method: str) -> Choice:
-    """The best choice, or the mean of the best of each group of one configuration."""
+    """Return the best choice, or the mean of the best groups of its configuration."""
     best = ranked[0]
     groups: dict[str, str] = {}
     for choice in ranked:
@@ -196,7 +206,7 @@ def _all_scores(
     test: np.ndarray,
     seeds: tuple[int, ...],
 ) -> Iterator[tuple[str, Choice, np.ndarray]]:
-    """Every method's finite scores of the test rows, for everything in the grid."""
+    """Return every method's finite scores of the test rows, for everything in the grid."""
     for number in range(len(family.configurations)):
         for method, path in _predict(family, number, data, train, test, seeds).items():
             for name, values in path.items():
@@ -211,7 +221,7 @@ def _refit(
     test: np.ndarray,
     choices: dict[str, Choice],
 ) -> Iterator[tuple[str, np.ndarray, Choice]]:
-    """Each method's scores of the test rows as chosen.
+    """Return each method's scores of the test rows as chosen.
 
     What was chosen may not be finite on other rows, where training diverges. Such a method
     predicts the most frequent class: that is what its user would have.
@@ -246,7 +256,7 @@ def _most_frequent(data: UCIDataset, train: np.ndarray, test: np.ndarray) -> np.
 
 
 def _accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Percent."""
+    """Return the percentage of right guesses."""
     two = scores.shape[1] == 1
     guess = (scores[:, 0] > 0.0).astype(int) if two else scores.argmax(axis=1)
     return 100.0 * float(np.mean(guess == labels))

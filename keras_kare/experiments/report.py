@@ -12,6 +12,7 @@ from keras_kare.experiments import figures, image_jobs, ranking, settings, table
 from keras_kare.experiments.contenders import not_run
 from keras_kare.experiments.families import PARTS
 from keras_kare.experiments.names import in_text
+from keras_kare.experiments.rank_figure import accuracy_figure
 from keras_kare.experiments.store import write_whole
 from keras_kare.experiments.uci_jobs import screened
 
@@ -23,7 +24,7 @@ PAPER_GPU_HOURS = 321
 """What the paper's UCI experiments took, as it says."""
 
 BEST_PUBLISHED = 10
-"""Down to which place the published classifiers are listed."""
+"""The last place of the published classifiers that are listed."""
 
 COVERAGE = 0.8
 """Share of the data sets that a method must have run on to be in a table."""
@@ -32,7 +33,7 @@ ABLATIONS = tuple(f"recipe_{part}" for part in PARTS)
 """Parts of the recipe, in a table of their own."""
 
 PAPER_METHODS = ("ntk_kare", "after_ntk", "network", "ntk", "residual")
-"""Those that also run on larger data sets, under the paper's protocol."""
+"""Methods that also run on larger data sets, under the paper's protocol."""
 
 
 def write(results: Path, reference: Path | None) -> Path:
@@ -113,7 +114,7 @@ def _uci(results: Path, reference: Path | None) -> Iterator[str]:
         yield _ranking(main)
         if protocol == "honest":
             shown = rows[rows.dataset.isin(main.index) & rows.method.isin(main.columns)]
-            drawing = figures.accuracy_figure(shown, protocol, "recipe")
+            drawing = accuracy_figure(shown, protocol, "recipe")
             caption = "Ranks and accuracies, honest protocol"
             yield _picture(results / "uci_honest.png", drawing, caption)
             own = rows.method.isin(["recipe", *ABLATIONS, "laplace", "laplace_one_hot"])
@@ -142,7 +143,7 @@ def _uci(results: Path, reference: Path | None) -> Iterator[str]:
 
 
 def _screened(ours: pd.DataFrame) -> Iterator[str]:
-    """Which recipe was chosen, on which data sets, and where it is confirmed."""
+    """Write which recipe was chosen, on which data sets, and where it is confirmed."""
     rows = ours[ours.protocol == "screen"]
     if not len(rows):
         return
@@ -158,7 +159,7 @@ def _screened(ours: pd.DataFrame) -> Iterator[str]:
 
 
 def complete(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean accuracy over folds, data set by method, where all methods have run.
+    """Return mean accuracy over folds, data set by method, where all methods have run.
 
     Methods that have run on less than four fifths of the data sets, as yet, are left out.
     """

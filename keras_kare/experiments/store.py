@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.metadata
+import io
 import json
 import os
 import platform
@@ -39,7 +40,7 @@ class Store:
         self.jobs.mkdir(parents=True, exist_ok=True)
 
     def path(self, job: Job) -> Path:
-        """Where a job's results are; the order of its names does not matter."""
+        """Return where a job's results are; the order of its names does not matter."""
         text = json.dumps(job, sort_keys=True)
         words = "-".join(
             str(value) for _, value in sorted(job.items()) if isinstance(value, str)
@@ -48,7 +49,7 @@ class Store:
         return self.jobs / f"{words[:60].replace('/', '_')}-{digest}.json"
 
     def done(self, job: Job) -> bool:
-        """Whether results are there."""
+        """Tell whether results are there."""
         return self.path(job).exists()
 
     def write(self, job: Job, rows: list[Row], seconds: float) -> None:
@@ -64,14 +65,14 @@ class Store:
     def collect(
         self, name: str, keep: Callable[[Job], bool] = lambda job: True
     ) -> list[Row]:
-        """The rows of all jobs that are done, also as `NAME.csv`, and `NAME.json`.
+        """Return the rows of all jobs that are done; write `NAME.csv` and `NAME.json`.
 
         The table's lines are the jobs' names and values, and their rows', without seconds:
         a second run with the same seeds writes the same table. The other file says how
         many jobs that are, how many core-hours they took, and with which versions.
 
         Args:
-            name: Of the files.
+            name: What the files are called.
             keep: Which jobs count. Defaults to all.
         """
         results = [json.loads(path.read_text()) for path in self.jobs.glob("*.json")]
@@ -94,7 +95,7 @@ class Store:
 
 
 def versions() -> dict[str, str]:
-    """Of Python, the libraries that matter, and the kind of processor."""
+    """Return versions of Python and the libraries that matter, and the processor's kind."""
     found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in LIBRARIES:
         try:
@@ -105,22 +106,19 @@ def versions() -> dict[str, str]:
 
 
 def write_table(path: Path, rows: list[Row]) -> None:
-    """A CSV file with the columns of all rows, whole or not at all."""
+    """Write a CSV file with the columns of all rows, whole or not at all."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, delete=False, newline="", suffix=".part"
-    ) as file:
-        writer = csv.DictWriter(file, columns)
-        writer.writeheader()
-        writer.writerows(rows)
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    write_whole(path, text.getvalue())
 
 
 def write_whole(path: Path, text: str) -> None:
-    """A text file, whole or not at all."""
+    """Write a text file, whole or not at all."""
     with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, delete=False, suffix=".part"
+        "w", dir=path.parent, delete=False, newline="", suffix=".part"
     ) as file:
         file.write(text)
     os.chmod(file.name, 0o644)
