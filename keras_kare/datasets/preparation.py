@@ -56,12 +56,7 @@ def preprocess(
     References:
         arXiv:2505.11347.
     """
-    x, x_test = _matrix("x", x), _matrix("x_test", x_test)
-    if x.shape[1] != x_test.shape[1]:
-        raise ValueError(
-            "`x` and `x_test` must have the same columns. Received: x of shape "
-            f"{x.shape}, x_test of shape {x_test.shape}"
-        )
+    x, x_test = matrices(x, x_test)
     check_whole("rows", rows, 1, optional=True)
     if (len(x) + len(x_test) if rows is None else rows) < SMALL:
         sklearn = extra("sklearn.preprocessing", "scikit-learn", "sklearn", "preprocess")
@@ -112,6 +107,25 @@ def signed_one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
     assert signed_one_hot([1], 3).tolist() == [[-1.0, 1.0, -1.0]]
     ```
     """
+    labels = checked_labels(labels, classes)
+    if classes == 2:
+        return np.where(labels == 1, 1.0, -1.0)[:, None]
+    return np.where(labels[:, None] == np.arange(classes), 1.0, -1.0)
+
+
+def matrices(x: Any, x_test: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return two finite matrices of the same columns in float64, or refuse them."""
+    x, x_test = _matrix("x", x), _matrix("x_test", x_test)
+    if x.shape[1] != x_test.shape[1]:
+        raise ValueError(
+            "`x` and `x_test` must have the same columns. Received: x of shape "
+            f"{x.shape}, x_test of shape {x_test.shape}"
+        )
+    return x, x_test
+
+
+def checked_labels(labels: Any, classes: int) -> np.ndarray:
+    """Return whole numbers from 0 to `classes - 1`, `(n,)`, or refuse them."""
     check_whole("classes", classes, 2)
     labels = np.asarray(labels)
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
@@ -124,9 +138,7 @@ def signed_one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
             f"`labels` must be from 0 to {classes - 1}, for classes={classes}. Received: "
             f"labels from {labels.min()} to {labels.max()}"
         )
-    if classes == 2:
-        return np.where(labels == 1, 1.0, -1.0)[:, None]
-    return np.where(labels[:, None] == np.arange(classes), 1.0, -1.0)
+    return labels
 
 
 def _matrix(name: str, value: Any) -> np.ndarray:

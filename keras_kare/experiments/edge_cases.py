@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from keras_kare._validation import is_whole
+from keras_kare.datasets.preparation import checked_labels, matrices
 from keras_kare.experiments.task import Configuration, Path, Task
 
 Predict = Callable[[Configuration, Task], Path]
@@ -82,35 +82,11 @@ def _columns(scores: np.ndarray, present: np.ndarray, classes: int) -> np.ndarra
 
 def _checked(task: Task) -> Task:
     """Return the task with rows in float64, or refuse it, naming what is wrong."""
-    x, x_test = np.asarray(task.x, "float64"), np.asarray(task.x_test, "float64")
-    labels, classes = np.asarray(task.labels), task.classes
-    if not is_whole(classes) or classes < 2:
+    x, x_test = matrices(task.x, task.x_test)
+    labels = checked_labels(task.labels, task.classes)
+    if len(labels) != len(x):
         raise ValueError(
-            f"`classes` must be a whole number of at least 2. Received: classes={classes!r}"
+            "`labels` must be one a row of `x`. Received: "
+            f"{len(labels)} labels, x of {len(x)} rows"
         )
-    if x.ndim != 2 or len(x) == 0:
-        raise ValueError(
-            f"`x` must have rows of features, shape (n, d). Received: x of shape {x.shape}"
-        )
-    if x_test.ndim != 2 or x_test.shape[1] != x.shape[1]:
-        raise ValueError(
-            "`x_test` must have the features of `x`, shape (m, d). "
-            f"Received: x_test of shape {x_test.shape}, x of shape {x.shape}"
-        )
-    if labels.shape != (len(x),) or labels.dtype.kind not in "iu":
-        raise ValueError(
-            "`labels` must be one integer a row of `x`. Received: "
-            f"labels of shape {labels.shape} and dtype {labels.dtype}, x of {len(x)} rows"
-        )
-    if labels.min() < 0 or labels.max() >= classes:
-        raise ValueError(
-            "`labels` must lie between 0 and `classes` - 1. Number the classes from 0. "
-            f"Received: labels from {labels.min()} to {labels.max()}, classes={classes}"
-        )
-    for name, rows in (("x", x), ("x_test", x_test)):
-        if not np.isfinite(rows).all():
-            raise ValueError(
-                f"`{name}` holds NaN or Inf. Remove or impute those entries. "
-                f"Received: {name} of shape {rows.shape}"
-            )
     return task._replace(x=x, labels=labels, x_test=x_test)
