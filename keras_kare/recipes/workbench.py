@@ -39,28 +39,7 @@ class Workbench:
         self.network = network
         self.kernel = NTK(network, outputs=outputs)
         self.descent = Descent(self.kernel, loss, optimizer)
-        self._rows = tf.TensorSpec((None, *network.inputs[0].shape[1:]), self._dtype)
-
-    @property
-    def _dtype(self) -> Any:
-        return self.network.inputs[0].dtype
-
-    def _traced(self, function: Any, arguments: int) -> Any:
-        """Trace a function of rows whose values are in float64."""
-        graph = tf.function(lambda *rows: function(*rows, dtype="float64"), autograph=False)
-        return graph.get_concrete_function(*[self._rows] * arguments)
-
-    @functools.cached_property
-    def _gram(self) -> Any:
-        return self._traced(self.kernel.gram, 1)
-
-    @functools.cached_property
-    def _cross(self) -> Any:
-        return self._traced(self.kernel.cross, 2)
-
-    @functools.cached_property
-    def _diag(self) -> Any:
-        return self._traced(self.kernel.diag, 1)
+        self._traced: dict[str, Any] = {}
 
     def start(self, weights: list[np.ndarray]) -> None:
         """Set the network's weights, and the optimizer to its start."""
@@ -69,12 +48,22 @@ class Workbench:
 
     def gram(self, x: np.ndarray) -> np.ndarray:
         """Return `K(X, X)` in float64, `(n, n)`."""
-        return np.asarray(self._gram(tf.cast(x, self._dtype)))
+        return self._values("gram", x)
 
     def cross(self, x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
         """Return `K(x, X)` in float64, `(m, n)`."""
-        return np.asarray(self._cross(tf.cast(x1, self._dtype), tf.cast(x2, self._dtype)))
+        return self._values("cross", x1, x2)
 
     def diag(self, x: np.ndarray) -> np.ndarray:
         """Return `K(x, x)` of each row in float64, `(m,)`."""
-        return np.asarray(self._diag(tf.cast(x, self._dtype)))
+        return self._values("diag", x)
+
+    def _values(self, verb: str, *rows: np.ndarray) -> np.ndarray:
+        """Return what the kernel says of rows, of any number by the same trace."""
+        first = self.network.inputs[0]
+        if verb not in self._traced:
+            work = functools.partial(getattr(self.kernel, verb), dtype="float64")
+            spec = tf.TensorSpec((None, *first.shape[1:]), first.dtype)
+            graph = tf.function(lambda *x: work(*x), autograph=False)
+            self._traced[verb] = graph.get_concrete_function(*[spec] * len(rows))
+        return np.asarray(self._traced[verb](*(tf.cast(x, first.dtype) for x in rows)))
