@@ -7,12 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_kare.datasets._arguments import (
-    check_fraction,
-    check_seed,
-    data_folder,
-    extra,
-)
+from keras_kare.datasets._arguments import check_fraction, check_seed, data_folder, extra
 from keras_kare.datasets.split import Split
 
 MISSING = -999.0

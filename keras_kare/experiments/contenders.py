@@ -136,6 +136,6 @@ CONTENDERS: dict[str, Contender] = {
 
 NOT_RUN: dict[str, str] = {
     "tabpfn": "its weights are no part of its package: they are downloaded on first "
-    "use, once a person has accepted their terms",
+    "use, once a person has accepted their terms"
 }
 """Contenders that one might miss here, and why."""

@@ -204,11 +204,7 @@ def _draw_panel(axis: Axes, rows: pd.DataFrame) -> None:
         curve = curves[curves["method"] == method]
         mean, error = curve["mse"].to_numpy(), curve["standard_error"].to_numpy()
         band: dict[str, Any] = {"color": colour, "alpha": 0.2, "linewidth": 0}
-        line: dict[str, Any] = {
-            "color": colour,
-            "linewidth": 1.6,
-            "label": f"{name}, ours",
-        }
+        line: dict[str, Any] = {"color": colour, "linewidth": 1.6, "label": f"{name}, ours"}
         if curve["relative_ridge"].isna().all():
             axis.axhline(mean[0], **line)
             if np.isfinite(error[0]):
@@ -224,18 +220,11 @@ def _draw_published(axis: Axes, rows: pd.DataFrame) -> None:
     for position, method in enumerate(in_order(rows["method"])):
         name, colour, marker = _style(method, position)
         curve = rows[rows["method"] == method].sort_values("relative_ridge")
-        axis.plot(
-            curve["relative_ridge"].to_numpy(),
-            curve["mse"].to_numpy(),
-            marker=marker,
-            markersize=3.5,
-            markerfacecolor="white",
-            label=f"{name}, published",
-            zorder=3,
-            color=colour,
-            linewidth=1.0,
-            linestyle=(0, (4, 2)),
-        )
+        ridge, mse = curve["relative_ridge"].to_numpy(), curve["mse"].to_numpy()
+        line: dict[str, Any] = {"linewidth": 1.0, "linestyle": (0, (4, 2)), "zorder": 3}
+        dots: dict[str, Any] = {"markersize": 3.5, "markerfacecolor": "white"}
+        label = f"{name}, published"
+        axis.plot(ridge, mse, color=colour, marker=marker, label=label, **line, **dots)
 
 
 def nothing(axis: Axes, message: str) -> None:

@@ -112,13 +112,7 @@ class Lab(Workbench):
         return tf.while_loop(lambda i: i < epochs, step, (tf.constant(0),))[0]
 
     def _mse_batches(
-        self,
-        x: tf.Tensor,
-        y: tf.Tensor,
-        rate: tf.Tensor,
-        epochs: tf.Tensor,
-        size: tf.Tensor,
-        seed: tf.Tensor,
+        self, x: tf.Tensor, y: tf.Tensor, rate: Any, epochs: Any, size: Any, seed: Any
     ) -> tf.Tensor:
         """Descend by batches, in a new order each epoch; the last may be smaller."""
         n = tf.shape(x)[0]

@@ -76,15 +76,9 @@ def _draw_ranks(axis: Axes, scores: pd.DataFrame) -> None:
     names = [METHODS.get(str(m), str(m)) for m in mean.index]
     places = np.arange(len(names))
     axis.grid(visible=True, axis="x", color="0.9", linewidth=0.6)
-    axis.errorbar(
-        mean.to_numpy(),
-        places,
-        xerr=reach.to_numpy(),
-        fmt="o",
-        color="black",
-        capsize=3,
-        label="mean and 95 % interval",
-    )
+    look: dict[str, Any] = {"fmt": "o", "color": "black", "capsize": 3}
+    label = "mean and 95 % interval"
+    axis.errorbar(mean.to_numpy(), places, xerr=reach.to_numpy(), label=label, **look)
     axis.set_yticks(places, names)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.legend(fontsize="small")

@@ -114,14 +114,10 @@ def cross_fit(
     """Choose machines by their predictions of rows that they have not seen.
 
     Args:
-        bench: The network.
-        recipe: Settings.
-        x: `(n, d)`.
-        y: `(n, c)`.
+        bench, recipe, x, y, deadline: As for `checkpoints`.
         rows: Numbers of the rows that take part, `(m,)`.
         fold_of: The fold of each of them, `(m,)`.
         starts: One a fold.
-        deadline: On the clock `time.perf_counter`: no training goes on after it.
 
     Returns:
         The keys of the machines, the best first, and the evidence.

@@ -109,12 +109,7 @@ class Descent:
         return losses.numpy()[: int(taken)]
 
     def _steps(
-        self,
-        x: tf.Tensor,
-        y: tf.Tensor,
-        steps: tf.Tensor,
-        batches: tf.Tensor,
-        seed: tf.Tensor,
+        self, x: tf.Tensor, y: tf.Tensor, steps: Any, batches: Any, seed: Any
     ) -> tuple[Any, Any]:
         losses = tf.TensorArray(y.dtype, size=steps)
         n = tf.shape(x)[0]
@@ -127,17 +122,11 @@ class Descent:
             )
             return order[n * part // batches : n * (part + 1) // batches]
 
-        def going(i: tf.Tensor, fine: tf.Tensor, losses: Any) -> tf.Tensor:
-            return (i < steps) & fine
-
         def step(i: tf.Tensor, fine: tf.Tensor, losses: Any) -> tuple[Any, Any, Any]:
             rows = tf.cond(batches > 1, batch, lambda: tf.range(n))
+            batch_x, batch_y = tf.gather(x, rows), tf.gather(y, rows)
             loss, _, gradients = differentiated(
-                self.loss,
-                self.kernel,
-                self._variables,
-                tf.gather(x, rows),
-                tf.gather(y, rows),
+                self.loss, self.kernel, self._variables, batch_x, batch_y
             )
             for part in (loss, *gradients):
                 fine &= tf.reduce_all(tf.math.is_finite(part))
@@ -149,7 +138,9 @@ class Descent:
             return i + 1, fine, losses.write(i, loss)
 
         taken, _, losses = tf.while_loop(
-            going, step, (tf.constant(0), tf.constant(True), losses)
+            lambda i, fine, losses: (i < steps) & fine,
+            step,
+            (tf.constant(0), tf.constant(True), losses),
         )
         return losses.stack(), taken
 

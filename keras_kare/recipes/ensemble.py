@@ -129,10 +129,7 @@ def refit(
     """Train on all rows, for as many steps as were chosen, and solve the machines.
 
     Args:
-        bench: The network.
-        recipe: Settings.
-        x: `(n, d)`.
-        y: `(n, c)`.
+        bench, recipe, x, y: As for `checkpoints`.
         keys: What was chosen, one a machine.
         starts: One a network.
         deadline: On the clock `time.perf_counter`: after it no further network starts.

@@ -17,14 +17,7 @@ from keras_kare.recipes.cross_fitting import Evidence, cross_fit, folds_of
 from keras_kare.recipes.defaults import DEFAULTS
 from keras_kare.recipes.ensemble import refit
 from keras_kare.recipes.perceptrons import LOCK, draw_weights, workbench
-from keras_kare.recipes.recipe import (
-    RIDGES,
-    SHARES,
-    Key,
-    Recipe,
-    Start,
-    checkpoints_to,
-)
+from keras_kare.recipes.recipe import RIDGES, SHARES, Key, Recipe, Start, checkpoints_to
 from keras_kare.recipes.workbench import Workbench
 from keras_kare.sklearn import preprocessing
 from keras_kare.sklearn._compat import validate_data
