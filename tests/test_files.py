@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import keras_kare as kk
-from keras_kare.kernels import disk, locking, plan
+from keras_kare.kernels import disk, locking, sizes
 
 ROWS = 10
 HOLDER = """
@@ -28,7 +28,7 @@ time.sleep(600)
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Three by three tiles, six of them computed."""
-    monkeypatch.setattr(plan, "LARGEST_TILE", 4)
+    monkeypatch.setattr(sizes, "LARGEST_TILE", 4)
     monkeypatch.setattr(locking, "PATIENCE", 0.2)
 
 

@@ -13,7 +13,7 @@ from keras import layers
 
 import keras_kare as kk
 from keras_kare import _progress
-from keras_kare.kernels import disk, memory, plan
+from keras_kare.kernels import disk, memory, sizes
 
 pytestmark = pytest.mark.usefixtures("float64")
 ROWS = 11
@@ -22,8 +22,8 @@ ROWS = 11
 @pytest.fixture
 def small_tiles(monkeypatch):
     """Three rows a tile, from four rows on: eleven leave a short last tile."""
-    monkeypatch.setattr(plan, "AT_ONCE", 4)
-    monkeypatch.setattr(plan, "LARGEST_TILE", 3)
+    monkeypatch.setattr(sizes, "AT_ONCE", 4)
+    monkeypatch.setattr(sizes, "LARGEST_TILE", 3)
 
 
 def text():
@@ -103,8 +103,8 @@ def test_tiles_change_nothing(name, outputs, rng, monkeypatch):
     upstream = rng.normal(size=(ROWS, ROWS, *shape))
     whole = value_and_gradient(lambda: kernel.gram(x), network, upstream)
     across = value_and_gradient(lambda: kernel.cross(few, x), network, upstream[:7])
-    monkeypatch.setattr(plan, "AT_ONCE", 4)
-    monkeypatch.setattr(plan, "LARGEST_TILE", 3)
+    monkeypatch.setattr(sizes, "AT_ONCE", 4)
+    monkeypatch.setattr(sizes, "LARGEST_TILE", 3)
     assert kernel.plan(x).tile == 3
     for expected, function, g in (
         (whole, lambda: kernel.gram(x), upstream),
@@ -158,7 +158,7 @@ class TestWhereValuesGo:
         done = json.loads((tmp_path / "k.npy.tiles.json").read_text())["done"]
         assert len(done) == 4
         # Another kernel object of the same network and weights; another tile size.
-        monkeypatch.setattr(plan, "LARGEST_TILE", 2)
+        monkeypatch.setattr(sizes, "LARGEST_TILE", 2)
         written = stop_after(monkeypatch, None)
         again = kk.kernels.NTK(kernel.network)
         values = again.gram(x, out=path)

@@ -14,10 +14,11 @@ from keras_kare.kernels import adapters, memory
 from keras_kare.kernels.identity import Identity
 from keras_kare.kernels.inputs import paired
 from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.kernel_plan import KernelPlan, kernel_plan
 from keras_kare.kernels.operator import KernelOperator
-from keras_kare.kernels.plan import KernelPlan, kernel_plan
 from keras_kare.kernels.recompute import Tiled
 from keras_kare.kernels.row_faults import check_outputs, check_values, shown_by
+from keras_kare.kernels.sizes import Sizes
 from keras_kare.kernels.structured.features import FeatureMap
 from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.probe import make_plan
@@ -27,13 +28,7 @@ from keras_kare.kernels.structured.registry import version
 from keras_kare.kernels.structured.synthetic import described
 from keras_kare.kernels.structured.trial import tolerance_of
 from keras_kare.kernels.structured.untouched import aside, untouched, walk
-from keras_kare.kernels.work import (
-    Runtime,
-    Work,
-    check_no_out,
-    check_tile,
-    sizes_of,
-)
+from keras_kare.kernels.work import Runtime, Work, check_no_out
 
 OUTPUTS = ("sum", "trace", "full")
 METHODS = ("auto", "structured", "jacobian")
@@ -293,7 +288,7 @@ class NTK(Kernel):
         self.check_shapes("x", x)
         features = self._feature_map(x, None)
         rows = _rows.count(x)
-        return kernel_plan(features.plan, sizes_of(features), rows, self._limit())
+        return kernel_plan(features.plan, Sizes.of(features), rows, self._limit())
 
     def check(self, x: Any, rows: int | None = None) -> None:
         """Refuse rows or weights without an NTK, and plan how to compute it.
@@ -405,14 +400,14 @@ class NTK(Kernel):
         work = Work(self._runtime, features, self._limit())
         if verb not in ("gram", "cross"):
             return work.inline(verb, *rows, *extra)
-        sizes = sizes_of(features)
+        sizes = Sizes.of(features)
         counts = [_rows.known_count(x) or self._runtime.rows for x in rows]
         most = max((n for n in counts if n is not None), default=0)
         limit = work.limit
         if sizes.for_gradient(most) <= limit:
             return work.inline(verb, *rows)
         tile = sizes.gradient_tile(most, limit)
-        check_tile(tile, sizes, limit)
+        sizes.check_tile(tile, limit)
         return getattr(Tiled(features, tile), verb)(*rows)
 
     def _limit(self) -> int:

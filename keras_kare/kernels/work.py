@@ -18,8 +18,8 @@ from keras_kare.kernels import disk, memory, tiles
 from keras_kare.kernels.identity import identical
 from keras_kare.kernels.memory import in_words
 from keras_kare.kernels.operator import CHUNK
-from keras_kare.kernels.plan import Sizes
 from keras_kare.kernels.recompute import Tiled, attach
+from keras_kare.kernels.sizes import Sizes
 from keras_kare.kernels.structured.features import FeatureMap
 from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.untouched import aside, fits, untouched
@@ -97,7 +97,7 @@ class Work:
     def __init__(self, runtime: Runtime, features: FeatureMap, limit: int):
         self.runtime = runtime
         self.limit = limit
-        self.sizes = sizes_of(features)
+        self.sizes = Sizes.of(features)
         self._network = features.network
         self._plan = features.plan.origin or features.plan
         self.features = features
@@ -200,14 +200,14 @@ class Work:
         rows = _rows.count(x)
         most = rows if self.sizes.working * rows <= self.limit else 0
         step = most or self.sizes.tile(rows, self.limit)
-        check_tile(step, self.sizes, self.limit)
+        self.sizes.check_tile(step, self.limit)
         if step >= rows:
             return [x]
         return list(_rows.slices(x, step))
 
     def _grid(self, rows: int, columns: int, symmetric: bool) -> tiles.Grid:
         tile = self.sizes.tile(max(rows, columns), self.limit)
-        check_tile(tile, self.sizes, self.limit)
+        self.sizes.check_tile(tile, self.limit)
         panel = self.sizes.panel(rows, tile, self.limit)
         return tiles.Grid(rows, columns, tile, panel, symmetric)
 
@@ -358,23 +358,6 @@ class _Engine:
 
     def cross(self, features: Any, others: Any) -> tf.Tensor:
         return self._work._call("cross_of_held", features, others)
-
-
-def sizes_of(features: FeatureMap) -> Sizes:
-    """What the kernel values of a feature map take."""
-    itemsize = features.dtype.size
-    blocks = features.plan.outputs**2 if features.outputs == "full" else 1
-    return Sizes.of(features.plan, itemsize, float(itemsize * blocks))
-
-
-def check_tile(tile: int, sizes: Sizes, limit: int) -> None:
-    """Refuse a limit that no tile fits in."""
-    if tile < 1:
-        least = 2.0 * sizes.in_tiles(1)
-        raise MemoryError(
-            f"`memory_limit` is {in_words(limit)}, and one row at a time takes about "
-            f"{in_words(least)}. Give the kernel a larger `memory_limit`, or free memory."
-        )
 
 
 def check_no_out(out: Any) -> None:

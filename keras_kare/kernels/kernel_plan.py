@@ -1,15 +1,12 @@
-"""What computing a kernel will take: paths, operations, memory, tiles."""
+"""What computing a kernel will take, as a table: paths, operations, memory, tiles."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from keras_kare.kernels.memory import in_words
+from keras_kare.kernels.sizes import Sizes
 from keras_kare.kernels.structured.plan import Plan
-
-LARGEST_TILE = 1024
-"""Most rows of a tile: larger ones compute no faster, and leave the caches."""
 
 
 @dataclass(frozen=True)
@@ -99,74 +96,6 @@ class KernelPlan:
                 f"beside the result of {in_words(self.result)}",
             ]
         )
-
-
-AT_ONCE = 2048
-"""Most rows that are computed in one piece; of tiles, symmetry saves half."""
-
-SLACK = 2.0
-"""Measured memory was up to 1.8 times what a walk through the graph gives: operations
-run side by side, and keep scratch."""
-
-GRADIENT = 2.0
-"""How many times the memory of kernel values their gradient takes at most; measured."""
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """Bytes that a plan's kernel values take.
-
-    Attributes:
-        working: A row, while its features are computed.
-        held: A row, its features.
-        pair: A pair of rows, while they meet.
-        result: A pair of rows, in the result.
-    """
-
-    working: float
-    held: float
-    pair: float
-    result: float
-
-    @classmethod
-    def of(cls, plan: Plan, itemsize: int, result: float) -> Sizes:
-        """From what was counted when the plan was made; `itemsize` of the products."""
-        held = itemsize * sum(s.cost.row_numbers for s in plan.shares)
-        pair = itemsize * sum(s.cost.pair_numbers for s in plan.shares)
-        return cls(SLACK * plan.footprint, held, pair, result)
-
-    def at_once(self, rows: int) -> float:
-        """Bytes to compute a Gram matrix of so many rows in one piece."""
-        return (self.working + self.held) * rows + self.pair * rows**2
-
-    def needs_no_tiles(self, rows: int, limit: float) -> bool:
-        """Whether a Gram matrix of so many rows is computed in one piece."""
-        return rows <= AT_ONCE and self.at_once(rows) <= limit
-
-    def for_gradient(self, rows: int) -> float:
-        """Bytes to compute it and its gradient by the weights in one piece."""
-        return GRADIENT * self.at_once(rows)
-
-    def in_tiles(self, tile: int) -> float:
-        """Bytes that a pair of tiles takes, beside the features that are held."""
-        square = self.pair + 2.0 * self.result
-        return (self.working + 2.0 * self.held) * tile + square * tile**2
-
-    def tile(self, rows: int, limit: float) -> int:
-        """Most rows of a tile whose work fits in half the limit; 0 if none does."""
-        linear, square = self.working + 2.0 * self.held, self.pair + 2.0 * self.result
-        most = (math.sqrt(linear**2 + 2.0 * square * limit) - linear) / (2.0 * square)
-        return int(min(most, rows, LARGEST_TILE))
-
-    def gradient_tile(self, rows: int, limit: float) -> int:
-        """Most rows of a tile whose gradient fits in half the limit; 0 if none does."""
-        return self.tile(rows, limit / GRADIENT)
-
-    def panel(self, rows: int, tile: int, limit: float) -> int:
-        """Rows whose features may be held at once, in whole tiles."""
-        left = limit - self.in_tiles(tile)
-        tiles = max(1, int(left // (max(self.held, 1.0) * tile)))
-        return min(rows, tiles * tile)
 
 
 def kernel_plan(plan: Plan, sizes: Sizes, rows: int, limit: int) -> KernelPlan:
