@@ -15,7 +15,7 @@ from keras import layers
 import keras_kare as kk
 from keras_kare.kernels import memory
 from keras_kare.kernels.factors import FullFactor, LookupFactor, OuterFactor, Windows
-from keras_kare.kernels.factors.windows import outer_products
+from keras_kare.kernels.factors.window_products import outer_products
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -179,8 +179,8 @@ def test_windows_of_three_axes(dtype, rng):
 @pytest.mark.parametrize(("size", "steps", "padding"), GEOMETRIES[::3])
 def test_products_of_few_rows_at_a_time(size, steps, padding, at_once, rng, monkeypatch):
     """Values and gradients of the same products with an array of all windows."""
-    monkeypatch.setattr("keras_kare.kernels.factors.windows.CHUNK", 1)
-    monkeypatch.setattr("keras_kare.kernels.factors.windows.AT_ONCE", at_once)
+    monkeypatch.setattr("keras_kare.kernels.factors.window_products.CHUNK", 1)
+    monkeypatch.setattr("keras_kare.kernels.factors.window_products.AT_ONCE", at_once)
     windows = Windows(size, *steps, padding)
     x = tf.constant(rng.normal(size=(2, 8, 9, 3)))
     count = tf.nn.convolution(

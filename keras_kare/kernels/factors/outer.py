@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
 
 from keras_kare.kernels.factors.factor import Cost, Factor, length
 from keras_kare.kernels.factors.full import FullFactor
-from keras_kare.kernels.factors.windows import Windows, outer_products
+from keras_kare.kernels.factors.layout import Layout
+from keras_kare.kernels.factors.one_position import hadamard_gram, only, pulled, pushed
 
 PASS = 64.0
 """Multiply-adds of a matrix product that take as long as one pass over its result."""
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where the entry `(g, p, q)` of an outer product lies in its variable.
-
-    Attributes:
-        split: Sizes of the axes of `(g, p, q)`, each of the three split as needed.
-        order: The order of these axes in the variable.
-    """
-
-    split: tuple[int, ...]
-    order: tuple[int, ...]
-
-    def to_variable(self, w: tf.Tensor) -> tf.Tensor:
-        """`(m, C, G, p, q)` to `(m, C) + the axes of the variable`."""
-        w = tf.reshape(w, (length(w), length(w, 1), *self.split))
-        return tf.transpose(w, (0, 1, *(2 + i for i in self.order)))
-
-    def from_variable(self, w: tf.Tensor) -> tf.Tensor:
-        """The way back, to `(m, C) + split`."""
-        moved = [self.split[i] for i in self.order]
-        w = tf.reshape(w, (length(w), length(w, 1), *moved))
-        back = [self.order.index(i) for i in range(len(self.order))]
-        return tf.transpose(w, (0, 1, *(2 + i for i in back)))
 
 
 class OuterFactor(Factor):
@@ -82,7 +57,7 @@ class OuterFactor(Factor):
         if self._forms():
             return self.formed().gram()
         if self._one_position():
-            return _hadamard_gram(self._inputs()[0], self._outputs()[0], self.bias)
+            return hadamard_gram(self._inputs()[0], self._outputs()[0], self.bias)
         return self._meet(self)
 
     def cross(self, other: OuterFactor) -> tf.Tensor:
@@ -114,7 +89,7 @@ class OuterFactor(Factor):
             return self.arranged(self.formed().vjp(v))
         a, b = tf.cast(self.a, v.dtype), tf.cast(self.b, v.dtype)
         if self._one_position():
-            kernel, bias = _pulled(_only(a), _only(b), v)
+            kernel, bias = pulled(only(a), only(b), v)
         else:
             kernel = tf.einsum("igtp,igtkq,ij->jkgpq", a, b, v, optimize="optimal")
             bias = tf.einsum("igtkq,ij->jkgq", b, v) if self.bias else None
@@ -153,7 +128,7 @@ class OuterFactor(Factor):
             return self.formed().jvp([flat])
         a, b = (tf.cast(t, kernel.dtype) for t in (self.a, self.b))
         if self._one_position():
-            return _pushed(_only(a), _only(b), kernel, w[1] if self.bias else None)
+            return pushed(only(a), only(b), kernel, w[1] if self.bias else None)
         h = tf.einsum("igtp,jkgpq->jkigtq", a, kernel)
         if self.bias:
             bias = tf.reshape(w[1], (*lead, 1, groups, 1, q))
@@ -263,120 +238,3 @@ class OuterFactor(Factor):
         (groups, t1, _), t2 = self._sizes, other._sizes[1]
         shape = (groups, length(self.b), t1, length(other.b), t2)
         return tf.reduce_sum(tf.reshape(inputs * outputs, shape), axis=(0, 2, 4))
-
-
-class WindowFactor(OuterFactor):
-    """An `OuterFactor` whose `a` are windows: products need no array of all windows.
-
-    Args:
-        windows: The geometry.
-        x: `(n, ..., d)`: inputs, channels last.
-        g: `(n, C, *positions, q)`: gradients of the outputs by `h`.
-        bias: As in `OuterFactor`.
-        layout: As in `OuterFactor`.
-    """
-
-    def __init__(
-        self, windows: Windows, x: tf.Tensor, g: tf.Tensor, bias: bool, layout: Layout
-    ):
-        super().__init__(x, positions(g, lead=2), bias, layout)
-        self._windows, self._g = windows, g
-
-    @property
-    def a(self) -> tf.Tensor:
-        """Windows, made where they are asked for: products do without them."""
-        g = self._g
-        count = [length(g, axis) for axis in range(2, g.shape.rank - 1)]
-        return positions(self._windows.stacked(self._a, count))
-
-    @property
-    def _sizes(self) -> tuple[int, Any, int]:
-        return 1, self.b.shape[2], self._windows.taps * self._a.shape[-1]
-
-    def formed(self) -> FullFactor:
-        where, (count, q) = self._g.shape[2:-1], self.b.shape[3:]
-        if not (where.is_fully_defined() and self._a.shape[1:].is_fully_defined()):
-            return super().formed()
-        b = tf.reshape(self.b, (-1, *where, count * q))
-        j = outer_products(self._windows, self._a, b)
-        return self._written_out(tf.reshape(j, (-1, 1, count, q * j.shape[2])))
-
-    def condensed(self) -> Factor:
-        return self.formed() if self._forms() else self.with_parts(self.parts())
-
-
-def positions(x: tf.Tensor, lead: int = 1, groups: int = 1) -> tf.Tensor:
-    """Flatten the axes between rows and features to `T` positions.
-
-    Args:
-        x: `(n, ..., d)`, or `(n, C, ..., d)` with `lead=2`.
-        lead: Number of axes before the positions.
-        groups: Number `G` of groups of features.
-
-    Returns:
-        `(n, G, T, d / G)`, or `(n, G, T, C, d / G)`.
-    """
-    inner = x.shape[lead:-1]
-    count = inner.num_elements() if inner.is_fully_defined() else -1
-    features = x.shape[-1] // groups
-    rows = length(x) if count == -1 else -1
-    if lead == 1 and groups == 1:
-        return tf.reshape(x, (rows, 1, count, features))
-    if lead == 1:
-        return tf.transpose(tf.reshape(x, (rows, count, groups, features)), (0, 2, 1, 3))
-    outputs = x.shape[1]
-    if groups == outputs == 1:
-        return tf.reshape(x, (rows, 1, count, 1, features))
-    x = tf.reshape(x, (rows, outputs, count, groups, features))
-    return tf.transpose(x, (0, 3, 2, 1, 4))
-
-
-def _only(x: tf.Tensor) -> tf.Tensor:
-    """Of the only group and position: `(n, 1, 1, ...)` as `(n, ...)`."""
-    return tf.reshape(x, (-1, *x.shape[3:]))
-
-
-def _pulled(a: tf.Tensor, b: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`sum_i v_ij a_i ⊗ b_ik`, `(m, C, 1, p, q)`, and without `a`: one matrix product."""
-    m, p, (count, q) = length(v, 1), a.shape[1], b.shape[1:]
-    each = tf.reshape(v, (-1, m, 1)) * tf.reshape(b, (-1, 1, count * q))
-    weighted = tf.reshape(each, (-1, m * count * q))
-    kernel = tf.reshape(tf.matmul(a, weighted, transpose_a=True), (p, m, count, 1, q))
-    bias = tf.reshape(tf.reduce_sum(weighted, axis=0), (m, count, 1, q))
-    return tf.transpose(kernel, (1, 2, 3, 0, 4)), bias
-
-
-def _pushed(
-    a: tf.Tensor, b: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None
-) -> tf.Tensor:
-    """`a_iᵀ W_jk b_ik` summed over `k`, `(n, m)`, for `W` of shape `(m, C, 1, p, q)`."""
-    n, m = length(a), length(kernel)
-    p, (count, q) = a.shape[1], b.shape[1:]
-    moved = tf.reshape(tf.transpose(kernel[:, :, 0], (2, 0, 1, 3)), (p, -1))
-    h = tf.matmul(a, moved)
-    if bias is not None:
-        h += tf.reshape(bias, (1, -1))
-    h = tf.reshape(h, (n, m, count * q))
-    return tf.reduce_sum(h * tf.reshape(b, (n, 1, count * q)), axis=2)
-
-
-def _hadamard_gram(a: tf.Tensor, b: tf.Tensor, bias: bool) -> tf.Tensor:
-    """`(A Aᵀ + 1) ∘ (B Bᵀ)` with one product a factor in its gradient.
-
-    For an upstream `G`: `∂A = ((G + Gᵀ) ∘ B Bᵀ) A`, `∂B = ((G + Gᵀ) ∘ (A Aᵀ + 1)) B`.
-    Differentiating the two products as TensorFlow does would take two a factor.
-    """
-
-    @tf.custom_gradient
-    def product(a: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        inputs = tf.matmul(a, a, transpose_b=True)
-        inputs = inputs + 1.0 if bias else inputs
-        outputs = tf.matmul(b, b, transpose_b=True)
-
-        def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-            both = upstream + tf.transpose(upstream)
-            return tf.matmul(both * outputs, a), tf.matmul(both * inputs, b)
-
-        return inputs * outputs, gradient
-
-    return product(a, b)

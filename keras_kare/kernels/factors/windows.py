@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from keras_kare._traced_once import traced
 from keras_kare.kernels.factors.factor import length
 
 
@@ -185,126 +183,6 @@ def _may_reach(table: Any, length: Any) -> bool:
 def _reshaped(x: tf.Tensor, shape: list[Any]) -> tf.Tensor:
     """Rows of another shape."""
     return tf.reshape(x, [-1 if _known(shape) else length(x), *shape])
-
-
-_KEPT = 256
-"""Geometries whose graphs are kept: of each, one serves all layers, plans and traces."""
-
-
-@functools.lru_cache(maxsize=_KEPT)
-def _products(
-    windows: Windows, dtype: tf.DType, x: tuple[int | None, ...], b: tuple[int | None, ...]
-) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    specs = [tf.TensorSpec(shape, dtype) for shape in (x, b)]
-    return traced(lambda x, b: _outer_products(windows, x, b), *specs)
-
-
-CHUNK = 2**20
-"""Numbers in an array of windows that is made at a time: few enough for a cache."""
-
-AT_ONCE = 4 * CHUNK
-"""Numbers up to which all windows of a known number of rows are made without a loop."""
-
-
-def outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """`sum_t b_t ⊗ window_t(x)` for every row, without an array of all windows.
-
-    Windows are made for a few rows at a time, forwards and backwards: an array of all
-    of them would be `taps` times as large as `x`, and leave every cache.
-
-    Args:
-        windows: The geometry.
-        x: `(n, ..., p)`, of a known shape but for the rows.
-        b: `(n, *positions, q)`, likewise.
-
-    Returns:
-        `(n, q, taps * p)`.
-    """
-    numbers, rows = windows.taps * math.prod(x.shape[1:]), x.shape[0]
-    few = rows if rows is not None and rows * numbers <= AT_ONCE else None
-    inputs, outputs = (few, *x.shape[1:]), (few, *b.shape[1:])
-    return _products(windows, x.dtype, inputs, outputs)(x, b)
-
-
-def _outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    count, q = b.shape[1:-1], b.shape[-1]
-    # Shifting `b` along the first axis, and `x` along the others, makes squarer products
-    # than all windows of `x`, and mostly takes fewer numbers: not where `x` is narrow.
-    shifts = windows.size[0] if windows.strides[0] == 1 else 1
-    windows_alone = windows.taps * x.shape[-1] + q
-    if windows.taps // shifts * x.shape[-1] + shifts * q > windows_alone:
-        shifts = 1
-    if shifts > 1:
-        rest = replace(windows, size=(1, *windows.size[1:]))
-        grid = [x.shape[1], *count[1:]]
-    else:
-        rest, grid = windows, list(count)
-    steps, size = math.prod(grid), rest.taps * x.shape[-1]
-    step = max(1, CHUNK // (steps * (size + shifts * q)))
-    n = length(x)
-
-    of_x = rest.places(x, grid)
-    of_b = windows.shifts(b, x.shape[1]) if shifts > 1 else None
-
-    def seen(x: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(of_x.take(x), (-1, steps, size))
-
-    def shifted(b: tf.Tensor) -> tf.Tensor:
-        return tf.reshape(b if of_b is None else of_b.take(b), (-1, steps, shifts * q))
-
-    def of_rows(
-        function: Callable[..., tuple[tf.Tensor, ...]],
-        shapes: Sequence[Sequence[int]],
-        *arrays: tf.Tensor,
-    ) -> list[tf.Tensor]:
-        """Apply a function, which returns rows of these shapes, to a few rows at a time."""
-        if x.shape[0] is not None:
-            return list(function(*arrays))
-        chunks = (n + step - 1) // step
-
-        def body(i: tf.Tensor, *found: tf.TensorArray) -> tuple[Any, ...]:
-            begin = tf.reshape(i * step, [1])
-            end = tf.minimum(begin + step, n)
-            parts = function(*(tf.strided_slice(t, begin, end, [1]) for t in arrays))
-            pairs = zip(found, parts, strict=True)
-            return i + 1, *(array.write(i, part) for array, part in pairs)
-
-        start = [
-            tf.TensorArray(x.dtype, chunks, infer_shape=False, element_shape=[None, *shape])
-            for shape in shapes
-        ]
-        _, *done = tf.while_loop(
-            lambda i, *_: i < chunks, body, (0, *start), parallel_iterations=1
-        )
-        return [
-            tf.ensure_shape(array.concat(), [None, *shape])
-            for array, shape in zip(done, shapes, strict=True)
-        ]
-
-    def forwards(x: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        # This order of the product is the faster one on a CPU.
-        return (tf.matmul(shifted(b), seen(x), transpose_a=True),)
-
-    def backwards(x: tf.Tensor, b: tf.Tensor, g: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        by_seen = tf.reshape(tf.matmul(shifted(b), g), (-1, *grid, size))
-        by_shifted = tf.matmul(seen(x), g, transpose_b=True)
-        by_shifted = tf.reshape(by_shifted, (-1, *grid[:1], *count[1:], shifts * q))
-        by_b = by_shifted if of_b is None else of_b.put_back(by_shifted, q)
-        return of_x.put_back(by_seen, x.shape[-1]), by_b
-
-    @tf.custom_gradient
-    def product(x: tf.Tensor, b: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        def gradient(upstream: tf.Tensor) -> list[tf.Tensor]:
-            g = tf.reshape(upstream, (-1, q, shifts, size))
-            g = tf.reshape(tf.transpose(g, (0, 2, 1, 3)), (-1, shifts * q, size))
-            return of_rows(backwards, [x.shape[1:], b.shape[1:]], x, b, g)
-
-        (j,) = of_rows(forwards, [(shifts * q, size)], x, b)
-        j = tf.reshape(j, (-1, shifts, q, size))
-        j = tf.transpose(j, (0, 2, 1, 3))
-        return tf.reshape(j, (-1, q, shifts * size)), gradient
-
-    return product(x, b)
 
 
 def _known(count: Sequence[Any]) -> bool:
