@@ -36,11 +36,11 @@ def _nothing_kept() -> Iterator[None]:
 @pytest.fixture
 def nothing_shared() -> Iterator[None]:
     """No plan and no trace of a network before, and none of these after."""
-    from keras_kare.kernels import work  # here, where its lines are counted
+    from keras_kare.kernels import traces  # here, where its lines are counted
 
-    work._COMMON.clear()
+    traces._POOLS.clear()
     yield
-    work._COMMON.clear()
+    traces._POOLS.clear()
 
 
 def _folder(variable: str) -> Path:

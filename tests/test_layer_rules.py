@@ -132,7 +132,6 @@ def op_by_op(kernel: Any, x: Any, c: int) -> dict[str, FeatureMap]:
             found["trace"] = kernel._feature_map(x, None)
     last = list(found.values())[-1]
     found["full"] = FeatureMap(last.network, last.plan, "full", last.dtype)
-    found["full"].layouts = last.layouts
     return found
 
 

@@ -12,7 +12,7 @@ import pytest
 import keras_kare as kk
 from keras_kare.kernels import operator as operators
 from keras_kare.kernels.structured.untouched import untouched
-from keras_kare.kernels.work import Work
+from keras_kare.kernels.traces import Traces
 
 ALL = {**networks.STRUCTURED, **networks.FALLBACK}
 SOME = ["three outputs", "two inputs", "sequence", "tied weights"]
@@ -40,11 +40,14 @@ def kernels():
 def op_by_op(monkeypatch):
     """Verbs that are not traced, which is most of their time."""
 
-    def call(work, verb, *arguments):
-        with untouched(work.features.network):
-            return getattr(work.features, verb)(*arguments)
+    def function(traces, verb, method, *of):
+        def call(*arguments):
+            with untouched(traces.features.network):
+                return method(*arguments)
 
-    monkeypatch.setattr(Work, "_call", call)
+        return call
+
+    monkeypatch.setattr(Traces, "_function", function)
 
 
 @pytest.mark.usefixtures("float64")

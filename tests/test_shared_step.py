@@ -13,7 +13,7 @@ import tensorflow as tf
 from loss_cases import IN_GRAPHS
 
 import keras_kare as kk
-from keras_kare.kernels import work as work_module
+from keras_kare.kernels import traces as traces_module
 
 layers = keras.layers
 
@@ -32,14 +32,14 @@ pytestmark = pytest.mark.usefixtures("float64", "nothing_shared")
 def steps(monkeypatch):
     """How often a step was traced to be shared."""
     found = []
-    traced = work_module.Work._traced
+    traced = traces_module.Traces._traced
 
     def counted(self, method, specs):
         if method.__name__ == "_differentiated":
             found.append([tuple(t.shape) for t in keras.tree.flatten(specs)])
         return traced(self, method, specs)
 
-    monkeypatch.setattr(work_module.Work, "_traced", counted)
+    monkeypatch.setattr(traces_module.Traces, "_traced", counted)
     return found
 
 

@@ -16,7 +16,7 @@ from test_layer_rules import COMBINATIONS, blocks_of
 
 import keras_kare as kk
 from keras_kare.kernels import ntk as ntk_module
-from keras_kare.kernels import work as work_module
+from keras_kare.kernels import traces as traces_module
 
 layers = keras.layers
 
@@ -316,13 +316,13 @@ def test_activity_regularisers_count_in_every_model(x):
 
 
 def test_few_architectures_are_kept(x, monkeypatch):
-    monkeypatch.setattr(work_module, "_MOST", 3)
+    monkeypatch.setattr(traces_module, "_MOST", 3)
     networks = []
-    for width in range(2, 2 + 3 * work_module._MOST):
+    for width in range(2, 2 + 3 * traces_module._MOST):
         network = mlp(0, width=width)
         kk.kernels.NTK(network).check(x)
         networks.append(weakref.ref(network))
         del network
-    assert len(work_module._COMMON) == work_module._MOST
+    assert len(traces_module._POOLS) == traces_module._MOST
     gc.collect()
-    assert sum(ref() is not None for ref in networks) <= work_module._MOST + 1
+    assert sum(ref() is not None for ref in networks) <= traces_module._MOST + 1

@@ -92,7 +92,7 @@ class Identity:
         return self._digest
 
     @property
-    def shared(self) -> str | None:
+    def common(self) -> str | None:
         """What networks have in common whose graphs are the same; `None` where unknown.
 
         Known where all Python is Keras' own: what a user's function reads may be another

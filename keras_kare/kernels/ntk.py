@@ -11,12 +11,12 @@ import tensorflow as tf
 
 from keras_kare import _rows, _validation
 from keras_kare.kernels import adapters, memory
+from keras_kare.kernels.destinations import check_no_out
 from keras_kare.kernels.identity import Identity
 from keras_kare.kernels.inputs import paired
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.kernel_plan import KernelPlan, kernel_plan
 from keras_kare.kernels.operator import KernelOperator
-from keras_kare.kernels.recompute import Tiled
 from keras_kare.kernels.row_faults import check_outputs, check_values, shown_by
 from keras_kare.kernels.sizes import Sizes
 from keras_kare.kernels.structured.features import FeatureMap
@@ -28,7 +28,8 @@ from keras_kare.kernels.structured.registry import version
 from keras_kare.kernels.structured.synthetic import described
 from keras_kare.kernels.structured.trial import tolerance_of
 from keras_kare.kernels.structured.untouched import aside, untouched, walk
-from keras_kare.kernels.work import Runtime, Work, check_no_out
+from keras_kare.kernels.traces import Runtime
+from keras_kare.kernels.work import Work
 
 OUTPUTS = ("sum", "trace", "full")
 METHODS = ("auto", "structured", "jacobian")
@@ -309,7 +310,7 @@ class NTK(Kernel):
         tolerance = tolerance_of(walk(self.network))
         name = self.network.name
         check_outputs(self._outputs, self._diagonal, name, x, tolerance)
-        self._runtime.rows = rows or _rows.count(x)
+        self._runtime.expected_rows = rows or _rows.count(x)
         self.built = True
 
     def check_gradient(self, x: Any) -> None:
@@ -364,7 +365,7 @@ class NTK(Kernel):
             check_no_out(out)
             rows = keras.tree.map_structure(_finite, rows)
             with untouched(self.network):
-                return self._inline(verb, rows, extra, dtype)
+                return self._work(rows[0], dtype).inline(verb, rows, extra)
         names = ("x",) if len(rows) == 1 else ("x1", "x2")
         rows = tuple(_validation.check_rows(n, x) for n, x in zip(names, rows, strict=True))
         for name, x in zip(names, rows, strict=True):
@@ -383,32 +384,16 @@ class NTK(Kernel):
 
     @property
     def shares(self) -> bool:
-        return type(self) is NTK and self._runtime.shares
+        return type(self) is NTK and self._runtime.pooled
 
     def shared(self, function: Any, key: str, fixed: bool, *arguments: Any) -> Any:
-        return self._work(arguments[0], None).shared(function, key, fixed, *arguments)
+        return self._work(arguments[0], None).common(function, key, fixed, *arguments)
 
     def _outputs(self, x: Any) -> tf.Tensor:
         return self._work(x, None).over_slices("network_outputs", x)
 
     def _diagonal(self, x: Any) -> tf.Tensor:
         return self._work(x, "float64").diag(x)
-
-    def _inline(self, verb: str, rows: tuple[Any, ...], extra: Any, dtype: Any) -> Any:
-        """In the graph that is being traced; in tiles where a batch would not fit."""
-        features = self._feature_map(rows[0], dtype)
-        work = Work(self._runtime, features, self._limit())
-        if verb not in ("gram", "cross"):
-            return work.inline(verb, *rows, *extra)
-        sizes = Sizes.of(features)
-        counts = [_rows.known_count(x) or self._runtime.rows for x in rows]
-        most = max((n for n in counts if n is not None), default=0)
-        limit = work.limit
-        if sizes.for_gradient(most) <= limit:
-            return work.inline(verb, *rows)
-        tile = sizes.gradient_tile(most, limit)
-        sizes.check_tile(tile, limit)
-        return getattr(Tiled(features, tile), verb)(*rows)
 
     def _limit(self) -> int:
         return memory.default_limit() if self.memory_limit is None else self.memory_limit
@@ -427,12 +412,12 @@ class NTK(Kernel):
         """The plan for the network as it is, and the variables that train now."""
         runtime = self._runtime
         if self._is_new() or self._key() not in runtime.plans:
-            runtime.share(self._identify().shared)
+            runtime.pool(self._identify().common)
             plan = self._common_plan(x) or self._make_plan(x)
             self._is_new()  # planning may have built layers,
             runtime.plans[self._key()] = plan  # and made variables
-            runtime.share(self._identify().shared)
-            if runtime.shares:
+            runtime.pool(self._identify().common)
+            if runtime.pooled:
                 variables = list(self.network.trainable_variables)
                 runtime.functions.setdefault(self._shape(x), (plan, variables))
         return runtime.plans[self._key()]
@@ -446,7 +431,7 @@ class NTK(Kernel):
 
     def _common_plan(self, x: Any) -> Plan | None:
         """That of a network of the same architecture, if there is one."""
-        if not self._runtime.shares or self._shape(x) not in self._runtime.functions:
+        if not self._runtime.pooled or self._shape(x) not in self._runtime.functions:
             return None
         plan, variables = self._runtime.functions[self._shape(x)]
         plan = plan.of(variables, self.network.trainable_variables)

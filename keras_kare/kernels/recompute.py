@@ -11,14 +11,34 @@ For an upstream `G` of `K = J J'ᵀ`, the gradient by the features of row `i` is
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import tensorflow as tf
 
 from keras_kare.kernels.structured.features import FeatureMap
+from keras_kare.kernels.structured.held import Arrays, Held
 
-Parts = list[tf.Tensor]
+
+class _Store(NamedTuple):
+    """The features of all rows, a tile at a time.
+
+    Attributes:
+        like: Those of any tile.
+        arrays: An array a part, with an element a tile.
+    """
+
+    like: Held
+    arrays: tuple[tf.TensorArray, ...]
+
+    def load(self, i: tf.Tensor) -> Held:
+        """Return the features of a tile."""
+        like = self.like.arrays
+        flat = [
+            tf.ensure_shape(array.read(i), [None, *t.shape[1:]])
+            for array, t in zip(self.arrays, keras.tree.flatten(like), strict=True)
+        ]
+        return self.like.of(keras.tree.pack_sequence_as(like, flat))
 
 
 class Tiled:
@@ -66,12 +86,12 @@ class Tiled:
         store1 = store2 if symmetric else self._store(x1, down)
 
         def row(i: tf.Tensor, rows: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
-            left = self._load(store1, i)
+            left = store1.load(i)
 
             def column(
                 j: tf.Tensor, blocks: tf.TensorArray
             ) -> tuple[tf.Tensor, tf.TensorArray]:
-                block = self.features.cross_of_held(left, self._load(store2, j))
+                block = self.features.cross_of_held(left, store2.load(j))
                 if symmetric:  # half of the diagonal, since both triangles are added
                     block = tf.where(tf.equal(i, j), 0.5 * block, block)
                 return j + 1, blocks.write(j, _mirrored(block))
@@ -110,13 +130,11 @@ class Tiled:
             mine = self._rows(x1, i)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([v.value for v in variables])
-                parts = self.features.held(mine)
-            upstream = self._parts_gradient(parts, store, across, g, i, n1, n2)
-            flat, flat_upstream = _floating(parts), upstream
+                held = self.features.held(mine)
             gradients = tape.gradient(
-                flat,
+                _floating(held.arrays),
                 [v.value for v in variables],
-                output_gradients=flat_upstream,
+                output_gradients=self._held_gradient(held, store, across, g, i, n1, n2),
                 unconnected_gradients=tf.UnconnectedGradients.ZERO,
             )
             added = zip(total, gradients, strict=True)
@@ -128,26 +146,26 @@ class Tiled:
         )
         return list(done[1:])
 
-    def _parts_gradient(
+    def _held_gradient(
         self,
-        parts: list[Parts],
-        store: list[Any],
+        held: Held,
+        store: _Store,
         across: tf.Tensor,
         g: tf.Tensor,
         i: tf.Tensor,
         n1: tf.Tensor,
         n2: tf.Tensor,
-    ) -> Parts:
-        """`sum_j g_ij ∂K_ij/∂parts_i`, one array a floating part."""
-        own = [[tf.stop_gradient(t) for t in group] for group in parts]
+    ) -> list[tf.Tensor]:
+        """`sum_j g_ij ∂K_ij/∂held_i`, one array a floating array of what is held."""
+        own = [[tf.stop_gradient(t) for t in group] for group in held.arrays]
         begin, end = i * self.tile, tf.minimum(n1, (i + 1) * self.tile)
 
         def column(j: tf.Tensor, *total: tf.Tensor) -> tuple[tf.Tensor, ...]:
-            other = self._load(store, j)
+            other = store.load(j)
             left, right = j * self.tile, tf.minimum(n2, (j + 1) * self.tile)
             with tf.GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch(_floating(own))
-                block = self.features.cross_of_held(own, other)
+                block = self.features.cross_of_held(held.of(own), other)
             gradients = tape.gradient(
                 block,
                 _floating(own),
@@ -166,32 +184,22 @@ class Tiled:
         )
         return list(done[1:])
 
-    def _store(self, x: Any, count: tf.Tensor) -> list[Any]:
-        """The features of all rows, a tensor array a part, an element a tile."""
-        like = self.features.signature(x)
+    def _store(self, x: Any, count: tf.Tensor) -> _Store:
+        """The features of all rows, a tile after the other."""
+        like = self.features.traced_held(x)
         arrays = [
-            tf.TensorArray(
-                spec.dtype, size=count, infer_shape=False, clear_after_read=False
-            )
-            for spec in keras.tree.flatten(like)
+            tf.TensorArray(t.dtype, size=count, infer_shape=False, clear_after_read=False)
+            for t in keras.tree.flatten(like.arrays)
         ]
 
         def tile(i: tf.Tensor, *arrays: tf.TensorArray) -> tuple[Any, ...]:
-            flat = keras.tree.flatten(self.features.held(self._rows(x, i)))
+            flat = keras.tree.flatten(self.features.held(self._rows(x, i)).arrays)
             return i + 1, *(a.write(i, t) for a, t in zip(arrays, flat, strict=True))
 
         done = tf.while_loop(
             lambda i, *_: i < count, tile, (0, *arrays), parallel_iterations=1
         )
-        return [like, *done[1:]]
-
-    def _load(self, store: list[Any], i: tf.Tensor) -> list[Parts]:
-        like, *arrays = store
-        flat = [
-            tf.ensure_shape(array.read(i), spec.shape)
-            for array, spec in zip(arrays, keras.tree.flatten(like), strict=True)
-        ]
-        return keras.tree.pack_sequence_as(like, flat)
+        return _Store(like, done[1:])
 
     def _tiles(self, n: tf.Tensor) -> tf.Tensor:
         return (n + self.tile - 1) // self.tile
@@ -221,8 +229,8 @@ def attach(
     return attached(tf.stop_gradient(values), *weights)
 
 
-def _floating(parts: list[Parts]) -> Parts:
-    return [t for t in keras.tree.flatten(parts) if t.dtype.is_floating]
+def _floating(arrays: Arrays) -> list[tf.Tensor]:
+    return [t for group in arrays for t in group if t.dtype.is_floating]
 
 
 def _count(x: Any) -> tf.Tensor:

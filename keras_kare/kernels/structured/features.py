@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,25 +12,9 @@ import tensorflow as tf
 
 from keras_kare.kernels.factors import Factor, cross_of, gram_of, length
 from keras_kare.kernels.structured.capture import Recorder, run
+from keras_kare.kernels.structured.held import Group, Held, in_arrays
 from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.traced import Share, Traced, warn_of_other_ways
-
-Held = list[list[tf.Tensor]]
-"""What the rows of some passes leave for products: the arrays of each factor."""
-
-
-class Group(NamedTuple):
-    """A factor of what is held.
-
-    Attributes:
-        places: Where its variables are among those that train.
-        factor: In the form in which it is held.
-        arrange: Makes an array a variable of what its `vjp` returns.
-    """
-
-    places: tuple[int, ...]
-    factor: Factor
-    arrange: Callable[[list[tf.Tensor]], list[tf.Tensor]]
 
 
 class FeatureMap:
@@ -48,8 +32,6 @@ class FeatureMap:
         self.plan = plan
         self.outputs = outputs
         self.dtype = dtype
-        # What `held` has been traced to return, and the factors that it stands for.
-        self.layouts: list[tuple[list[tf.TensorShape], list[Group]]] = []
         # Per-example gradients are as exact as the network's passes are; only what
         # sums over them needs more.
         exact = any(v.dtype == "float64" for v in network.trainable_variables)
@@ -90,29 +72,26 @@ class FeatureMap:
         return tf.add_n([f.diag_blocks() if full else f.diag() for f in factors])
 
     def held(self, x: Any) -> Held:
-        """All that kernel values and products with vectors need of rows, a list a share.
+        """All that kernel values and products with vectors need of rows.
 
         Never of a wider type than the network's passes have.
         """
         places = {id(v): i for i, v in enumerate(self.network.trainable_variables)}
-        groups = [
-            Group(tuple(places[id(v)] for v in variables), f.condensed(), f.arranged)
-            for variables, f in self.shares(x)
-        ]
-        held = [group.factor.parts() for group in groups]
-        self.layouts.append((_shapes(held), groups))
-        return held
+        return Held(
+            tuple(
+                Group(tuple(places[id(v)] for v in variables), f.condensed(), f.arranged)
+                for variables, f in self.shares(x)
+            )
+        )
 
-    def signature(self, x: Any) -> list[list[tf.TensorSpec]]:
-        """Shapes and types of `held(x)`, without computing them."""
+    def traced_held(self, x: Any) -> Held:
+        """`held(x)` of any number of rows, traced and not computed: its factors' shapes."""
         rows = keras.tree.map_structure(
             lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), x
         )
-        held = tf.function(self.held, autograph=False).get_concrete_function(rows)
-        return [
-            [tf.TensorSpec([None, *t.shape[1:]], t.dtype) for t in group]
-            for group in held.structured_outputs
-        ]
+        arrays, traced = in_arrays(self.held)
+        tf.function(arrays, autograph=False).get_concrete_function(rows)
+        return traced[0]
 
     def gram_of_held(self, held: Held) -> tf.Tensor:
         """Kernel values between all rows of what `held` returned."""
@@ -127,31 +106,12 @@ class FeatureMap:
         return self.diag_of(self._factors_of(held))
 
     def _factors_of(self, held: Held) -> list[Factor]:
-        return [group.factor.cast(self.dtype) for group in self._groups_of(held)]
+        return [group.factor.cast(self.dtype) for group in held.groups]
 
     def vjp_of_held(self, held: Held, v: tf.Tensor) -> list[tf.Tensor]:
         """`vjp` of what `held` returned."""
         v = tf.cast(v, self.dtype)
-        return self._in_places(
-            (group.places, group.arrange(group.factor.vjp(v)))
-            for group in self._groups_of(held)
-        )
-
-    def _groups_of(self, held: Held) -> list[Group]:
-        """What `held` returned, as factors again."""
-        shapes = _shapes(held)
-        for known, groups in reversed(self.layouts):
-            if len(known) == len(shapes) and all(
-                a[1:].is_compatible_with(b[1:]) for a, b in zip(known, shapes, strict=True)
-            ):
-                return [
-                    group._replace(factor=group.factor.with_parts(parts))
-                    for group, parts in zip(groups, held, strict=True)
-                ]
-        raise ValueError(
-            "These are no parts of rows of this kernel: take what `held` of the same "
-            f"kernel returns. Received: arrays of shapes {[tuple(s) for s in shapes]}"
-        )
+        return self._in_places((g.places, g.arrange(g.factor.vjp(v))) for g in held.groups)
 
     def symmetric(self, gram: tf.Tensor) -> tf.Tensor:
         """Symmetric to the last bit."""
@@ -208,12 +168,12 @@ class FeatureMap:
 
     def pull(self, held: Held, v: tf.Tensor) -> list[tf.Tensor]:
         """`Jᵀ v` of what `held` returned; its arrays are in an order of their own."""
-        return [part for group in self._groups_of(held) for part in group.factor.vjp(v)]
+        return [part for group in held.groups for part in group.factor.vjp(v)]
 
     def push(self, held: Held, w: list[tf.Tensor]) -> tf.Tensor:
         """`J w` for weights as `pull` returns them, `(n, m)`, in their type."""
         rest, parts = list(w), []
-        for group in self._groups_of(held):
+        for group in held.groups:
             arrays = group.factor.arrays
             parts.append(group.factor.jvp(rest[:arrays]))
             del rest[:arrays]
@@ -322,7 +282,3 @@ class FeatureMap:
             pairs = zip(products, tangents, strict=True)
             total = tf.add_n([tf.reduce_sum(p * t) for p, t in pairs if p is not None])
         return outer.gradient(total, u)
-
-
-def _shapes(held: Held) -> list[tf.TensorShape]:
-    return [t.shape for group in held for t in group]
