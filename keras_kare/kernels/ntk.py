@@ -21,7 +21,7 @@ from keras_kare.kernels.row_faults import check_outputs, check_values, shown_by
 from keras_kare.kernels.sizes import Sizes
 from keras_kare.kernels.structured.features import FeatureMap
 from keras_kare.kernels.structured.plan import Plan
-from keras_kare.kernels.structured.probe import make_plan
+from keras_kare.kernels.structured.planning import make_plan
 from keras_kare.kernels.structured.reasons import warn_of_fallback
 from keras_kare.kernels.structured.refusals import second_derivative
 from keras_kare.kernels.structured.registry import version

@@ -60,15 +60,10 @@ class Roads:
     Args:
         variables: The variables to follow.
         x: The inputs, whose rows are followed, too.
-
-    Attributes:
-        misplaced: Of what was unproven, the variables of layers whose rows are not those
-            of the outputs, or may stand in another order.
     """
 
     def __init__(self, variables: Sequence[keras.Variable], x: Any):
         self.variables = list(variables)
-        self.misplaced: set[int] = set()
         self._x = [t for t in keras.tree.flatten(x) if tf.is_symbolic_tensor(t)]
         self.graph = current_graph()
         self._begin = 0 if self.graph is None else len(self.graph.get_operations())
@@ -82,7 +77,7 @@ class Roads:
         sites: Sequence[Site],
         f: tf.Tensor,
         gradients: Sequence[tf.Tensor | None],
-    ) -> set[int]:
+    ) -> tuple[set[int], set[int]]:
         """Identities of the variables that reach `f` by a road without a watched `h`.
 
         Args:
@@ -91,72 +86,34 @@ class Roads:
             gradients: Of `f` by each site's `h`. Where there is none although `h` is on
                 a road to `f`, the road leads through a custom gradient, which may hand
                 gradients to variables directly.
+
+        Returns:
+            All such variables; and those among them that are unproven since the rows of
+            their layers are not those of the outputs, or may stand in another order.
         """
         if self.graph is None:
-            return set()
-        places = {id(v): i for i, v in enumerate(self.variables)}
-        first = len(self.variables)  # marks of sites come after those of variables
-        cuts: dict[Any, int] = {}
-        starts: dict[Any, int] = {}
-        claims = []
-        for number, site in enumerate(sites):
-            claimed = _union(1 << places[id(v)] for v in site.variables if id(v) in places)
-            claims.append(claimed)
-            for key in (site.h.ref(), *(t.ref() for t in site.through)):
-                cuts[key] = cuts.get(key, 0) | claimed
-            key = site.h.ref()
-            starts[key] = starts.get(key, 0) | 1 << (first + number)
-        marks = {t.op: mark for t, mark in self._marked()}
-        everything = (1 << first) - 1
-        rows, moved = 1 << (first + len(sites)), 2 << (first + len(sites))
-        for t in self._x:
-            starts[t.ref()] = starts.get(t.ref(), 0) | rows
-        before_moves = 0
-
-        def mark(t: tf.Tensor) -> int:
-            found = marks.get(t.op, 0)
-            if found or starts:
-                key = t.ref()
-                found = (found & ~cuts.get(key, 0)) | starts.get(key, 0)
-            return found
-
+            return set(), set()
+        marks = _Marks(self.variables, sites, self._x, self._marked())
         operations = self.operations()
         end = operations.index(f.op) + 1 if f.op in set(operations) else len(operations)
         for op in operations[:end]:  # the rest are gradients
-            if op.type in _OF_SHAPE or op in marks:
-                continue
-            found = _union(mark(t) for t in op.inputs)
-            if op.type in _OPAQUE:
-                found |= everything
-            if found & rows and op.type in _MOVING and self._moves(op, mark, rows):
-                before_moves |= found
-                found |= moved
-            if op.type == "StopGradient":  # of what was watched nothing comes back
-                found &= everything | rows | moved
-            if found:
-                marks[op] = found
-        arrived = mark(f)
-        other, misplaced = arrived & everything, 0
+            marks.hand_on(op)
+        arrived = marks.of(f)
+        other, misplaced = arrived & marks.everything, 0
         for number, (site, gradient) in enumerate(zip(sites, gradients, strict=True)):
-            inputs = _union(mark(t) for t in site.inputs)
-            reordered = inputs & moved or before_moves >> (first + number) & 1
+            claimed, own = marks.claims[number], marks.of_site(number)
+            inputs = _union(map(marks.of, site.inputs))
+            reordered = inputs & marks.moved or marks.before_moves & own
             if site.h.shape[0] != f.shape[0] or reordered:
-                misplaced |= claims[number]
+                misplaced |= claimed
             # A use of the variable behind another use that was not watched.
-            other |= claims[number] & inputs
-            if gradient is None and arrived >> (first + number) & 1:
-                other |= claims[number]
-        self.misplaced = self._of(misplaced)
-        return self._of(other | misplaced)
+            other |= claimed & inputs
+            if gradient is None and arrived & own:
+                other |= claimed
+        return self._of(other | misplaced), self._of(misplaced)
 
     def _of(self, marks: int) -> set[int]:
         return {id(v) for i, v in enumerate(self.variables) if marks >> i & 1}
-
-    def _moves(self, op: tf.Operation, mark: Callable[[tf.Tensor], int], rows: int) -> bool:
-        """Whether values of rows, not only their numbers, go through such an operation."""
-        values = op.inputs[:1] if op.type in ("GatherV2", "GatherNd") else op.inputs
-        floats = [t for t in values if t.dtype.is_floating and mark(t) & rows]
-        return bool(floats) and _MOVING[op.type](op)
 
     def sources(self) -> list[tf.Tensor]:
         """The placeholders by which the variables enter this graph."""
@@ -177,6 +134,82 @@ class Roads:
             if (key := id(_origin(outer))) in elsewhere:
                 found.append((inner, elsewhere[key]))
         return found
+
+
+class _Marks:
+    """What reaches each tensor of a graph, a bit of a number each.
+
+    The lowest bits are of variables, in their order; then come sites, in theirs; then
+    rows of the inputs, and rows that may have moved.
+
+    Args:
+        variables: The variables.
+        sites: What was watched.
+        x: The inputs.
+        entering: The tensors by which variables enter, and each variable's mark.
+    """
+
+    def __init__(
+        self,
+        variables: Sequence[keras.Variable],
+        sites: Sequence[Site],
+        x: Sequence[tf.Tensor],
+        entering: Iterable[tuple[tf.Tensor, int]],
+    ):
+        places = {id(v): i for i, v in enumerate(variables)}
+        self._first, end = len(variables), len(variables) + len(sites)
+        self.everything = (1 << self._first) - 1
+        self.rows, self.moved = 1 << end, 2 << end
+        self.before_moves = 0  # whatever has led to an operation that moves rows
+        self.claims = [
+            _union(1 << places[id(v)] for v in site.variables if id(v) in places)
+            for site in sites
+        ]
+        self._at = {t.op: mark for t, mark in entering}
+        self._cuts: dict[Any, int] = {}
+        self._starts: dict[Any, int] = {}
+        for number, (site, claimed) in enumerate(zip(sites, self.claims, strict=True)):
+            for t in (site.h, *site.through):
+                self._cuts[t.ref()] = self._cuts.get(t.ref(), 0) | claimed
+            self._start(site.h, self.of_site(number))
+        for t in x:
+            self._start(t, self.rows)
+
+    def _start(self, t: tf.Tensor, mark: int) -> None:
+        self._starts[t.ref()] = self._starts.get(t.ref(), 0) | mark
+
+    def of_site(self, number: int) -> int:
+        """The mark of what was watched there."""
+        return 1 << (self._first + number)
+
+    def of(self, t: tf.Tensor) -> int:
+        """All that reaches a tensor."""
+        found = self._at.get(t.op, 0)
+        if found or self._starts:
+            key = t.ref()
+            found = (found & ~self._cuts.get(key, 0)) | self._starts.get(key, 0)
+        return found
+
+    def hand_on(self, op: tf.Operation) -> None:
+        """Mark what an operation makes with what reaches its inputs."""
+        if op.type in _OF_SHAPE or op in self._at:
+            return
+        found = _union(map(self.of, op.inputs))
+        if op.type in _OPAQUE:
+            found |= self.everything
+        if found & self.rows and op.type in _MOVING and self._moves(op):
+            self.before_moves |= found
+            found |= self.moved
+        if op.type == "StopGradient":  # of what was watched nothing comes back
+            found &= self.everything | self.rows | self.moved
+        if found:
+            self._at[op] = found
+
+    def _moves(self, op: tf.Operation) -> bool:
+        """Whether values of rows, not only their numbers, go through such an operation."""
+        values = op.inputs[:1] if op.type in ("GatherV2", "GatherNd") else op.inputs
+        floats = [t for t in values if t.dtype.is_floating and self.of(t) & self.rows]
+        return bool(floats) and _MOVING[op.type](op)
 
 
 def _union(marks: Iterable[int]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -80,7 +80,7 @@ class Traced:
         together = plan.vectorizes and not plan.loops
         found = output_gradients(tape, total, recorder.sites, together)
         gradients = [found.get(id(site.h)) for site in recorder.sites]
-        unproven = roads.unproven(recorder.sites, f, gradients)
+        unproven, _ = roads.unproven(recorder.sites, f, gradients)
         unproven |= split_between(recorder.sites, ids)
         sites = [site for site in recorder.sites if id(site.h) in found]
         self.structured = [
@@ -113,7 +113,7 @@ class Traced:
         return factor.with_parts(parts)
 
 
-def split_between(sites: list[Site], ids: Collection[int]) -> set[int]:
+def split_between(sites: Sequence[Site], ids: Collection[int]) -> set[int]:
     """Variables that were watched in several groups, whose shares cannot be joined.
 
     Two layers may have the same kernel, and each a bias of its own.
@@ -139,7 +139,7 @@ def warn_of_other_ways(refused: list[keras.Variable]) -> None:
 
 
 def shares(
-    sites: list[Site],
+    sites: Sequence[Site],
     gradients: dict[int, tf.Tensor],
     serves: Callable[[int], bool],
     dtype: tf.DType,
