@@ -15,7 +15,7 @@ from generated_networks import jacobians_by_hand
 from test_layer_rules import COMBINATIONS, blocks_of
 
 import keras_kare as kk
-from keras_kare.kernels import ntk as ntk_module
+from keras_kare.kernels import plans as plans_module
 from keras_kare.kernels import traces as traces_module
 
 layers = keras.layers
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.usefixtures("nothing_shared")
 def made(monkeypatch):
     """Networks for which a plan was made."""
     found = []
-    make = ntk_module.make_plan
+    make = plans_module.make_plan
 
     def counted(network, *arguments):
         found.append(network.name)
         return make(network, *arguments)
 
-    monkeypatch.setattr(ntk_module, "make_plan", counted)
+    monkeypatch.setattr(plans_module, "make_plan", counted)
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 
 def paired(network: keras.Model, name: str, x: Any) -> list[tuple[Any, Any]]:
@@ -31,6 +32,19 @@ def paired(network: keras.Model, name: str, x: Any) -> list[tuple[Any, Any]]:
             _check_names(name, sorted(named), sorted(x))
             return [(named[key], part) for key, part in x.items()]
     return list(zip(takes, given, strict=True)) if len(takes) == len(given) else []
+
+
+def check_shapes(network: keras.Model, name: str, x: Any) -> None:
+    """Refuse rows of a shape that a network does not take; names the argument."""
+    for spec, part in paired(network, name, x):
+        # Keras adds and drops axes of length one.
+        takes, got = ([d for d in t.shape[1:] if d != 1] for t in (spec, part))
+        fits = tf.TensorShape(spec.shape[1:]).is_compatible_with(part.shape[1:])
+        if not fits and not tf.TensorShape(takes).is_compatible_with(got):
+            raise ValueError(
+                f"`{name}` does not fit the network, whose rows have shape "
+                f"{tuple(spec.shape[1:])}. Received: {name} of shape {tuple(part.shape)}"
+            )
 
 
 def _named(network: keras.Model, takes: list[Any]) -> dict[str, Any] | None:

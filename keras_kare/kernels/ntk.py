@@ -13,21 +13,18 @@ from keras_kare import _rows, _validation
 from keras_kare.kernels import adapters, memory
 from keras_kare.kernels.destinations import check_no_out
 from keras_kare.kernels.identity import Identity
-from keras_kare.kernels.inputs import paired
+from keras_kare.kernels.inputs import check_shapes
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.kernel_plan import KernelPlan, kernel_plan
 from keras_kare.kernels.operator import KernelOperator
+from keras_kare.kernels.plans import Plans
 from keras_kare.kernels.row_faults import check_outputs, check_values, shown_by
 from keras_kare.kernels.sizes import Sizes
-from keras_kare.kernels.structured.features import FeatureMap
+from keras_kare.kernels.structured.features import FeatureMap, feature_map
 from keras_kare.kernels.structured.plan import Plan
-from keras_kare.kernels.structured.planning import make_plan
-from keras_kare.kernels.structured.reasons import warn_of_fallback
 from keras_kare.kernels.structured.refusals import second_derivative
-from keras_kare.kernels.structured.registry import version
-from keras_kare.kernels.structured.synthetic import described
 from keras_kare.kernels.structured.trial import tolerance_of
-from keras_kare.kernels.structured.untouched import aside, untouched, walk
+from keras_kare.kernels.structured.untouched import untouched, walk
 from keras_kare.kernels.traces import Runtime
 from keras_kare.kernels.work import Work
 
@@ -225,20 +222,20 @@ class NTK(Kernel):
         return super().operator(x)
 
     def feature_count(self, x: Any) -> int:
-        plan = self._plan(x)
-        outputs = plan.outputs if self.outputs == "trace" else 1
-        return outputs * sum(math.prod(v.shape) for v in self.network.trainable_variables)
+        return sum(map(math.prod, self._feature_shapes(self._plan(x))))
 
     def feature_rows(self, x: Any, dtype: str | None = None) -> tf.Tensor:
         return self._work(x, dtype).over_slices("feature_rows", x)
 
     def weights_from(self, flat: np.ndarray, x: Any) -> list[tf.Tensor]:
-        variables = self.network.trainable_variables
-        outputs = self._plan(x).outputs if self.outputs == "trace" else 1
-        shapes = [(-1, outputs, *v.shape) for v in variables]
-        ends = np.cumsum([outputs * math.prod(v.shape) for v in variables])[:-1]
+        shapes = self._feature_shapes(self._plan(x))
+        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         pairs = zip(np.split(flat.T, ends, axis=1), shapes, strict=True)
-        return [tf.constant(np.reshape(part, shape)) for part, shape in pairs]
+        return [tf.constant(np.reshape(part, (-1, *shape))) for part, shape in pairs]
+
+    def _feature_shapes(self, plan: Plan) -> list[tuple[int, ...]]:
+        outputs = plan.outputs if self.outputs == "trace" else 1
+        return [(outputs, *v.shape) for v in self.network.trainable_variables]
 
     def held(self, x: Any) -> Any:
         return self._work(x, None).over_slices("held", x)
@@ -260,13 +257,14 @@ class NTK(Kernel):
 
     def _held_work(self) -> Work:
         """For what `held` returned, by its plan: no row is needed for that."""
-        plan = self._runtime.plans.get(self._key())
+        plan = self._plans().known()
         if plan is None:
             raise ValueError(
                 "The network's trainable variables are no longer those of `held`. Call "
                 f"`held` again. Received: network={self.network.name!r}"
             )
-        return Work(self._runtime, self._planned(plan, None), self._limit())
+        features = feature_map(self.network, plan, self.outputs, None)
+        return Work(self._runtime, features, self._limit())
 
     def plan(self, x: Any) -> KernelPlan:
         """How `gram(x)` would be computed, and what it would take; computes nothing.
@@ -317,31 +315,22 @@ class NTK(Kernel):
         second_derivative(self._plan(_validation.check_rows("x", x)).undifferentiable)
 
     def check_shapes(self, name: str, x: Any) -> None:
-        for spec, part in paired(self.network, name, x):
-            # Keras adds and drops axes of length one.
-            takes, got = ([d for d in t.shape[1:] if d != 1] for t in (spec, part))
-            fits = tf.TensorShape(spec.shape[1:]).is_compatible_with(part.shape[1:])
-            if not fits and not tf.TensorShape(takes).is_compatible_with(got):
-                raise ValueError(
-                    f"`{name}` does not fit the network, whose rows have shape "
-                    f"{tuple(spec.shape[1:])}. Received: {name} of shape "
-                    f"{tuple(part.shape)}"
-                )
+        check_shapes(self.network, name, x)
 
     def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
-        variables = self.network.trainable_variables
-        plan = self._runtime.plans.get(tuple(id(v) for v in variables))
+        plan = self._plans().known()
         if plan is None:
             raise ValueError(
                 "The cost of a prediction is known once the kernel has been planned: call "
                 "`kernel.plan(x)` with a few rows first."
             )
-        parameters = sum(math.prod(v.shape) for v in variables)
-        c = plan.outputs if self.outputs == "trace" else 1
         pair = sum(share.cost.pair_flops for share in plan.shares) / 2
         costs = {"dual": float(anchors * (pair + targets))}
         if self.has_features:
-            costs["primal"] = float(2 * parameters + targets * c * parameters)
+            shapes = self._feature_shapes(plan)
+            parameters = sum(math.prod(shape[1:]) for shape in shapes)
+            features = sum(map(math.prod, shapes))
+            costs["primal"] = float(2 * parameters + targets * features)
         return costs
 
     def _require_features(self) -> None:
@@ -399,63 +388,18 @@ class NTK(Kernel):
         return memory.default_limit() if self.memory_limit is None else self.memory_limit
 
     def _feature_map(self, x: Any, dtype: str | None) -> FeatureMap:
-        return self._planned(self._plan(x), dtype)
-
-    def _planned(self, plan: Plan, dtype: str | None) -> FeatureMap:
-        used = {tf.as_dtype(v.dtype) for v in plan.structured + plan.jacobian}
-        default = tf.float64 if tf.float64 in used else tf.float32
-        return FeatureMap(
-            self.network, plan, self.outputs, tf.as_dtype(dtype) if dtype else default
-        )
+        return feature_map(self.network, self._plan(x), self.outputs, dtype)
 
     def _plan(self, x: Any) -> Plan:
-        """The plan for the network as it is, and the variables that train now."""
-        runtime = self._runtime
-        if self._is_new() or self._key() not in runtime.plans:
-            runtime.pool(self._identify().common)
-            plan = self._common_plan(x) or self._make_plan(x)
-            self._is_new()  # planning may have built layers,
-            runtime.plans[self._key()] = plan  # and made variables
-            runtime.pool(self._identify().common)
-            if runtime.pooled:
-                variables = list(self.network.trainable_variables)
-                runtime.functions.setdefault(self._shape(x), (plan, variables))
-        return runtime.plans[self._key()]
+        return self._plans().plan(x)
 
-    def _make_plan(self, x: Any) -> Plan:
-        def make() -> Plan:
-            return make_plan(self.network, x, self.method, self.outputs)
-
-        plan: Plan = aside(make)
-        return plan
-
-    def _common_plan(self, x: Any) -> Plan | None:
-        """That of a network of the same architecture, if there is one."""
-        if not self._runtime.pooled or self._shape(x) not in self._runtime.functions:
-            return None
-        plan, variables = self._runtime.functions[self._shape(x)]
-        plan = plan.of(variables, self.network.trainable_variables)
-        if self.method != "jacobian":
-            warn_of_fallback(plan)
-        return plan
-
-    def _shape(self, x: Any) -> str:
-        return f"plan {self.method} {described(x)!r}"
-
-    def architecture(self) -> str:
-        return f"{self.outputs} {self._identify().digest}"
-
-    def _identify(self) -> Identity:
+    def _plans(self) -> Plans:
         if self._identity is None:
             self._identity = Identity(self.network)
-        return self._identity
+        return Plans(self._runtime, self._identity, self.network, self.outputs, self.method)
 
-    def _is_new(self) -> bool:
-        architecture = f"{self.architecture()} {version()}"
-        return self._runtime.is_new(architecture, self.network.variables)
-
-    def _key(self) -> tuple[int, ...]:
-        return tuple(id(v) for v in self.network.trainable_variables)
+    def architecture(self) -> str:
+        return self._plans().architecture()
 
     def _check_weights(self) -> None:
         self._finish_loading()

@@ -282,3 +282,12 @@ class FeatureMap:
             pairs = zip(products, tangents, strict=True)
             total = tf.add_n([tf.reduce_sum(p * t) for p, t in pairs if p is not None])
         return outer.gradient(total, u)
+
+
+def feature_map(
+    network: keras.Model, plan: Plan, outputs: str, dtype: str | None
+) -> FeatureMap:
+    """The feature map of a plan; its products are at least as wide as its variables."""
+    used = {tf.as_dtype(v.dtype) for v in plan.structured + plan.jacobian}
+    default = tf.float64 if tf.float64 in used else tf.float32
+    return FeatureMap(network, plan, outputs, tf.as_dtype(dtype) if dtype else default)

@@ -63,7 +63,7 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     trial = Trial(function, probe.variables, seed=0)
     tolerance = tolerance_of(walk(network))
     tried = _Tried(probe, trial, tolerance)
-    if probe.has_functions:
+    if probe.forward.has_functions:
         rows = made if theirs is None else theirs
         refusals.refuse_stale_functions(network, rows, tolerance)
     more = synthetic_rows(specs, network, seed=2)
@@ -73,7 +73,7 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
         tried.add(network, theirs, others)
     if outputs == "sum" and probe.count_outputs > 1:
         refusals.refuse_constant_sum(tried.summed, tried.mixed, tolerance)
-    why = {i: reason for i in probe.alive if (reason := tried.reason(i))}
+    why = {i: reason for i in probe.plain if (reason := tried.reason(i))}
     plan = _plan(probe, why)
     if method != "jacobian":
         reasons.warn_of_fallback(plan)
@@ -106,13 +106,13 @@ def _traced(
 
 def _plan(probe: Probe, why: dict[int, str]) -> Plan:
     """The plan in which the variables of `why` take the plain Jacobian."""
-    if not probe.alive:
+    if not probe.plain:
         raise ValueError(
             "The outputs of `network` depend on none of its trainable variables. "
             f"Received: network={probe.network.name!r}"
         )
-    served = [i for i in probe.alive if i not in why]
-    rest = [i for i in probe.alive if i in why]
+    served = [i for i in probe.plain if i not in why]
+    rest = [i for i in probe.plain if i in why]
     return Plan(
         structured=tuple(probe.variables[i] for i in served),
         jacobian=tuple(probe.variables[i] for i in rest),
@@ -136,7 +136,7 @@ def _shares(
         for group, cost in probe.rules.costs
         if (kept := [v for v in group if id(v) in ids])
     ]
-    for i in (i for i in probe.alive if i in why):
+    for i in (i for i in probe.plain if i in why):
         variable = probe.variables[i]
         numbers = float(probe.count * math.prod(variable.shape))
         # Every output of every row goes back through the whole batch.
@@ -162,7 +162,7 @@ class _Tried:
 
     def __init__(self, probe: Probe, trial: Trial, tolerance: float):
         self._probe, self._trial, self._tolerance = probe, trial, tolerance
-        self._answers: dict[int, list[bool | None]] = {i: [] for i in probe.alive}
+        self._answers: dict[int, list[bool | None]] = {i: [] for i in probe.plain}
         self._of_rules = tolerance_of_rules(tolerance, walk(probe.network))
         self._v = np.random.default_rng(4).normal(size=ROWS)
         self.summed = self.mixed = 0.0
@@ -188,7 +188,7 @@ class _Tried:
         except tf.errors.InvalidArgumentError:
             return False  # made-up rows that the network does not take tell nothing
         probe = self._probe
-        plain = {i: found[f"plain {i}"] for i in probe.alive}
+        plain = {i: found[f"plain {i}"] for i in probe.plain}
         largest = max(map(size, plain.values()), default=0.0)
         self.mixed = max(self.mixed, largest if np.isfinite(largest) else 0.0)
         sums = [size(found[f"sum {i}"]) for i in probe.sums]

@@ -26,6 +26,30 @@ Numbered = dict[int, tf.Tensor]
 """Tensors by the number of their variable among those that train."""
 
 
+class Forward(NamedTuple):
+    """A network's forward passes.
+
+    Attributes:
+        unruled: Outputs `(n, c)` without rules.
+        has_functions: Whether the network called a `tf.function` of its author's.
+        f: Outputs with rules in place of their layers' `call`.
+        roads: All that was traced for these.
+        tape: Has seen it.
+        sites: What rules watched.
+        mixed: The sum of `f` with random weights.
+        summed: The sum of `f`, where that is asked for and another thing.
+    """
+
+    unruled: tf.Tensor
+    has_functions: bool
+    f: tf.Tensor
+    roads: Roads
+    tape: tf.GradientTape
+    sites: list[Site]
+    mixed: tf.Tensor
+    summed: tf.Tensor | None
+
+
 @dataclass(frozen=True)
 class Rules:
     """What layer rules make of a trace.
@@ -52,13 +76,9 @@ class Probe:
     Attributes:
         network: The network.
         variables: Its trainable variables.
-        f: Its outputs, with rules in place of their layers' `call`.
-        unruled: Its outputs without rules.
-        has_functions: Whether it called a `tf.function` of its author's.
-        plain: Plain gradients of a mix of the outputs, of the variables that these
-            depend on, by any road.
-        sums: Plain gradients of the summed outputs, where these are asked for and
-            another thing than the mix.
+        forward: Its outputs.
+        plain: Plain gradients of `forward.mixed`, of the variables that have any.
+        sums: Those of `forward.summed`.
         rules: What the rules make of it.
         abilities: What TensorFlow can do with it.
         lacking: Operations through which kernel values cannot be differentiated.
@@ -68,9 +88,7 @@ class Probe:
 
     network: keras.Model
     variables: list[keras.Variable]
-    f: tf.Tensor
-    unruled: tf.Tensor
-    has_functions: bool
+    forward: Forward
     plain: Numbered
     sums: Numbered
     rules: Rules
@@ -80,24 +98,19 @@ class Probe:
     footprint: float
 
     @property
-    def alive(self) -> list[int]:
-        """Numbers of the variables that the outputs depend on."""
-        return list(self.plain)
-
-    @property
     def count_outputs(self) -> int:
         """Number of outputs `c` of the network."""
-        count: int = self.f.shape[1]
+        count: int = self.forward.f.shape[1]
         return count
 
     def needed(self) -> list[tf.Operation]:
         """All operations that the outputs are made of."""
-        return list(ancestors([self.f]))
+        return list(ancestors([self.forward.f]))
 
     def results(self) -> dict[str, tf.Tensor]:
         """What trials compute."""
         kinds = {"plain": self.plain, "sum": self.sums, "rule": self.rules.products}
-        found = {"f": self.f, "unruled": self.unruled}
+        found = {"f": self.forward.f, "unruled": self.forward.unruled}
         for kind, values in kinds.items():
             found |= {f"{kind} {i}": t for i, t in values.items()}
         return found
@@ -136,12 +149,8 @@ def _probe(
 ) -> Probe:
     graph = tf.compat.v1.get_default_graph()
     # Forwards: as the layers are, and with rules in their place.
-    calls = Unruled()
-    unruled = run(network, x, calls)
-    roads = Roads(variables, x)
-    summed_too = outputs == "sum" and unruled.shape[1] > 1
-    forward = _forwards(network, variables, plain_only, summed_too, x, v)
-    f, sites = forward.f, forward.sites
+    forward = _forwards(network, variables, plain_only, outputs, x, v)
+    f, sites, roads = forward.f, forward.sites, forward.roads
     turn = len(graph.get_operations())
     operations, handles = roads.operations(), roads.sources()
     refusals.refuse_without_gradient(network, graph.get_operations(), handles, f)
@@ -151,7 +160,8 @@ def _probe(
     plain, by_site = _dense(found[: len(sources)]), found[len(sources) :]
     backwards = graph.get_operations()[turn:]
     abilities = Abilities.of(graph.as_graph_def(), operations, backwards)
-    sums = _dense(forward.tape.gradient(forward.summed, sources)) if summed_too else {}
+    summed = forward.summed
+    sums = {} if summed is None else _dense(forward.tape.gradient(summed, sources))
     # Once more: what kernel values could not be differentiated through.
     passes = [t for t in (f, *watched, *by_site, *plain.values()) if t is not None]
     lacking = undifferentiable(graph.get_operations(), handles, passes)
@@ -165,40 +175,33 @@ def _probe(
     inputs = keras.tree.flatten(x)
     footprint = memory.footprint(graph.get_operations(), inputs, ends, turn, count, ROWS)
     return Probe(
-        *(network, variables, f, unruled, calls.functions, plain, sums),
-        *(rules, abilities, tuple(lacking), count, footprint),
+        network=network,
+        variables=variables,
+        forward=forward,
+        plain=plain,
+        sums=sums,
+        rules=rules,
+        abilities=abilities,
+        lacking=tuple(lacking),
+        count=count,
+        footprint=footprint,
     )
-
-
-class _Forward(NamedTuple):
-    """A forward pass, and two numbers made of its outputs.
-
-    Attributes:
-        tape: Has seen it.
-        sites: What rules watched.
-        f: The outputs, `(n, c)`.
-        mixed: Their sum with random weights.
-        summed: Their sum.
-    """
-
-    tape: tf.GradientTape
-    sites: list[Site]
-    f: tf.Tensor
-    mixed: tf.Tensor
-    summed: tf.Tensor
 
 
 def _forwards(
     network: keras.Model,
     variables: list[keras.Variable],
     plain_only: bool,
-    summed_too: bool,
+    outputs: str,
     x: Any,
     v: tf.Tensor,
-) -> _Forward:
-    """The outputs with rules in place of calls, each row's times its number in `v`."""
-    ids = {id(u) for u in variables}
+) -> Forward:
+    """The outputs without rules and with them, each row's times its number in `v`."""
+    calls, ids = Unruled(), {id(u) for u in variables}
+    unruled = run(network, x, calls)
+    roads = Roads(variables, x)
     # A persistent tape has TensorFlow prepare loops for more derivatives than these.
+    summed_too = outputs == "sum" and unruled.shape[1] > 1
     with tf.GradientTape(summed_too, watch_accessed_variables=False) as tape:
         tape.watch([u.value for u in variables])
         recorder = Recorder(tape, lambda layer: not plain_only and holds(layer, ids))
@@ -206,8 +209,9 @@ def _forwards(
         mix = tf.constant(np.random.default_rng(3).normal(size=(1, f.shape[1])))
         each = tf.cast(v, f.dtype)[:, None]
         mixed = tf.reduce_sum(f * tf.cast(mix, f.dtype) * each)
-        summed = tf.reduce_sum(f * each)
-    return _Forward(tape, recorder.sites, f, mixed, summed)
+        summed = tf.reduce_sum(f * each) if summed_too else None
+    sites = recorder.sites
+    return Forward(unruled, calls.functions, f, roads, tape, sites, mixed, summed)
 
 
 def _unproven(

@@ -1,0 +1,88 @@
+"""Which plan a network has now: made, known, or that of another of its architecture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+
+from keras_kare.kernels.identity import Identity
+from keras_kare.kernels.structured.plan import Plan
+from keras_kare.kernels.structured.planning import make_plan
+from keras_kare.kernels.structured.reasons import warn_of_fallback
+from keras_kare.kernels.structured.registry import version
+from keras_kare.kernels.structured.synthetic import described
+from keras_kare.kernels.structured.untouched import aside
+from keras_kare.kernels.traces import Runtime
+
+
+class Plans:
+    """The plans of a network, one for each set of variables that train.
+
+    Args:
+        runtime: Keeps them.
+        identity: What the network is.
+        network: The network.
+        outputs: As in `NTK`.
+        method: As in `NTK`.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        identity: Identity,
+        network: keras.Model,
+        outputs: str,
+        method: str,
+    ):
+        self._runtime, self._identity, self._network = runtime, identity, network
+        self._outputs, self._method = outputs, method
+
+    def plan(self, x: Any) -> Plan:
+        """The plan for the network as it is, and the variables that train now."""
+        runtime = self._runtime
+        if self._is_new() or self._key() not in runtime.plans:
+            runtime.pool(self._identity.common)
+            plan = self._common_plan(x) or self._make_plan(x)
+            self._is_new()  # planning may have built layers,
+            runtime.plans[self._key()] = plan  # and made variables
+            runtime.pool(self._identity.common)
+            if runtime.pooled:
+                variables = list(self._network.trainable_variables)
+                runtime.functions.setdefault(self._shape(x), (plan, variables))
+        return runtime.plans[self._key()]
+
+    def known(self) -> Plan | None:
+        """The plan for the variables that train now, if it has been made."""
+        return self._runtime.plans.get(self._key())
+
+    def architecture(self) -> str:
+        """A hash of what the kernel is, whatever its variables hold."""
+        return f"{self._outputs} {self._identity.digest}"
+
+    def _make_plan(self, x: Any) -> Plan:
+        def make() -> Plan:
+            return make_plan(self._network, x, self._method, self._outputs)
+
+        plan: Plan = aside(make)
+        return plan
+
+    def _common_plan(self, x: Any) -> Plan | None:
+        """That of a network of the same architecture, if there is one."""
+        if not self._runtime.pooled or self._shape(x) not in self._runtime.functions:
+            return None
+        plan, variables = self._runtime.functions[self._shape(x)]
+        plan = plan.of(variables, self._network.trainable_variables)
+        if self._method != "jacobian":
+            warn_of_fallback(plan)
+        return plan
+
+    def _shape(self, x: Any) -> str:
+        return f"plan {self._method} {described(x)!r}"
+
+    def _is_new(self) -> bool:
+        architecture = f"{self.architecture()} {version()}"
+        return self._runtime.is_new(architecture, self._network.variables)
+
+    def _key(self) -> tuple[int, ...]:
+        return tuple(id(v) for v in self._network.trainable_variables)
