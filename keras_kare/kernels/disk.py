@@ -59,7 +59,7 @@ class DiskTarget(ArrayTarget):
         try:
             if not self._is_finished(contents, shape, dtype, symmetric):
                 self._lock.write_alone()
-                note = self._held_note(contents)
+                note = self._old_note(contents)
                 if note is None:
                     note = Note(self._note_path, contents, tile, {})
                     super().__init__(self._made(note, shape, dtype), symmetric)
@@ -77,7 +77,7 @@ class DiskTarget(ArrayTarget):
         self, contents: str, shape: tuple[int, ...], dtype: np.dtype, symmetric: bool
     ) -> bool:
         """Whether all is there, and sound; others may read it at the same time."""
-        note = self._held_note(contents)
+        note = self._old_note(contents)
         if note is None:
             return False
         super().__init__(self._opened(shape, dtype), symmetric)
@@ -110,7 +110,7 @@ class DiskTarget(ArrayTarget):
         self._note.save()
         self._saved = time.monotonic()
 
-    def _held_note(self, contents: str) -> Note | None:
+    def _old_note(self, contents: str) -> Note | None:
         """That of a file to go on with; `None` for a new file."""
         if self._lock.size == 0:
             return None
@@ -127,18 +127,18 @@ class DiskTarget(ArrayTarget):
     def _opened(self, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
         """The file, which must be all there."""
         try:
-            held = np.lib.format.open_memmap(self.path, mode="r+")
+            array = np.lib.format.open_memmap(self.path, mode="r+")
         except (ValueError, EOFError, OSError) as error:
             raise ValueError(
                 f"`out` names a damaged or truncated `.npy` file: {str(self.path)!r}. "
                 f"Remove it, or name another file. Received: {error}"
             ) from error
-        if held.shape != shape or held.dtype != dtype:
+        if array.shape != shape or array.dtype != dtype:
             raise ValueError(
-                f"`out` names a file of shape {held.shape} and type {held.dtype}, where "
+                f"`out` names a file of shape {array.shape} and type {array.dtype}, where "
                 f"{shape} and {dtype} are needed: {str(self.path)!r}. Remove it."
             )
-        return held
+        return array
 
     def _made(self, note: Note, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
         """A new file, with room on the disk for all of it."""
@@ -183,11 +183,11 @@ class DiskTarget(ArrayTarget):
 
     def _forget_damaged(self, note: Note) -> None:
         """Tiles that are not what was written are computed again."""
-        held = [tile for tile in self._tiles(note) if tile in note.done]
-        sound = {tile: note.done[tile] for tile in held if self._is_sound(note, *tile)}
-        if len(sound) < len(held):
+        known = [tile for tile in self._tiles(note) if tile in note.done]
+        sound = {tile: note.done[tile] for tile in known if self._is_sound(note, *tile)}
+        if lost := len(known) - len(sound):
             warnings.warn(
-                f"{len(held) - len(sound)} of {len(held)} tiles in {str(self.path)!r} are "
+                f"{lost} of {len(known)} tiles in {str(self.path)!r} are "
                 "not what was written there (a damaged disk, or another program): they "
                 "are computed again.",
                 RuntimeWarning,

@@ -147,7 +147,7 @@ def _wiring(network: keras.layers.Layer) -> str:
     """Shapes and types of all variables, which of them train, and who has which."""
     places = {id(v): i for i, v in enumerate(network.variables)}
     specs = [(tuple(v.shape), v.dtype, v.trainable) for v in network.variables]
-    held = [
+    owners = [
         [places.get(id(v)) for v in layer.variables]
         + [
             (name, places.get(id(v)))
@@ -157,7 +157,7 @@ def _wiring(network: keras.layers.Layer) -> str:
         for layer in walk(network)
     ]
     trains = [places[id(v)] for v in network.trainable_variables]
-    return f"{specs}{held}{trains}{keras.config.floatx()}"
+    return f"{specs}{owners}{trains}{keras.config.floatx()}"
 
 
 def _configs(network: keras.layers.Layer) -> str:

@@ -107,7 +107,7 @@ def kernel_plan(plan: Plan, sizes: Sizes, rows: int, limit: int) -> KernelPlan:
     itemsize = (
         0.0
         if not plan.shares
-        else sizes.held / sum(s.cost.row_numbers for s in plan.shares)
+        else sizes.features / sum(s.cost.row_numbers for s in plan.shares)
     )
     layers = tuple(
         LayerPlan(
@@ -120,5 +120,5 @@ def kernel_plan(plan: Plan, sizes: Sizes, rows: int, limit: int) -> KernelPlan:
         )
         for s in plan.shares
     )
-    memory = sizes.at_once(rows) if whole else sizes.in_tiles(tile) + sizes.held * panel
+    memory = sizes.at_once(rows) if whole else sizes.in_tiles(tile) + sizes.features * panel
     return KernelPlan(rows, layers, tile, panel, memory, limit, sizes.result * rows**2)

@@ -95,8 +95,8 @@ class Reader:
         array = np.ascontiguousarray(value)
         if array.dtype.hasobject:
             return self.of(array.tolist())
-        kept = hashlib.blake2b(array.tobytes(), digest_size=8).hexdigest()
-        return f"{array.dtype}{array.shape}{kept}"
+        hashed = hashlib.blake2b(array.tobytes(), digest_size=8).hexdigest()
+        return f"{array.dtype}{array.shape}{hashed}"
 
     def of_function(self, function: Any) -> str:
         """By its name, code, defaults, what it closes over and what it is bound to."""
@@ -112,8 +112,8 @@ class Reader:
             )
         self.foreign = True
         cells = [c.cell_contents for c in function.__closure__ or () if _filled(c)]
-        held = (function.__defaults__, function.__kwdefaults__, cells, bound)
-        return f"{name}{self._of_code(code)}{self._of_hidden(held)}"
+        kept = (function.__defaults__, function.__kwdefaults__, cells, bound)
+        return f"{name}{self._of_code(code)}{self._of_hidden(kept)}"
 
     def _of_code(self, code: types.CodeType) -> str:
         constants = [
@@ -135,11 +135,11 @@ class Reader:
         if kind.startswith("tensorflow."):
             return self.of_unread(value)
         self.foreign = True
-        if (held := getattr(value, "__dict__", None)) is None:
+        if (kept := getattr(value, "__dict__", None)) is None:
             return self.of_unread(value)
         called = vars(type(value)).get("__call__")
         code = self.of_function(called) if isinstance(called, types.FunctionType) else ""
-        return f"{kind}{code}{self._of_hidden(dict(held))}"
+        return f"{kind}{code}{self._of_hidden(dict(kept))}"
 
     def of_unread(self, value: Any) -> str:
         """Which object it is, in this process."""

@@ -28,13 +28,13 @@ class Sizes:
 
     Attributes:
         working: A row, while its features are computed.
-        held: A row, its features.
+        features: A row, its features, as long as they are held.
         pair: A pair of rows, while they meet.
         result: A pair of rows, in the result.
     """
 
     working: float
-    held: float
+    features: float
     pair: float
     result: float
 
@@ -43,13 +43,13 @@ class Sizes:
         """From what was counted when the plan of a feature map was made."""
         plan, itemsize = features.plan, features.dtype.size
         blocks = plan.outputs**2 if features.outputs == "full" else 1
-        held = itemsize * sum(s.cost.row_numbers for s in plan.shares)
+        row = itemsize * sum(s.cost.row_numbers for s in plan.shares)
         pair = itemsize * sum(s.cost.pair_numbers for s in plan.shares)
-        return cls(SLACK * plan.footprint, held, pair, float(itemsize * blocks))
+        return cls(SLACK * plan.footprint, row, pair, float(itemsize * blocks))
 
     def at_once(self, rows: int) -> float:
         """Bytes to compute a Gram matrix of so many rows in one piece."""
-        return (self.working + self.held) * rows + self.pair * rows**2
+        return (self.working + self.features) * rows + self.pair * rows**2
 
     def needs_no_tiles(self, rows: int, limit: float) -> bool:
         """Whether a Gram matrix of so many rows is computed in one piece."""
@@ -62,11 +62,11 @@ class Sizes:
     def in_tiles(self, tile: int) -> float:
         """Bytes that a pair of tiles takes, beside the features that are held."""
         square = self.pair + 2.0 * self.result
-        return (self.working + 2.0 * self.held) * tile + square * tile**2
+        return (self.working + 2.0 * self.features) * tile + square * tile**2
 
     def tile(self, rows: int, limit: float) -> int:
         """Most rows of a tile whose work fits in half the limit; 0 if none does."""
-        linear, square = self.working + 2.0 * self.held, self.pair + 2.0 * self.result
+        linear, square = self.working + 2.0 * self.features, self.pair + 2.0 * self.result
         most = (math.sqrt(linear**2 + 2.0 * square * limit) - linear) / (2.0 * square)
         return int(min(most, rows, LARGEST_TILE))
 
@@ -77,7 +77,7 @@ class Sizes:
     def panel(self, rows: int, tile: int, limit: float) -> int:
         """Rows whose features may be held at once, in whole tiles."""
         left = limit - self.in_tiles(tile)
-        tiles = max(1, int(left // (max(self.held, 1.0) * tile)))
+        tiles = max(1, int(left // (max(self.features, 1.0) * tile)))
         return min(rows, tiles * tile)
 
     def check_tile(self, tile: int, limit: int) -> None:

@@ -95,12 +95,12 @@ def compute(engine: Engine, grid: Grid, target: Target) -> None:
     total = sum(len(tiles) for _, _, tiles in grid.pairs())
     done = total - sum(len(tiles) for _, _, tiles in missing)
     progress = Progress(total, "tile", done)
-    held: dict[int, Any] = {}
+    kept: dict[int, Any] = {}
     current: range | None = None
     try:
         for panel, j, tiles in missing:
             if panel is not current:
-                held.clear()
+                kept.clear()
                 current = panel
             if not tiles:
                 continue
@@ -108,13 +108,13 @@ def compute(engine: Engine, grid: Grid, target: Target) -> None:
             if not (grid.symmetric and j in panel):
                 other = engine.features(0 if grid.symmetric else 1, _side(grid, 1, j))
             for i in (*tiles, j) if other is None else tiles:
-                if i not in held:
-                    held[i] = engine.features(0, _side(grid, 0, i))
+                if i not in kept:
+                    kept[i] = engine.features(0, _side(grid, 0, i))
             for i in tiles:
                 if grid.symmetric and i == j:
-                    values = engine.gram(held[i])
+                    values = engine.gram(kept[i])
                 else:
-                    values = engine.cross(held[i], held[j] if other is None else other)
+                    values = engine.cross(kept[i], kept[j] if other is None else other)
                 target.write(i, j, _side(grid, 0, i), _side(grid, 1, j), values)
                 progress.step()
     finally:
@@ -163,5 +163,5 @@ class TensorTarget(ArrayTarget):
 
     def result(self) -> tf.Tensor:
         """All values; the array must not be written to any more."""
-        shared = tf.experimental.dlpack.from_dlpack(self.array.__dlpack__())
-        return tf.identity(shared)  # on the default device; no copy on a CPU
+        tensor = tf.experimental.dlpack.from_dlpack(self.array.__dlpack__())
+        return tf.identity(tensor)  # on the default device; no copy on a CPU

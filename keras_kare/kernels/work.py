@@ -119,9 +119,9 @@ class Work:
         What a row's passes hold is what a vector's products hold, at most, twice as
         wide (in float64).
         """
-        each = self.sizes.working + self.sizes.held + 2.0 * self.sizes.working * vectors
+        each = self.sizes.working + self.sizes.features + 2.0 * self.sizes.working * vectors
         step = int(max(16.0, min(float(CHUNK), self.limit / 4.0 / max(each, 1.0))))
-        return min(step, rows), self.sizes.held * rows <= self.limit / 4.0
+        return min(step, rows), self.sizes.features * rows <= self.limit / 4.0
 
     def _slices(self, x: Any) -> list[Any]:
         rows = _rows.count(x)

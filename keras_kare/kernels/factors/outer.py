@@ -175,8 +175,8 @@ class OuterFactor(Factor):
         if not self._forms(count):
             pairs = float(groups * steps**2)
             flops = pairs * 2.0 * (p + count * q + 1)
-            held = float(groups * steps * (p + count * q))
-            return Cost("positions", 0.0, flops, held, 3.0 * pairs + 1.0)
+            row = float(groups * steps * (p + count * q))
+            return Cost("positions", 0.0, flops, row, 3.0 * pairs + 1.0)
         size = float(groups * (p + int(self.bias)) * count * q)
         return Cost("products", 2.0 * (steps or 1) * size, 2.0 * size, size, 1.0)
 

@@ -42,7 +42,7 @@ class Site:
         variables: The variables that it is computed from.
         factor: Makes per-example gradients from gradients by `h`.
         inputs: The tensors that the layer was called with.
-        through: What else the variables enter by; see `Watch`.
+        through: What else the variables enter by; see `Watcher`.
     """
 
     h: tf.Tensor

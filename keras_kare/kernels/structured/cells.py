@@ -15,7 +15,7 @@ from keras_kare.kernels.structured.registry import register_rule
 from keras_kare.kernels.structured.rule import (
     LayerRule,
     MakeFactor,
-    Watch,
+    Watcher,
     activate,
     add_bias,
     present,
@@ -30,7 +30,7 @@ class CellRule(LayerRule):
     def call(
         self,
         layer: keras.layers.Layer,
-        watch: Watch,
+        watch: Watcher,
         inputs: Any,
         states: Any,
         training: Any = False,
@@ -50,7 +50,7 @@ class CellRule(LayerRule):
     def entering(
         self,
         cell: Any,
-        watch: Watch,
+        watch: Watcher,
         x: Any,
         met: list[tf.Tensor],
         through: list[tf.Tensor],
@@ -59,7 +59,7 @@ class CellRule(LayerRule):
 
         Args:
             cell: The cell.
-            watch: See `Watch`.
+            watch: See `Watcher`.
             x: `(n, ..., d)`, of any number of time steps.
             met: What `step` says that `U` met will be there later, `(n, ..., units)`.
             through: The tensors by which `U` enters will be there later.
@@ -115,7 +115,7 @@ class LSTMCellRule(CellRule):
 class GRUCellRule(CellRule):
     """Gates `z`, `r` and a candidate; `r` applies before or after the product by `U`."""
 
-    def entering(self, cell: Any, watch: Watch, x: Any, met: Any, through: Any) -> Any:
+    def entering(self, cell: Any, watch: Watcher, x: Any, met: Any, through: Any) -> Any:
         if not cell.reset_after:
             return super().entering(cell, watch, x, met, through)
         # `x W` and zeros, with a bias each: (n, ..., 2, 3 units).

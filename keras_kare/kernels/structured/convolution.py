@@ -28,7 +28,7 @@ from keras_kare.kernels.structured.registry import register_rule
 from keras_kare.kernels.structured.rule import (
     LayerRule,
     MakeFactor,
-    Watch,
+    Watcher,
     activate,
     add_bias,
     present,
@@ -53,7 +53,7 @@ def _positions_of(x: tf.Tensor, first: int = 1) -> list[Any]:
 class ConvRule(LayerRule):
     """`Conv1D`, `Conv2D`, `Conv3D`, with groups of channels."""
 
-    def call(self, layer: keras.layers.Layer, watch: Watch, inputs: Any) -> Any:
+    def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         h = _convolve(layer, inputs)
         h = watch(
             add_bias(h, layer.bias, layer.data_format),
@@ -121,7 +121,7 @@ def _grouped(windows: Windows, x: tf.Tensor, count: list[Any], groups: int) -> t
 class DepthwiseConvRule(LayerRule):
     """`DepthwiseConv1D` and `DepthwiseConv2D`: every channel has its own windows."""
 
-    def call(self, layer: keras.layers.Layer, watch: Watch, inputs: Any) -> Any:
+    def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         h = _depthwise(layer, inputs, layer.kernel)
         x = tf.convert_to_tensor(inputs)
         h = watch(h, [layer.kernel], _depthwise_factor(layer, x))
@@ -176,7 +176,7 @@ def _channel_bias(layer: keras.layers.Layer) -> MakeFactor:
 class SeparableConvRule(LayerRule):
     """`SeparableConv1D` and `SeparableConv2D`: depthwise, then one dense layer."""
 
-    def call(self, layer: keras.layers.Layer, watch: Watch, inputs: Any) -> Any:
+    def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         middle = _depthwise(layer, inputs, layer.depthwise_kernel)
         x = tf.convert_to_tensor(inputs)
         middle = watch(middle, [layer.depthwise_kernel], _depthwise_factor(layer, x))
@@ -204,7 +204,7 @@ class SeparableConvRule(LayerRule):
 class ConvTransposeRule(LayerRule):
     """`Conv1DTranspose`, `Conv2DTranspose`, `Conv3DTranspose`."""
 
-    def call(self, layer: keras.layers.Layer, watch: Watch, inputs: Any) -> Any:
+    def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         h = keras.ops.conv_transpose(
             inputs,
             layer.kernel,

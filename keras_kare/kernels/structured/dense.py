@@ -15,7 +15,7 @@ from keras_kare.kernels.structured.registry import register_rule
 from keras_kare.kernels.structured.rule import (
     LayerRule,
     MakeFactor,
-    Watch,
+    Watcher,
     activate,
     add_bias,
     present,
@@ -26,7 +26,7 @@ class DenseRule(LayerRule):
     """`h = a W + bias`: gradients are outer products of `a` and `∂f/∂h`."""
 
     def call(
-        self, layer: keras.layers.Layer, watch: Watch, inputs: Any, training: Any = None
+        self, layer: keras.layers.Layer, watch: Watcher, inputs: Any, training: Any = None
     ) -> Any:
         h = add_bias(keras.ops.matmul(inputs, layer.kernel), layer.bias)
         factor = affine(layer.bias, tf.convert_to_tensor(inputs))
@@ -36,16 +36,15 @@ class DenseRule(LayerRule):
 class EinsumDenseRule(LayerRule):
     """`h = einsum(equation, a, W) + bias`.
 
-    Axes of the kernel are contracted (shared with the inputs only), features
-    (shared with the outputs only) or groups (shared with both); the other axes of
-    the inputs are positions.
+    Axes of the kernel are contracted (the inputs' too), features (the outputs' too) or
+    groups (those of both, too); the other axes of the inputs are positions.
     """
 
     def accepts(self, layer: keras.layers.Layer) -> bool:
         return super().accepts(layer) and _Axes.of(layer.equation) is not None
 
     def call(
-        self, layer: keras.layers.Layer, watch: Watch, inputs: Any, training: Any = None
+        self, layer: keras.layers.Layer, watch: Watcher, inputs: Any, training: Any = None
     ) -> Any:
         axes = _Axes.of(layer.equation, len(inputs.shape))
         assert axes is not None

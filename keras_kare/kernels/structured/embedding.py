@@ -9,13 +9,13 @@ import tensorflow as tf
 
 from keras_kare.kernels.factors import Factor, LookupFactor, length
 from keras_kare.kernels.structured.registry import register_rule
-from keras_kare.kernels.structured.rule import LayerRule, Watch
+from keras_kare.kernels.structured.rule import LayerRule, Watcher
 
 
 class EmbeddingRule(LayerRule):
     """Rows of the table, looked up: the gradient is what came back to each of them."""
 
-    def call(self, layer: keras.layers.Layer, watch: Watch, inputs: Any) -> Any:
+    def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         indices = tf.convert_to_tensor(inputs)
         if indices.dtype not in (tf.int32, tf.int64):
             indices = tf.cast(indices, tf.int32)

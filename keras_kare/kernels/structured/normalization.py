@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_kare.kernels.factors import Factor, FullFactor
 from keras_kare.kernels.structured.registry import register_rule
-from keras_kare.kernels.structured.rule import LayerRule, MakeFactor, Watch
+from keras_kare.kernels.structured.rule import LayerRule, MakeFactor, Watcher
 
 
 def elementwise(x: tf.Tensor | None, axes: Sequence[int]) -> MakeFactor:
@@ -33,7 +33,7 @@ def elementwise(x: tf.Tensor | None, axes: Sequence[int]) -> MakeFactor:
 
 
 def scale_and_shift(
-    watch: Watch,
+    watch: Watcher,
     x: tf.Tensor,
     gamma: keras.Variable | None,
     beta: keras.Variable | None,
@@ -72,7 +72,7 @@ class LayerNormalizationRule(LayerRule):
 
     corrects = True
 
-    def call(self, layer: keras.layers.Layer, watch: Watch, inputs: Any) -> Any:
+    def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         x = _at_least_float32(inputs)
         axes = _axes(layer, len(x.shape))
         if getattr(layer, "rms_scaling", False):
@@ -87,7 +87,7 @@ class LayerNormalizationRule(LayerRule):
 class RMSNormalizationRule(LayerRule):
     """`scale x / sqrt(mean(x²) + epsilon)` over `layer.axis`."""
 
-    def call(self, layer: keras.layers.Layer, watch: Watch, inputs: Any) -> Any:
+    def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         x = _at_least_float32(inputs)
         axes = _axes(layer, len(x.shape))
         mean = tf.reduce_mean(tf.square(x), axis=axes, keepdims=True)
@@ -102,7 +102,7 @@ class GroupNormalizationRule(LayerRule):
 
     corrects = True
 
-    def call(self, layer: keras.layers.Layer, watch: Watch, inputs: Any) -> Any:
+    def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         x = _at_least_float32(inputs)
         rank = len(x.shape)
         last = [axis for axis in range(rank) if axis != layer.axis % rank]
@@ -126,7 +126,7 @@ class BatchNormalizationRule(LayerRule):
     def call(
         self,
         layer: keras.layers.Layer,
-        watch: Watch,
+        watch: Watcher,
         inputs: Any,
         training: Any = None,
         mask: Any = None,
@@ -149,11 +149,11 @@ class BatchNormalizationRule(LayerRule):
 class PReLURule(LayerRule):
     """`max(x, 0) + alpha min(x, 0)`, with `alpha` shared along some axes."""
 
-    def call(self, layer: keras.layers.Layer, watch: Watch, inputs: Any) -> Any:
+    def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         x = tf.convert_to_tensor(inputs)
         positive, negative = keras.activations.relu(x), -keras.activations.relu(-x)
-        shared = [a for a in range(1, x.shape.rank) if layer.alpha.shape[a - 1] == 1]
-        axes = [a for a in range(1, x.shape.rank) if a not in shared]
+        repeated = [a for a in range(1, x.shape.rank) if layer.alpha.shape[a - 1] == 1]
+        axes = [a for a in range(1, x.shape.rank) if a not in repeated]
         h = positive + layer.alpha * negative
         return watch(h, [layer.alpha], elementwise(negative, axes))
 

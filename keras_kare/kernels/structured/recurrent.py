@@ -20,7 +20,7 @@ from keras import layers
 
 from keras_kare.kernels.structured.cells import CELLS, Tensors, recurrent_kernel
 from keras_kare.kernels.structured.registry import register_rule
-from keras_kare.kernels.structured.rule import LayerRule, Watch
+from keras_kare.kernels.structured.rule import LayerRule, Watcher
 from keras_kare.kernels.structured.untouched import is_of_libraries
 
 _KERAS_CALL = keras.layers.RNN.call
@@ -41,7 +41,7 @@ class RecurrentRule(LayerRule):
     def call(
         self,
         layer: keras.layers.Layer,
-        watch: Watch,
+        watch: Watcher,
         sequences: Any,
         initial_state: Any = None,
         mask: Any = None,
@@ -80,7 +80,7 @@ def _cells(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
 
 
 def _loop(
-    layer: keras.layers.Layer, watch: Watch, x: Any, initial_state: Any, mask: Any
+    layer: keras.layers.Layer, watch: Watcher, x: Any, initial_state: Any, mask: Any
 ) -> tuple[tf.Tensor, tf.Tensor, Any]:
     """The last output, all outputs, and the last states.
 
@@ -104,7 +104,7 @@ def _loop(
 
 def _run(
     cell: keras.layers.Layer,
-    watch: Watch,
+    watch: Watcher,
     x: Any,
     state: Any,
     mask: tf.Tensor | None,

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare.kernels.structured.registry import register_rule
-from keras_kare.kernels.structured.rule import LayerRule, Watch
+from keras_kare.kernels.structured.rule import LayerRule, Watcher
 
 _PIECE = 2**22  # numbers resized at once to read off a matrix
 
@@ -122,7 +122,7 @@ class UpSampling2DRule(LayerRule):
 
     corrects = True
 
-    def call(self, layer: keras.layers.Layer, watch: Watch, inputs: Any) -> Any:
+    def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         x = tf.convert_to_tensor(inputs)
         if layer.interpolation == "nearest" or not x.dtype.is_floating:
             return NotImplemented
@@ -138,7 +138,7 @@ class ResizingRule(LayerRule):
     corrects = True
 
     def call(
-        self, layer: keras.layers.Layer, watch: Watch, data: Any, training: Any = True
+        self, layer: keras.layers.Layer, watch: Watcher, data: Any, training: Any = True
     ) -> Any:
         if isinstance(data, dict):  # with boxes, labels, masks
             return NotImplemented

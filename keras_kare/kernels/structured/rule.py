@@ -20,7 +20,7 @@ empty; `gradients`, `(n, C) + h.shape[1:]`, are the gradients of the `C` outputs
 """
 
 
-class Watch(Protocol):
+class Watcher(Protocol):
     """What `LayerRule.call` is given to show an intermediate result."""
 
     def __call__(
@@ -98,13 +98,13 @@ class LayerRule(abc.ABC):
 
     @abc.abstractmethod
     def call(
-        self, layer: keras.layers.Layer, watch: Watch, *args: Any, **kwargs: Any
+        self, layer: keras.layers.Layer, watch: Watcher, *args: Any, **kwargs: Any
     ) -> Any:
         """What `layer.call(*args, **kwargs)` computes, shown through `watch`.
 
         Args:
             layer: The layer.
-            watch: See `Watch`.
+            watch: See `Watcher`.
             *args: As the layer's own `call`.
             **kwargs: As the layer's own `call`.
 
