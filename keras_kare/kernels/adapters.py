@@ -16,7 +16,7 @@ from keras_kare.kernels.structured.untouched import walk
 
 
 def adapted(network: keras.Model) -> list[keras.layers.Layer]:
-    """The layers of a network with LoRA, in a fixed order."""
+    """Return the layers of a network with LoRA, in a fixed order."""
     return [layer for layer in walk(network) if getattr(layer, "lora_enabled", False)]
 
 
@@ -28,7 +28,7 @@ def save(network: keras.Model, store: Any) -> None:
 
 
 def load(store: Any) -> dict[str, np.ndarray]:
-    """What `save` wrote."""
+    """Return what `save` wrote."""
     names = [name for name in store.keys() if name.startswith("adapted_")]  # noqa: SIM118
     return {name: np.asarray(store[name]) for name in names}
 

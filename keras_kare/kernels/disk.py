@@ -25,7 +25,7 @@ SAVE_EVERY = 5.0
 
 
 class DiskTarget(ArrayTarget):
-    """A `.npy` file, with a note beside it of which tiles are done.
+    """A `.npy` file as a target, with a note beside it of which tiles are done.
 
     The note, `FILE.tiles.json`, names what the file holds: a call with the same
     kernel and the same rows goes on where the last one stopped. It has a checksum of
@@ -76,7 +76,7 @@ class DiskTarget(ArrayTarget):
     def _is_finished(
         self, contents: str, shape: tuple[int, ...], dtype: np.dtype, symmetric: bool
     ) -> bool:
-        """Whether all is there, and sound; others may read it at the same time."""
+        """Tell whether all is there, and sound; others may read it at the same time."""
         note = self._old_note(contents)
         if note is None:
             return False
@@ -105,13 +105,13 @@ class DiskTarget(ArrayTarget):
             self._lock.close()
 
     def _save(self) -> None:
-        """Values reach the disk before the note that they are there."""
+        """Save values to the disk before the note that they are there."""
         self.array.flush()
         self._note.save()
         self._saved = time.monotonic()
 
     def _old_note(self, contents: str) -> Note | None:
-        """That of a file to go on with; `None` for a new file."""
+        """Return the note of a file to go on with; `None` for a new file."""
         if self._lock.size == 0:
             return None
         note = Note.read(self._note_path)
@@ -125,7 +125,7 @@ class DiskTarget(ArrayTarget):
         return note
 
     def _opened(self, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
-        """The file, which must be all there."""
+        """Open the file, which must be all there."""
         try:
             array = np.lib.format.open_memmap(self.path, mode="r+")
         except (ValueError, EOFError, OSError) as error:
@@ -141,7 +141,7 @@ class DiskTarget(ArrayTarget):
         return array
 
     def _made(self, note: Note, shape: tuple[int, ...], dtype: np.dtype) -> np.memmap:
-        """A new file, with room on the disk for all of it."""
+        """Make a new file, with room on the disk for all of it."""
         size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         try:
             free = shutil.disk_usage(self.path.resolve().parent).free
@@ -182,7 +182,7 @@ class DiskTarget(ArrayTarget):
                 yield i, j
 
     def _forget_damaged(self, note: Note) -> None:
-        """Tiles that are not what was written are computed again."""
+        """Forget tiles that are not what was written: they are computed again."""
         known = [tile for tile in self._tiles(note) if tile in note.done]
         sound = {tile: note.done[tile] for tile in known if self._is_sound(note, *tile)}
         if lost := len(known) - len(sound):
@@ -223,7 +223,7 @@ def allocate(file: int, size: int) -> None:
 
 
 def allocate_mapped(out: np.ndarray) -> None:
-    """`allocate` for a user's mapped array; nothing for other arrays."""
+    """Reserve the disk for a user's mapped array, as `allocate` does; skip other arrays."""
     if not isinstance(out, np.memmap) or out.mode not in ("r+", "w+"):
         return
     name = out.filename
@@ -242,7 +242,7 @@ def allocate_mapped(out: np.ndarray) -> None:
 
 
 def contents_of(*parts: Any) -> str:
-    """A hash of strings and of nested arrays, with the names that they have."""
+    """Return a hash of strings and of nested arrays, with the names that they have."""
     digest = hashlib.blake2b(digest_size=16)
 
     def add(part: Any) -> None:
@@ -265,7 +265,7 @@ def contents_of(*parts: Any) -> str:
 
 
 def finish_grid(grid: Grid, target: DiskTarget) -> Grid:
-    """The grid that the file was begun with."""
+    """Return the grid that the file was begun with."""
     return Grid(
         grid.rows,
         grid.columns,

@@ -12,7 +12,7 @@ WHILES = frozenset({"StatelessWhile", "While"})
 
 
 def ancestors(results: Sequence[tf.Tensor]) -> set[tf.Operation]:
-    """All operations that some tensors are made of."""
+    """Return all operations that some tensors are made of."""
     found: set[tf.Operation] = set()
     waiting = [t.op for t in results]
     while waiting:
@@ -24,7 +24,7 @@ def ancestors(results: Sequence[tf.Tensor]) -> set[tf.Operation]:
 
 
 def function_of(graph: Any, name: str) -> Any:
-    """The traced body of a function that a graph calls; None where there is none.
+    """Return the traced body of a function that a graph calls; `None` where there is none.
 
     `_get_function` is private: TensorFlow shows the bodies of a graph's functions by no
     public name but a copy of the graph as a protocol buffer, constants and all.

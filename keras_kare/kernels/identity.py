@@ -33,7 +33,7 @@ _OF_TRAINING |= {"train_function", "unrolled_steps_per_execution"}
 
 @functools.cache
 def _internal() -> frozenset[str]:
-    """Attributes that Keras keeps for itself in every layer or model.
+    """Return the attributes that Keras keeps for itself in every layer or model.
 
     Looked at when first needed: a layer that is made at import would fix the types of all
     that come after it.
@@ -72,7 +72,7 @@ class Identity:
 
     @property
     def digest(self) -> str:
-        """A hash; equal for networks that compute the same from equal weights.
+        """A hash, equal for networks that compute the same from equal weights.
 
         Names do not matter. What is changed inside an array or an object that a layer
         holds is seen once that array or object is another.
@@ -93,7 +93,7 @@ class Identity:
 
     @property
     def common(self) -> str | None:
-        """What networks have in common whose graphs are the same; `None` where unknown.
+        """A text that is equal where networks have the same graphs; `None` where unknown.
 
         Known where all Python is Keras' own: what a user's function reads may be another
         thing tomorrow.
@@ -108,7 +108,7 @@ class Identity:
 
 
 def _is_of_keras(network: keras.layers.Layer) -> bool:
-    """Whether no Python of others takes part, and no loss of a layer's outputs."""
+    """Tell whether no Python of others takes part, and no loss of a layer's outputs."""
     layers = walk(network)
     operations = _operations(layers)
     if not all(type(part).__module__.startswith("keras.") for part in layers + operations):
@@ -125,7 +125,7 @@ def _is_of_keras(network: keras.layers.Layer) -> bool:
 
 
 def _operations(layers: list[Any]) -> list[Any]:
-    """What functional models among these call besides layers, as `keras.ops.mean`."""
+    """List what functional models among these call besides layers, as `keras.ops.mean`."""
     found = {
         id(operation): operation
         for layer in layers
@@ -144,7 +144,7 @@ def _settings(operation: Any) -> dict[str, Any]:
 
 
 def _wiring(network: keras.layers.Layer) -> str:
-    """Shapes and types of all variables, which of them train, and who has which."""
+    """Describe all variables: shapes and types, which of them train, and who has which."""
     places = {id(v): i for i, v in enumerate(network.variables)}
     specs = [(tuple(v.shape), v.dtype, v.trainable) for v in network.variables]
     owners = [
@@ -161,7 +161,7 @@ def _wiring(network: keras.layers.Layer) -> str:
 
 
 def _configs(network: keras.layers.Layer) -> str:
-    """What layers of Keras keep in private, but for names and what makes variables."""
+    """Describe what layers of Keras keep in private, but for names and initializers."""
     return json.dumps(
         [
             _described(layer.get_config())
@@ -183,7 +183,7 @@ def _described(config: Any) -> Any:
 
 
 def architecture(network: keras.layers.Layer) -> str:
-    """A hash of a network's layers, their attributes, and how they are connected."""
+    """Return a hash of a network's layers, their attributes, and how they are connected."""
     digest, layers, unread = hashlib.blake2b(digest_size=16), walk(network), False
     operations = _operations(layers)
     known = [*layers, *network.variables]
@@ -210,7 +210,7 @@ def architecture(network: keras.layers.Layer) -> str:
 
 
 def made_by(architecture: str) -> str:
-    """Who can compare an identity: other versions describe the same in other words."""
+    """Name who can compare an identity: other versions describe the same in other words."""
     versions = (
         f"keras {keras.__version__}, python {sys.version_info[0]}.{sys.version_info[1]}"
     )
@@ -230,14 +230,14 @@ def _matters(layer: keras.layers.Layer, name: str) -> bool:
 
 
 def identical(these: list[Any], those: list[Any]) -> bool:
-    """Whether two lists hold the same objects."""
+    """Tell whether two lists hold the same objects."""
     return len(these) == len(those) and all(
         a is b for a, b in zip(these, those, strict=True)
     )
 
 
 def _connections(layer: Any, parts_of_it: list[Any], reader: Reader) -> str:
-    """How a functional model connects its layers, with their places for names."""
+    """Describe how a functional model connects its layers, with their places for names."""
     if not isinstance(layer, keras.Model) or "output_names" not in vars(layer):
         return ""
     try:
@@ -257,7 +257,7 @@ def _connections(layer: Any, parts_of_it: list[Any], reader: Reader) -> str:
 
 
 def _order_of_names(model: Any) -> list[int]:
-    """How inputs would be sorted by name: a dictionary of them is taken apart so.
+    """Return how inputs are sorted by name: a dictionary of them is taken apart so.
 
     Keras numbers the names that it gives, in the order of their making.
     """

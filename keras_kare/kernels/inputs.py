@@ -9,7 +9,7 @@ import tensorflow as tf
 
 
 def paired(network: keras.Model, name: str, x: Any) -> list[tuple[Any, Any]]:
-    """Each input that a network says it takes, and the part of `x` that it gets.
+    """Pair each input that a network says it takes with the part of `x` that it gets.
 
     As Keras pairs them: by name for a dictionary, also where the network was made with a
     list; else by order. Empty for a subclassed network, which does not say what it takes.
@@ -35,7 +35,7 @@ def paired(network: keras.Model, name: str, x: Any) -> list[tuple[Any, Any]]:
 
 
 def check_shapes(network: keras.Model, name: str, x: Any) -> None:
-    """Refuse rows of a shape that a network does not take; names the argument."""
+    """Refuse rows of a shape that a network does not take; name the argument."""
     for spec, part in paired(network, name, x):
         # Keras adds and drops axes of length one.
         takes, got = ([d for d in t.shape[1:] if d != 1] for t in (spec, part))
@@ -48,7 +48,7 @@ def check_shapes(network: keras.Model, name: str, x: Any) -> None:
 
 
 def _named(network: keras.Model, takes: list[Any]) -> dict[str, Any] | None:
-    """Inputs by the names that rows in a dictionary have; `None` where they are nested."""
+    """Return inputs by the names that rows in a dictionary have; `None` where nested."""
     structure = takes if isinstance(network, keras.Sequential) else network.input
     if isinstance(structure, dict):
         return structure if len(structure) == len(takes) else None

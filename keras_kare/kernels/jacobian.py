@@ -13,7 +13,7 @@ from keras_kare.kernels.factors import FullFactor
 
 
 def outputs_of(network: keras.Model, x: Any) -> tf.Tensor:
-    """The network's outputs without training behaviour, flattened to `(n, c)`.
+    """Return the network's outputs without training behaviour, flattened to `(n, c)`.
 
     Raises:
         ValueError: If the network returns several tensors, or outputs whose number
@@ -36,7 +36,7 @@ def outputs_of(network: keras.Model, x: Any) -> tf.Tensor:
 
 
 class Targets:
-    """What a tape is asked to differentiate, in the types of what it is asked by.
+    """The tensors that a tape is to differentiate, in the types of what it is asked by.
 
     Made inside of the tape. TensorFlow's loop over targets, one after another, wants
     sources of their type.
@@ -52,7 +52,7 @@ class Targets:
         self._cast = {kind: tf.cast(values, kind) for kind in kinds}
 
     def like(self, source: Any) -> tf.Tensor:
-        """In the type of a source."""
+        """Return the targets in the type of a source."""
         return self._cast[tf.as_dtype(source.dtype)]
 
 
@@ -63,7 +63,7 @@ def jacobians(
     vectorize: bool,
     none: bool = False,
 ) -> list[Any]:
-    """`∂targets/∂source` for each source; zero, or `None`, where there is no connection.
+    """Return `∂targets/∂source` for each source; zero, or `None`, where unconnected.
 
     All targets at once (`pfor`) if `vectorize`, and where TensorFlow can: it cannot for
     a bias on an inner axis of `EinsumDense`, for one. Else one after another.
@@ -96,7 +96,7 @@ def jacobian_factor(
     dtype: tf.DType,
     vectorize: bool = True,
 ) -> FullFactor:
-    """Gradients of `targets`, `(n, C)`, with respect to one variable, written out."""
+    """Write out the gradients of `targets`, `(n, C)`, with respect to one variable."""
     (j,) = jacobians(tape, targets, [variable.value], vectorize)
     j = tf.reshape(j, (-1, targets.values.shape[1], math.prod(variable.shape)))
     return FullFactor(tf.cast(j, dtype))

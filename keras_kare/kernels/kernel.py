@@ -34,18 +34,18 @@ class Kernel(keras.layers.Layer, abc.ABC):
 
     @abc.abstractmethod
     def gram(self, x: Any, dtype: str | None = None) -> tf.Tensor:
-        """The symmetric matrix of kernel values between the rows of `x`, `(n, n)`."""
+        """Return the symmetric matrix of values between all rows of `x`, `(n, n)`."""
 
     @abc.abstractmethod
     def cross(self, x1: Any, x2: Any, dtype: str | None = None) -> tf.Tensor:
-        """Kernel values between the rows of `x1` and those of `x2`, `(n1, n2)`."""
+        """Return kernel values between the rows of `x1` and those of `x2`, `(n1, n2)`."""
 
     @abc.abstractmethod
     def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
-        """Kernel value of each row of `x` with itself, `(n,)`."""
+        """Return the kernel value of each row of `x` with itself, `(n,)`."""
 
     def operator(self, x: Any) -> KernelOperator:
-        """The matrix `gram(x)` as a linear map, which is never formed.
+        """Return the matrix `gram(x)` as a linear map, which is never formed.
 
         Args:
             x: `(n, ...)`.
@@ -67,32 +67,32 @@ class Kernel(keras.layers.Layer, abc.ABC):
         return (FeatureOperator if self.has_features else KernelOperator)(self, x)
 
     def vjp(self, x: Any, v: Any, dtype: str | None = None) -> list[tf.Tensor]:
-        """`Jᵀ v`: the feature map's transpose applied to `v` of shape `(n, m)`."""
+        """Return `Jᵀ v`: the feature map's transpose applied to `v` of shape `(n, m)`."""
         raise NotImplementedError(
             f"{type(self).__name__} has no finite feature map, so no primal form. "
             "Use a head with `form='dual'`."
         )
 
     def jvp(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
-        """`J w`: the feature map applied to weights as `vjp` returns them, `(n, m)`."""
+        """Return `J w`, `(n, m)`: the feature map applied to weights as `vjp` has them."""
         raise NotImplementedError(
             f"{type(self).__name__} has no finite feature map, so no primal form. "
             "Use a head with `form='dual'`."
         )
 
     def feature_count(self, x: Any) -> int:
-        """How many numbers the feature map of a row has."""
+        """Count the numbers that the feature map of a row has."""
         row = _rows.take(x, slice(1))
         return sum(math.prod(w.shape[1:]) for w in self.vjp(row, np.ones((1, 1))))
 
     def feature_rows(self, x: Any, dtype: str | None = None) -> tf.Tensor:
-        """`J` written out, `(n, F)`: the arrays that `vjp` returns, side by side."""
+        """Write out `J`, `(n, F)`: the arrays that `vjp` returns, side by side."""
         rows = _rows.count(x)
         parts = self.vjp(x, np.eye(rows), dtype=dtype)
         return tf.concat([tf.reshape(w, (rows, -1)) for w in parts], axis=1)
 
     def weights_from(self, flat: np.ndarray, x: Any) -> list[tf.Tensor]:
-        """From `(F, m)`, in the order of `feature_rows`, to what `vjp` returns."""
+        """Bring `(F, m)`, in the order of `feature_rows`, to what `vjp` returns."""
         row = _rows.take(x, slice(1))
         shapes = [tuple(w.shape[1:]) for w in self.vjp(row, np.ones((1, 1)))]
         ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
@@ -100,23 +100,23 @@ class Kernel(keras.layers.Layer, abc.ABC):
         return [tf.constant(np.reshape(part, (-1, *shape))) for part, shape in pairs]
 
     def held(self, x: Any) -> Any:
-        """What `pull` and `push` need of rows: whatever saves computing it again."""
+        """Return what `pull` and `push` need of rows: whatever saves computing it again."""
         return x
 
     def pull(self, held: Any, v: tf.Tensor) -> list[tf.Tensor]:
-        """`Jᵀ v` of what `held` returned, in arrays of an order of its own."""
+        """Return `Jᵀ v` of what `held` returned, in arrays of an order of its own."""
         return self.vjp(held, v, dtype=v.dtype.name)
 
     def push(self, held: Any, w: list[tf.Tensor]) -> tf.Tensor:
-        """`J w` for weights as `pull` returns them, `(n, m)`."""
+        """Return `J w`, `(n, m)`, for weights as `pull` returns them."""
         return self.jvp(held, w)
 
     def pair_flops(self, x: Any) -> float:
-        """About how many floating-point operations a kernel value takes."""
+        """Estimate the floating-point operations that a kernel value takes."""
         return 64.0
 
     def chunk(self, x: Any, vectors: int) -> tuple[int, bool]:
-        """How many rows should go at a time, and whether to keep what `held` returns.
+        """Return how many rows should go at a time, and whether to keep what is held.
 
         Args:
             x: All rows.
@@ -140,10 +140,10 @@ class Kernel(keras.layers.Layer, abc.ABC):
         """
 
     def check_shapes(self, name: str, x: Any) -> None:
-        """Refuse rows of a shape that the kernel does not take; names the argument."""
+        """Refuse rows of a shape that the kernel does not take; name the argument."""
 
     def open_spec(self, x: Any) -> Any:
-        """Shapes and types of such rows, `tf.TensorSpec`s nested as `x`.
+        """Return shapes and types of such rows, `tf.TensorSpec`s nested as `x`.
 
         The number of rows is unknown, and so are the axes that the inputs of the
         kernel's network leave open (`keras.Input((None, 3))`).
@@ -166,11 +166,11 @@ class Kernel(keras.layers.Layer, abc.ABC):
 
     @property
     def shares(self) -> bool:
-        """Whether kernels of other networks of the same architecture share functions."""
+        """Whether kernels of networks of the same architecture have functions in common."""
         return False
 
     def shared(self, function: Any, key: str, fixed: bool, *arguments: Any) -> Any:
-        """`function` of rows, traced once for all networks that share functions.
+        """Return a function of rows that is traced once for networks of an architecture.
 
         Args:
             function: Of the arguments. It may read the network's weights, and nothing
@@ -186,7 +186,7 @@ class Kernel(keras.layers.Layer, abc.ABC):
         return None
 
     def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
-        """Multiply-adds a predicted row, for each form of a head that this kernel allows.
+        """Count multiply-adds a predicted row, for each form of a head that there is.
 
         Args:
             anchors: Number of anchors of the dual form.
@@ -196,20 +196,20 @@ class Kernel(keras.layers.Layer, abc.ABC):
 
     @property
     def metrics(self) -> list[Any]:
-        """None: metrics that a network was compiled with belong to its own training.
+        """An empty list: metrics that a network was compiled with belong to its training.
 
         A `KAREModel` would otherwise report them under the names of its own.
         """
         return []
 
     def architecture(self) -> str:
-        """A hash of what the kernel is, whatever its variables hold; see `Identity`."""
+        """Return a hash of what the kernel is, whatever its variables hold (`Identity`)."""
         if self._identity is None:
             self._identity = Identity(self)
         return self._identity.digest
 
     def weights_fingerprint(self) -> str:
-        """A hash of the values of all variables, and of which of them train."""
+        """Return a hash of the values of all variables, and of which of them train."""
         digest = hashlib.blake2b(digest_size=16)
         for variable in self.weights:
             digest.update(b"1" if variable.trainable else b"0")
@@ -217,16 +217,16 @@ class Kernel(keras.layers.Layer, abc.ABC):
         return digest.hexdigest()
 
     def fingerprint(self) -> str:
-        """A hash of all that the kernel's values depend on."""
+        """Return a hash of all that the kernel's values depend on."""
         return f"{self.architecture()}{self.weights_fingerprint()}"
 
     def call(self, x1: Any, x2: Any = None) -> tf.Tensor:
-        """`gram(x1)`, or `cross(x1, x2)` where `x2` is given."""
+        """Return `gram(x1)`, or `cross(x1, x2)` where `x2` is given."""
         return self.gram(x1) if x2 is None else self.cross(x1, x2)
 
 
 def _open_axes(part: Any, wanted: Any) -> list[int | None]:
-    """The shape of `part` without what `wanted` leaves open."""
+    """Return the shape of `part` without what `wanted` leaves open."""
     shape, open_shape = list(part.shape[1:]), list(wanted.shape[1:])
     if len(shape) == len(open_shape):  # Keras adds and drops axes of length one
         pairs = zip(shape, open_shape, strict=True)

@@ -11,7 +11,7 @@ from keras_kare.kernels.structured.plan import Plan
 
 @dataclass(frozen=True)
 class LayerPlan:
-    """How one group of variables contributes.
+    """The part of one group of variables in a kernel plan.
 
     Attributes:
         variables: Their paths.
@@ -39,7 +39,7 @@ class LayerPlan:
 
 @dataclass(frozen=True)
 class KernelPlan:
-    """How a Gram matrix will be computed, and what it will take.
+    """The way a Gram matrix will be computed, and what it will take.
 
     `print(kernel.plan(x))` shows it as a table.
 
@@ -63,7 +63,7 @@ class KernelPlan:
 
     @property
     def flops(self) -> float:
-        """Of all layers."""
+        """The floating-point operations of all layers."""
         return sum(layer.flops for layer in self.layers)
 
     def __str__(self) -> str:
@@ -99,7 +99,7 @@ class KernelPlan:
 
 
 def kernel_plan(plan: Plan, sizes: Sizes, rows: int, limit: int) -> KernelPlan:
-    """The plan of a Gram matrix of so many rows."""
+    """Plan a Gram matrix of so many rows."""
     whole = sizes.needs_no_tiles(rows, limit)
     pairs = rows**2 if whole else rows * (rows + 1) / 2
     tile = rows if whole else sizes.tile(rows, limit)

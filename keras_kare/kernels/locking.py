@@ -66,7 +66,7 @@ class LockedFile:
         return False
 
     def write_alone(self) -> None:
-        """From now on nobody else reads or writes it.
+        """Keep all others from reading or writing the file from now on.
 
         Raises:
             OSError: If another call does.
@@ -75,7 +75,7 @@ class LockedFile:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The length of the file in bytes."""
         return os.fstat(self.file.fileno()).st_size
 
     def close(self) -> None:
@@ -87,5 +87,5 @@ class LockedFile:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """To read and write, made if need be, nothing cut off."""
+    """Open a file to read and write, made if need be, nothing cut off."""
     return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")

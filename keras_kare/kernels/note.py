@@ -15,7 +15,7 @@ Tile = tuple[int, int]
 
 
 class Note:
-    """`FILE.tiles.json`.
+    """A file of notes, `FILE.tiles.json`.
 
     Args:
         path: Of the note.
@@ -29,7 +29,7 @@ class Note:
 
     @classmethod
     def read(cls, path: Path) -> Note | None:
-        """What was saved; `None` where there is nothing, or nothing that was a note."""
+        """Read what was saved; `None` where there is nothing, or nothing of a note."""
         try:
             kept = json.loads(path.read_text())
             done = {(i, j): total for i, j, total in kept["done"]}
@@ -59,5 +59,5 @@ class Note:
 
 
 def checksum(values: np.ndarray) -> int:
-    """Of the bytes of some values, in their order."""
+    """Return a checksum of the bytes of some values, in their order."""
     return zlib.crc32(np.ascontiguousarray(values).data.cast("B"))

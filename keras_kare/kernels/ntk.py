@@ -132,7 +132,7 @@ class NTK(Kernel):
         self.built = True
 
     def gram(self, x: Any, dtype: str | None = None, out: Any = None) -> Any:
-        """Kernel values between all rows of `x`, symmetric by construction.
+        """Return kernel values between all rows of `x`, symmetric by construction.
 
         More than a few thousand rows, or more than `memory_limit` allows at once, go
         in tiles, each pair of tiles once, with a progress bar where Keras may print.
@@ -165,7 +165,7 @@ class NTK(Kernel):
         return self._run("gram", (x,), (), dtype, out)
 
     def cross(self, x1: Any, x2: Any, dtype: str | None = None, out: Any = None) -> Any:
-        """Kernel values between the rows of `x1` and `x2`.
+        """Return kernel values between the rows of `x1` and `x2`.
 
         Args and errors as in `gram`.
 
@@ -175,7 +175,7 @@ class NTK(Kernel):
         return self._run("cross", (x1, x2), (), dtype, out)
 
     def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
-        """The diagonal of `gram(x)` without the rest.
+        """Return the diagonal of `gram(x)` without the rest.
 
         Returns:
             `(n,)`, or `(n, c, c)` for `outputs="full"`.
@@ -183,7 +183,7 @@ class NTK(Kernel):
         return self._run("diag", (x,), (), dtype)
 
     def vjp(self, x: Any, v: Any, dtype: str | None = None) -> list[tf.Tensor]:
-        """`Jᵀ v` for `m` vectors at once: reverse mode.
+        """Return `Jᵀ v` for `m` vectors at once: reverse mode.
 
         Args:
             x: `(n, ...)`.
@@ -200,7 +200,7 @@ class NTK(Kernel):
         return self._run("vjp", (x,), (v,), dtype)
 
     def jvp(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
-        """`J w` for `m` directions at once: forward mode.
+        """Return `J w` for `m` directions at once: forward mode.
 
         Args:
             x: `(n, ...)`.
@@ -256,7 +256,7 @@ class NTK(Kernel):
         return Work(self._runtime, self._feature_map(x, dtype), self._limit())
 
     def _held_work(self) -> Work:
-        """For what `held` returned, by its plan: no row is needed for that."""
+        """Return the work of what `held` returned, by its plan: no row is needed."""
         plan = self._plans().known()
         if plan is None:
             raise ValueError(
@@ -267,7 +267,7 @@ class NTK(Kernel):
         return Work(self._runtime, features, self._limit())
 
     def plan(self, x: Any) -> KernelPlan:
-        """How `gram(x)` would be computed, and what it would take; computes nothing.
+        """Tell how `gram(x)` would be computed, and what it would take; compute nothing.
 
         Args:
             x: `(n, ...)`.

@@ -39,7 +39,7 @@ class Plans:
         self._outputs, self._method = outputs, method
 
     def plan(self, x: Any) -> Plan:
-        """The plan for the network as it is, and the variables that train now."""
+        """Return the plan for the network as it is, and the variables that train now."""
         runtime = self._runtime
         if self._is_new() or self._key() not in runtime.plans:
             runtime.pool(self._identity.common)
@@ -53,11 +53,11 @@ class Plans:
         return runtime.plans[self._key()]
 
     def known(self) -> Plan | None:
-        """The plan for the variables that train now, if it has been made."""
+        """Return the plan for the variables that train now, if it has been made."""
         return self._runtime.plans.get(self._key())
 
     def architecture(self) -> str:
-        """A hash of what the kernel is, whatever its variables hold."""
+        """Return a hash of what the kernel is, whatever its variables hold."""
         return f"{self._outputs} {self._identity.digest}"
 
     def _make_plan(self, x: Any) -> Plan:
@@ -68,7 +68,7 @@ class Plans:
         return plan
 
     def _common_plan(self, x: Any) -> Plan | None:
-        """That of a network of the same architecture, if there is one."""
+        """Return the plan of a network of the same architecture, if there is one."""
         if not self._runtime.pooled or self._shape(x) not in self._runtime.functions:
             return None
         plan, variables = self._runtime.functions[self._shape(x)]

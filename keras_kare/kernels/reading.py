@@ -25,7 +25,7 @@ _DEPTH = 8
 
 
 class Reader:
-    """Says what a trace may have kept of attributes.
+    """A reader of what a trace may have kept of attributes.
 
     Args:
         known: Layers and variables that Keras knows of, in their order.
@@ -42,7 +42,7 @@ class Reader:
         self._hidden = 0
 
     def of(self, value: Any) -> str:
-        """Any value; what holds itself is read once."""
+        """Describe any value; what holds itself is read once."""
         if isinstance(value, _PLAIN):
             return repr(value)
         if isinstance(value, keras.layers.Layer | keras.Variable | tf.Variable):
@@ -82,7 +82,7 @@ class Reader:
         return self._of_object(value)
 
     def _of_hidden(self, value: Any) -> str:
-        """What is in functions and objects, where Keras looks for no layers."""
+        """Describe what is in functions and objects, where Keras looks for no layers."""
         self._hidden += 1
         try:
             return self.of(value)
@@ -99,7 +99,7 @@ class Reader:
         return f"{array.dtype}{array.shape}{hashed}"
 
     def of_function(self, function: Any) -> str:
-        """By its name, code, defaults, what it closes over and what it is bound to."""
+        """Describe a function by its name, code, defaults, and what it has bound."""
         bound = getattr(function, "__self__", None)
         name = f"{function.__module__}.{function.__qualname__}"
         function = getattr(function, "__func__", function)
@@ -142,7 +142,7 @@ class Reader:
         return f"{kind}{code}{self._of_hidden(dict(kept))}"
 
     def of_unread(self, value: Any) -> str:
-        """Which object it is, in this process."""
+        """Name which object it is, in this process."""
         self.unread = True
         return f"{type(value).__qualname__}@{id(value)}"
 

@@ -54,21 +54,21 @@ class Tiled:
         self.tile = tile
 
     def gram(self, x: Any) -> tf.Tensor:
-        """As `FeatureMap.gram`."""
+        """Return what `FeatureMap.gram` does, in tiles."""
         values = self._blocks(x, x, symmetric=True)
         return self._attach(values, lambda upstream: self.gram_gradient(x, upstream))
 
     def cross(self, x1: Any, x2: Any) -> tf.Tensor:
-        """As `FeatureMap.cross`."""
+        """Return what `FeatureMap.cross` does, in tiles."""
         values = self._blocks(x1, x2, symmetric=False)
         return self._attach(values, lambda upstream: self.cross_gradient(x1, x2, upstream))
 
     def gram_gradient(self, x: Any, upstream: tf.Tensor) -> list[tf.Tensor]:
-        """Gradient of `sum(upstream * gram(x))`, one array a trainable variable."""
+        """Return the gradient of `sum(upstream * gram(x))`, an array a variable."""
         return self._rows_gradient(x, x, upstream + _mirrored(upstream))
 
     def cross_gradient(self, x1: Any, x2: Any, upstream: tf.Tensor) -> list[tf.Tensor]:
-        """Gradient of `sum(upstream * cross(x1, x2))`."""
+        """Return the gradient of `sum(upstream * cross(x1, x2))`."""
         first = self._rows_gradient(x1, x2, upstream)
         second = self._rows_gradient(x2, x1, _mirrored(upstream))
         return [a + b for a, b in zip(first, second, strict=True)]
@@ -79,7 +79,7 @@ class Tiled:
         return attach(values, self.features.network.trainable_variables, backward)
 
     def _blocks(self, x1: Any, x2: Any, symmetric: bool) -> tf.Tensor:
-        """All values, a row of tiles after the other."""
+        """Compute all values, a row of tiles after the other."""
         n1, n2 = _count(x1), _count(x2)
         down, across = self._tiles(n1), self._tiles(n2)
         store2 = self._store(x2, across)
@@ -120,7 +120,7 @@ class Tiled:
         return values + _mirrored(values) if symmetric else values
 
     def _rows_gradient(self, x1: Any, x2: Any, g: tf.Tensor) -> list[tf.Tensor]:
-        """Gradient of `sum_ij g_ij J(x1_i) J(x2_j)ᵀ` through the rows of `x1` alone."""
+        """Return the gradient of `sum_ij g_ij J(x1_i) J(x2_j)ᵀ` by the rows of `x1`."""
         n1, n2 = _count(x1), _count(x2)
         variables = self.features.network.trainable_variables
         down, across = self._tiles(n1), self._tiles(n2)
@@ -156,7 +156,7 @@ class Tiled:
         n1: tf.Tensor,
         n2: tf.Tensor,
     ) -> list[tf.Tensor]:
-        """`sum_j g_ij ∂K_ij/∂held_i`, one array a floating array of what is held."""
+        """Return `sum_j g_ij ∂K_ij/∂held_i`, one array a floating array of what is held."""
         own = [[tf.stop_gradient(t) for t in group] for group in held.arrays]
         begin, end = i * self.tile, tf.minimum(n1, (i + 1) * self.tile)
 
@@ -185,7 +185,7 @@ class Tiled:
         return list(done[1:])
 
     def _store(self, x: Any, count: tf.Tensor) -> _Store:
-        """The features of all rows, a tile after the other."""
+        """Compute the features of all rows, a tile after the other."""
         like = self.features.traced_held(x)
         arrays = [
             tf.TensorArray(t.dtype, size=count, infer_shape=False, clear_after_read=False)
@@ -215,7 +215,7 @@ def attach(
     variables: list[keras.Variable],
     backward: Callable[[tf.Tensor], list[tf.Tensor]],
 ) -> tf.Tensor:
-    """`values`, whose gradient by the variables is what `backward` says."""
+    """Give `values` a gradient by the variables: what `backward` says."""
 
     @tf.custom_gradient
     def attached(values: tf.Tensor, *weights: tf.Tensor) -> tuple[tf.Tensor, Any]:

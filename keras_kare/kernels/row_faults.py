@@ -56,7 +56,7 @@ def refuse_rows(name: str, f: Any) -> None:
 
 
 def check_values(outputs: Outputs, values: np.ndarray, *given: tuple[str, Any]) -> None:
-    """Where kernel values hold NaN or Inf, say which rows of which argument are at fault.
+    """Say which rows are at fault, of which argument, where values hold NaN or Inf.
 
     Args:
         outputs: The network.
@@ -76,7 +76,7 @@ def check_values(outputs: Outputs, values: np.ndarray, *given: tuple[str, Any]) 
 
 
 def shown_by(verb: str, values: Any) -> np.ndarray:
-    """The values in which every row that is at fault shows."""
+    """Return the values in which every row that is at fault shows."""
     if verb == "gram" and tf.is_tensor(values) and values.shape.rank == 2:
         return np.asarray(tf.linalg.diag_part(values))
     if verb == "gram":

@@ -16,7 +16,7 @@ Gradients = tuple[tf.Tensor | None, ...]
 
 
 def _softsign_grad_grad(op: tf.Operation, upstream: tf.Tensor) -> Gradients:
-    """Derivative of `g / (1 + |x|)²` by `g` and by `x`."""
+    """Differentiate `g / (1 + |x|)²` by `g` and by `x`."""
     g, x = op.inputs
     scale = 1.0 + tf.abs(x)
     first = upstream / tf.square(scale)
@@ -25,7 +25,7 @@ def _softsign_grad_grad(op: tf.Operation, upstream: tf.Tensor) -> Gradients:
 
 
 def _normalization_grad_grad(op: tf.Operation, upstream: tf.Tensor) -> Gradients:
-    """Derivative of `g s⁻ᵇ - 2ab x W(g x s⁻ᵇ⁻¹)` with `s = bias + a W(x²)`.
+    """Differentiate `g s⁻ᵇ - 2ab x W(g x s⁻ᵇ⁻¹)` with `s = bias + a W(x²)`.
 
     `W` sums over a window of channels. The third input is a function of the second,
     `x s⁻ᵇ`, so that its derivative is in that of the second.
@@ -45,7 +45,7 @@ def _normalization_grad_grad(op: tf.Operation, upstream: tf.Tensor) -> Gradients
 
 
 def _resized(op: tf.Operation, upstream: tf.Tensor, resize: Any, **given: Any) -> tf.Tensor:
-    """What the gradient of resizing is the transpose of: resizing itself."""
+    """Resize, which is what the gradient of resizing is the transpose of."""
     g = op.inputs[0]
     return tf.cast(resize(images=upstream, size=tf.shape(g)[1:3], **given), g.dtype)
 
@@ -57,7 +57,7 @@ def _nearest_grad_grad(op: tf.Operation, upstream: tf.Tensor) -> Gradients:
 
 
 def _bicubic_grad_grad(op: tf.Operation, upstream: tf.Tensor) -> Gradients:
-    """The second input, the image, only tells the size."""
+    """Resize; the second input, the image, only tells the size."""
     names = ("align_corners", "half_pixel_centers")
     given = {name: op.get_attr(name) for name in names}
     first = _resized(op, upstream, tf.raw_ops.ResizeBicubic, **given)
@@ -65,7 +65,7 @@ def _bicubic_grad_grad(op: tf.Operation, upstream: tf.Tensor) -> Gradients:
 
 
 def _translate_grad_grad(op: tf.Operation, upstream: tf.Tensor) -> Gradients:
-    """The second input, the image, only tells the size."""
+    """Resize; the second input, the image, only tells the size."""
     _, image, scale, translation = op.inputs
     given = {name: op.get_attr(name) for name in ("kernel_type", "antialias")}
     given |= {"scale": scale, "translation": translation}

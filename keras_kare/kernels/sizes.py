@@ -24,7 +24,7 @@ GRADIENT = 2.0
 
 @dataclass(frozen=True)
 class Sizes:
-    """Bytes that a plan's kernel values take.
+    """The bytes that a plan's kernel values take.
 
     Attributes:
         working: A row, while its features are computed.
@@ -40,7 +40,7 @@ class Sizes:
 
     @classmethod
     def of(cls, features: FeatureMap) -> Sizes:
-        """From what was counted when the plan of a feature map was made."""
+        """Take what was counted when the plan of a feature map was made."""
         plan, itemsize = features.plan, features.dtype.size
         blocks = plan.outputs**2 if features.outputs == "full" else 1
         row = itemsize * sum(s.cost.row_numbers for s in plan.shares)
@@ -48,34 +48,34 @@ class Sizes:
         return cls(SLACK * plan.footprint, row, pair, float(itemsize * blocks))
 
     def at_once(self, rows: int) -> float:
-        """Bytes to compute a Gram matrix of so many rows in one piece."""
+        """Return the bytes that a Gram matrix of so many rows takes in one piece."""
         return (self.working + self.features) * rows + self.pair * rows**2
 
     def needs_no_tiles(self, rows: int, limit: float) -> bool:
-        """Whether a Gram matrix of so many rows is computed in one piece."""
+        """Tell whether a Gram matrix of so many rows is computed in one piece."""
         return rows <= AT_ONCE and self.at_once(rows) <= limit
 
     def for_gradient(self, rows: int) -> float:
-        """Bytes to compute it and its gradient by the weights in one piece."""
+        """Return the bytes that it and its gradient by the weights take in one piece."""
         return GRADIENT * self.at_once(rows)
 
     def in_tiles(self, tile: int) -> float:
-        """Bytes that a pair of tiles takes, beside the features that are held."""
+        """Return the bytes that a pair of tiles takes, beside the features held."""
         square = self.pair + 2.0 * self.result
         return (self.working + 2.0 * self.features) * tile + square * tile**2
 
     def tile(self, rows: int, limit: float) -> int:
-        """Most rows of a tile whose work fits in half the limit; 0 if none does."""
+        """Return the most rows of a tile whose work fits in half the limit, or 0."""
         linear, square = self.working + 2.0 * self.features, self.pair + 2.0 * self.result
         most = (math.sqrt(linear**2 + 2.0 * square * limit) - linear) / (2.0 * square)
         return int(min(most, rows, LARGEST_TILE))
 
     def gradient_tile(self, rows: int, limit: float) -> int:
-        """Most rows of a tile whose gradient fits in half the limit; 0 if none does."""
+        """Return the most rows of a tile whose gradient fits in half the limit, or 0."""
         return self.tile(rows, limit / GRADIENT)
 
     def panel(self, rows: int, tile: int, limit: float) -> int:
-        """Rows whose features may be held at once, in whole tiles."""
+        """Return how many rows' features may be held at once, in whole tiles."""
         left = limit - self.in_tiles(tile)
         tiles = max(1, int(left // (max(self.features, 1.0) * tile)))
         return min(rows, tiles * tile)

@@ -21,29 +21,29 @@ ALIGNMENT = 64
 
 
 class Engine(Protocol):
-    """What a tile is computed with."""
+    """The functions that a tile is computed with."""
 
     def features(self, side: int, rows: slice) -> Any:
-        """Features of some rows of the first (0) or second (1) input."""
+        """Return features of some rows of the first (0) or second (1) input."""
 
     def gram(self, features: Any) -> tf.Tensor:
-        """Kernel values between all rows of these features."""
+        """Return kernel values between all rows of these features."""
 
     def cross(self, features: Any, others: Any) -> tf.Tensor:
-        """Kernel values between the rows of two features."""
+        """Return kernel values between the rows of two features."""
 
 
 class Target(Protocol):
-    """Where tiles go."""
+    """A place where tiles go."""
 
     def done(self, i: int, j: int) -> bool:
-        """Whether this pair of tiles is there already."""
+        """Tell whether this pair of tiles is there already."""
 
     def write(self, i: int, j: int, rows: slice, columns: slice, values: tf.Tensor) -> None:
         """Store one pair of tiles (and its mirror image, where symmetric)."""
 
     def close(self) -> None:
-        """Called at the end, also where the work was interrupted."""
+        """Close the target at the end, also where the work was interrupted."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Grid:
     symmetric: bool
 
     def bounds(self, index: int, size: int) -> slice:
-        """The rows of a tile."""
+        """Return the rows of a tile."""
         return slice(index * self.tile, min(size, (index + 1) * self.tile))
 
     @property
@@ -74,13 +74,13 @@ class Grid:
         return math.ceil(self.rows / self.tile), math.ceil(self.columns / self.tile)
 
     def panels(self) -> Iterator[range]:
-        """Row tiles that go together."""
+        """Yield row tiles that go together."""
         count, step = self.shape[0], max(1, self.panel // self.tile)
         for begin in range(0, count, step):
             yield range(begin, min(count, begin + step))
 
     def pairs(self) -> Iterator[tuple[range, int, list[int]]]:
-        """`(panel, column tile, row tiles to pair it with)`."""
+        """Yield `(panel, column tile, row tiles to pair it with)`."""
         for panel in self.panels():
             for j in range(panel.start if self.symmetric else 0, self.shape[1]):
                 yield panel, j, [i for i in panel if i <= j or not self.symmetric]
@@ -127,12 +127,12 @@ def _side(grid: Grid, side: int, index: int) -> slice:
 
 
 def mirrored(block: np.ndarray) -> np.ndarray:
-    """`K(x', x)`: rows swapped, and the outputs of a full kernel too."""
+    """Return `K(x', x)`: rows swapped, and the outputs of a full kernel too."""
     return block.transpose((1, 0, 3, 2) if block.ndim == 4 else (1, 0))
 
 
 class ArrayTarget:
-    """A NumPy array, in memory or mapped from a disk."""
+    """A target in memory, or mapped from a disk: a NumPy array."""
 
     def __init__(self, array: Any, symmetric: bool):
         self.array = array
@@ -152,7 +152,7 @@ class ArrayTarget:
 
 
 class TensorTarget(ArrayTarget):
-    """A tensor: never two copies of the result in the memory of the host."""
+    """A target of which the host's memory never has two copies: a tensor."""
 
     def __init__(self, shape: tuple[int, ...], dtype: np.dtype, symmetric: bool):
         size = math.prod(shape) * dtype.itemsize
@@ -162,6 +162,6 @@ class TensorTarget(ArrayTarget):
         super().__init__(array, symmetric)
 
     def result(self) -> tf.Tensor:
-        """All values; the array must not be written to any more."""
+        """Return all values; the array must not be written to any more."""
         tensor = tf.experimental.dlpack.from_dlpack(self.array.__dlpack__())
         return tf.identity(tensor)  # on the default device; no copy on a CPU

@@ -41,7 +41,7 @@ _POOLS: OrderedDict[str, dict[Any, Any]] = OrderedDict()
 
 
 def _pool(architecture: str) -> dict[Any, Any]:
-    """What has been planned and traced for an architecture, whoever's weights."""
+    """Return what has been planned and traced for an architecture, whoever's weights."""
     found = _POOLS.setdefault(architecture, {})
     _POOLS.move_to_end(architecture)
     while len(_POOLS) > _MOST:
@@ -50,7 +50,7 @@ def _pool(architecture: str) -> dict[Any, Any]:
 
 
 class Runtime:
-    """What one process has planned and traced; never tracked, saved or copied."""
+    """The plans and traces of one process; never tracked, saved or copied."""
 
     def __init__(self) -> None:
         self.plans: dict[tuple[int, ...], Plan] = {}
@@ -63,7 +63,7 @@ class Runtime:
         self._variables: list[Any] = []
 
     def is_new(self, architecture: str, variables: list[Any]) -> bool:
-        """Whether a network has changed; what was planned and traced before is dropped."""
+        """Tell whether a network has changed; drop what was planned and traced before."""
         same = identical(variables, self._variables)
         if same and architecture == self._architecture:
             return False
@@ -105,24 +105,24 @@ class Traces:
         self._parted = not features.plan.jacobian
 
     def call(self, verb: str, *arguments: Any) -> Any:
-        """A verb of the feature map on rows."""
+        """Apply a verb of the feature map to rows."""
         if verb == "held":
             return self.held(*arguments)
         return self._call(verb, getattr(self.features, verb), arguments)
 
     def held(self, x: Any) -> Arrays:
-        """What kernel values and products need of rows, for `of_held`."""
+        """Return what kernel values and products need of rows, for `of_held`."""
         arrays, traced = in_arrays(self.features.held)
         found: Arrays = self._call("held", arrays, [x])
         self._known.extend(traced)  # none, where it had been traced
         return found
 
     def of_held(self, verb: str, *arguments: Any) -> Any:
-        """A verb of the feature map on what `held` returned."""
+        """Apply a verb of the feature map to what `held` returned."""
         return self._call(verb, self._of_arrays(verb), arguments)
 
     def product(self, verb: str, *arguments: Any) -> Any:
-        """`of_held` of a few operations, which are traced if they are called often."""
+        """Do as `of_held`, but trace nothing while it is quick and seldom called."""
         key = ("calls", verb, self._plan, self.features.dtype)
         functions, eagerly = self._runtime.functions, tf.executing_eagerly()
         functions[key] = functions.get(key, 0) + eagerly
@@ -131,7 +131,7 @@ class Traces:
         return self.of_held(verb, *arguments)
 
     def of_rows(self, verb: str, *arguments: Any) -> Any:
-        """A verb of what is held of rows, which is traced once for all verbs and types.
+        """Apply a verb to what is held of rows, which is traced once for all verbs.
 
         Rows of two shapes are traced together, so that variables go the same road in both.
         """
@@ -143,7 +143,7 @@ class Traces:
         return self.product(f"{verb}_of_held", *held, *others)
 
     def gradient(self, verb: str, tiled: Tiled, *arguments: Any) -> list[tf.Tensor]:
-        """A gradient that tiles recompute, of rows and of an upstream gradient."""
+        """Return the gradient of what was computed in tiles, for an upstream gradient."""
         *specs, upstream = _specs(verb, arguments)
         specs.append(tf.TensorSpec([None, None, *upstream.shape[2:]], upstream.dtype))
         function = self._function(verb, getattr(tiled, verb), tiled.tile, specs)
@@ -153,7 +153,7 @@ class Traces:
     def common(
         self, function: Callable[..., Any], key: str, fixed: bool, *arguments: Any
     ) -> Callable[..., Any]:
-        """See `Kernel.shared`."""
+        """Return a function for all networks of an architecture; see `Kernel.shared`."""
         spec = _exactly if fixed else _any_rows
         specs = [keras.tree.map_structure(spec, argument) for argument in arguments]
         kinds = keras.tree.map_structure(lambda t: f"{t.shape.rank} {t.dtype}", arguments)
@@ -168,7 +168,7 @@ class Traces:
         return self._function("common", function, key, specs)
 
     def inline(self, verb: str, *arguments: Any) -> Any:
-        """A verb in the graph that is being traced, whose weights' gradients flow."""
+        """Apply a verb in the graph that is being traced; weights' gradients flow."""
         if not self._runtime.pooled or getattr(_TRACING, "pooled", False):
             return getattr(self.features, verb)(*arguments)
         call = self.of_rows if verb in _OF_ROWS else self.call
@@ -181,7 +181,7 @@ class Traces:
         return found
 
     def _of_arrays(self, verb: str) -> Callable[..., Any]:
-        """A verb of held rows as a function of their arrays."""
+        """Make a verb of held rows a function of their arrays."""
         count = 2 if verb == "cross_of_held" else 1
         method = getattr(self.features, verb)
 
@@ -192,7 +192,7 @@ class Traces:
         return of_arrays
 
     def _like(self, arrays: Arrays) -> Held:
-        """What arrays of such shapes stand for."""
+        """Return what arrays of such shapes stand for."""
         found = next((held for held in reversed(self._known) if held.fits(arrays)), None)
         if found is None:
             shapes = [tuple(t.shape) for t in keras.tree.flatten(arrays)]
@@ -208,7 +208,7 @@ class Traces:
     def _function(
         self, verb: str, method: Callable[..., Any], key: Any, specs: list[Any]
     ) -> Callable[..., Any]:
-        """A method as a traced function, at this network's weights."""
+        """Return a method as a traced function, at this network's weights."""
         # Nothing else changes what a function of this plan computes.
         dtype = self.features.inner if verb == "held" else self.features.dtype
         key = (verb, key, self._plan, dtype, repr(specs))
@@ -218,7 +218,7 @@ class Traces:
         return functools.partial(functions[key], self.features.network)
 
     def _traced(self, method: Any, specs: list[Any]) -> Callable[..., Any]:
-        """A function of a network, of this architecture, and of the method's arguments."""
+        """Trace a function of a network of this architecture and of arguments."""
         network = self.features.network
         if not self._runtime.pooled:
             traced = tf.function(method, autograph=False)
@@ -246,7 +246,7 @@ class Traces:
 
 
 def _specs(verb: str, arguments: Sequence[Any]) -> list[Any]:
-    """What a verb is traced for: any number of rows, and so many directions."""
+    """Return what a verb is traced for: any number of rows, and so many directions."""
     # The weights of `jvp` have directions on their first axis, not rows.
     exact = verb in ("jvp", "push")
     return [
@@ -264,6 +264,6 @@ def _any_rows(t: tf.Tensor) -> tf.TensorSpec:
 
 
 def _any_of(one: tf.TensorSpec, other: tf.TensorSpec) -> tf.TensorSpec:
-    """Of both shapes."""
+    """Return a specification that arrays of both shapes fit."""
     shape = one.shape.most_specific_compatible_shape(other.shape)
     return tf.TensorSpec(shape, one.dtype)

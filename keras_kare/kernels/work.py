@@ -36,7 +36,7 @@ class Work:
         self._traces = Traces(runtime, features)
 
     def gram(self, x: Any, out: Any, fingerprint: Callable[[], str]) -> Any:
-        """Into a tensor, an array or a file; see `NTK.gram`."""
+        """Compute a Gram matrix into a tensor, an array or a file; see `NTK.gram`."""
         rows = _rows.count(x)
         if out is None and self.sizes.needs_no_tiles(rows, self.limit):
             return self._traces.of_rows("gram", x)
@@ -47,7 +47,7 @@ class Work:
         return self._attached(values, grid.tile, "gram_gradient", x)
 
     def cross(self, x1: Any, x2: Any, out: Any, fingerprint: Callable[[], str]) -> Any:
-        """Into a tensor, an array or a file; see `NTK.cross`."""
+        """Compute a matrix into a tensor, an array or a file; see `NTK.cross`."""
         rows, columns = _rows.count(x1), _rows.count(x2)
         most = max(rows, columns)
         if out is None and self.sizes.needs_no_tiles(most, self.limit):
@@ -59,12 +59,12 @@ class Work:
         return self._attached(values, grid.tile, "cross_gradient", x1, x2)
 
     def diag(self, x: Any) -> tf.Tensor:
-        """A slice of rows after the other."""
+        """Compute the diagonal, a slice of rows after the other."""
         parts = [self._traces.of_rows("diag", part) for part in self._slices(x)]
         return tf.concat(parts, axis=0)
 
     def vjp(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
-        """Summed over slices of rows."""
+        """Return `Jᵀ v`, summed over slices of rows."""
         slices, begin = self._slices(x), 0
         parts = []
         for part in slices:
@@ -74,35 +74,35 @@ class Work:
         return _rows.total(self._traces.of_rows("vjp", *part) for part in parts)
 
     def jvp(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
-        """A slice of rows after the other."""
+        """Return `J w`, a slice of rows after the other."""
         parts = [self._traces.call("jvp", part, w) for part in self._slices(x)]
         return tf.concat(parts, axis=0)
 
     def over_slices(self, verb: str, x: Any) -> Any:
-        """A verb whose results have rows on their first axes, a slice after the other."""
+        """Apply a verb whose results have rows on their first axes, slice by slice."""
         parts = [self._traces.call(verb, part) for part in self._slices(x)]
         return parts[0] if len(parts) == 1 else _rows.joined(parts)
 
     def pull(self, held: Arrays, v: tf.Tensor) -> list[tf.Tensor]:
-        """`Jᵀ v` of what `held` returned."""
+        """Return `Jᵀ v` of what `held` returned."""
         found: list[tf.Tensor] = self._traces.of_held("pull", held, v)
         return found
 
     def push(self, held: Arrays, w: list[tf.Tensor]) -> tf.Tensor:
-        """`J w` of what `held` returned."""
+        """Return `J w` of what `held` returned."""
         return self._traces.of_held("push", held, w)
 
     def common(
         self, function: Callable[..., Any], key: str, fixed: bool, *arguments: Any
     ) -> Callable[..., Any] | None:
-        """See `Kernel.shared`."""
+        """Return a function for all networks of an architecture; see `Kernel.shared`."""
         rows = _rows.count(arguments)
         if not self.runtime.pooled or self.sizes.for_gradient(rows) > self.limit:
             return None
         return self._traces.common(function, key, fixed, *arguments)
 
     def inline(self, verb: str, rows: tuple[Any, ...], extra: Any) -> Any:
-        """In the graph that is being traced; in tiles where a batch would not fit."""
+        """Apply a verb in the graph that is being traced, in tiles where need be."""
         if verb not in ("gram", "cross"):
             return self._traces.inline(verb, *rows, *extra)
         counts = [_rows.known_count(x) or self.runtime.expected_rows for x in rows]
@@ -114,7 +114,7 @@ class Work:
         return getattr(Tiled(self.features, tile), verb)(*rows)
 
     def chunk(self, rows: int, vectors: int) -> tuple[int, bool]:
-        """Rows that go at a time in products with vectors; whether all are held.
+        """Return how many rows go at a time in products with vectors; whether all are held.
 
         What a row's passes hold is what a vector's products hold, at most, twice as
         wide (in float64).
@@ -158,7 +158,7 @@ class Work:
         return fill(out, shape, dtype, engine, grid, contents)
 
     def _attached(self, values: tf.Tensor, tile: int, verb: str, *rows: Any) -> tf.Tensor:
-        """Tiles as a tensor whose gradient recomputes them."""
+        """Make tiles a tensor whose gradient recomputes them."""
         most = max(_rows.count(x) for x in rows)
         tile = max(1, min(tile, self.sizes.gradient_tile(most, self.limit)))
         tiled = Tiled(self.features, tile)

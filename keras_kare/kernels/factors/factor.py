@@ -19,7 +19,7 @@ import tensorflow as tf
 
 @dataclass(frozen=True)
 class Cost:
-    """What a factor costs, counted from its shapes.
+    """The cost of a factor, counted from its shapes.
 
     Attributes:
         path: How rows meet: `"products"` (gradients written out, one matrix
@@ -47,27 +47,27 @@ class Factor(abc.ABC):
 
     @abc.abstractmethod
     def gram(self) -> tf.Tensor:
-        """`sum_k J_k J_kᵀ`, `(n, n)`."""
+        """Return the kernel values of these rows, `sum_k J_k J_kᵀ`, `(n, n)`."""
 
     @abc.abstractmethod
     def cross(self, other: Any) -> tf.Tensor:
-        """`sum_k J_k J'_kᵀ` against a factor of the same group, `(n, n')`."""
+        """Return `sum_k J_k J'_kᵀ` for a factor of the same group, `(n, n')`."""
 
     @abc.abstractmethod
     def blocks(self, other: Any) -> tf.Tensor:
-        """`J_k J'_lᵀ` for all pairs of outputs, `(n, n', C, C)`."""
+        """Return `J_k J'_lᵀ` for all pairs of outputs, `(n, n', C, C)`."""
 
     @abc.abstractmethod
     def diag(self) -> tf.Tensor:
-        """`sum_k |J_k(x_i)|²`, `(n,)`."""
+        """Return the diagonal of `gram`, `sum_k |J_k(x_i)|²`, `(n,)`."""
 
     @abc.abstractmethod
     def diag_blocks(self) -> tf.Tensor:
-        """`J_k(x_i) J_l(x_i)ᵀ`, `(n, C, C)`."""
+        """Return `J_k(x_i) J_l(x_i)ᵀ` for all pairs of outputs, `(n, C, C)`."""
 
     @abc.abstractmethod
     def vjp(self, v: tf.Tensor) -> list[tf.Tensor]:
-        """`sum_i v_ij J_k(x_i)` for `v` of shape `(n, m)`: `(m, C, ...)` a variable.
+        """Return `sum_i v_ij J_k(x_i)` for `v`, `(n, m)`: `(m, C, ...)` a variable.
 
         The trailing axes hold the variable's entries in the variable's order. The sums
         over rows are formed in the type of `v`.
@@ -75,13 +75,13 @@ class Factor(abc.ABC):
 
     @abc.abstractmethod
     def jvp(self, w: list[tf.Tensor]) -> tf.Tensor:
-        """`sum_k J_k(x_i) w_jk` for one `(m, C) + shape` a variable: `(n, m)`.
+        """Return `sum_k J_k(x_i) w_jk`, `(n, m)`, for one `(m, C) + shape` a variable.
 
         The sums are formed in the type of `w`.
         """
 
     def written(self, dtype: tf.DType) -> list[tf.Tensor]:
-        """The gradients themselves, `(n, C, ...)` a variable, in the variable's order.
+        """Write out the gradients, `(n, C, ...)` a variable, in the variable's order.
 
         The same numbers as in `vjp` and `jvp`, for `v` and `w` of type `dtype`.
         """
@@ -89,33 +89,33 @@ class Factor(abc.ABC):
 
     @abc.abstractmethod
     def join(self, others: Sequence[Any]) -> Factor:
-        """The sum of these gradients and others of the same group and rows.
+        """Return the sum of these gradients and others of the same group and rows.
 
         A layer that is called several times has one factor a call.
         """
 
     @abc.abstractmethod
     def cost(self, outputs: int | None = None) -> Cost:
-        """What this factor costs, or would cost with another number of outputs."""
+        """Return what this factor costs, or would cost with another number of outputs."""
 
     @abc.abstractmethod
     def parts(self) -> list[tf.Tensor]:
-        """The arrays that the factor holds; rows are the first axis of each."""
+        """Return the arrays that the factor holds; rows are the first axis of each."""
 
     @abc.abstractmethod
     def with_parts(self, parts: Sequence[tf.Tensor]) -> Factor:
-        """The same kind of factor on other rows."""
+        """Return the same kind of factor on other rows."""
 
     def condensed(self) -> Factor:
-        """The same gradients in the form in which rows meet most cheaply."""
+        """Return the same gradients in the form in which rows meet most cheaply."""
         return self
 
     def arranged(self, found: list[tf.Tensor]) -> list[tf.Tensor]:
-        """What `condensed().vjp(v)` returned, as `vjp(v)` does: an array a variable."""
+        """Arrange what `condensed().vjp(v)` gave as `vjp(v)` does: an array a variable."""
         return found
 
     def cast(self, dtype: tf.DType) -> Factor:
-        """The same gradients as numbers of another type."""
+        """Return the same gradients as numbers of another type."""
         parts = self.parts()
         if all(t.dtype == dtype for t in parts if t.dtype.is_floating):
             return self
@@ -125,5 +125,5 @@ class Factor(abc.ABC):
 
 
 def length(x: tf.Tensor, axis: int = 0) -> Any:
-    """Length of an axis: a number, or a tensor where it is not known while tracing."""
+    """Return the length of an axis: a number, or a tensor where it is not known yet."""
     return tf.shape(x)[axis] if x.shape[axis] is None else x.shape[axis]

@@ -26,7 +26,7 @@ class FullFactor(Factor):
         self.j = j if j.shape.rank == 3 else tf.reshape(j, (-1, j.shape[1], size))
 
     def rows(self) -> tf.Tensor:
-        """`(n, C s)`: outputs side by side."""
+        """Return the gradients with outputs side by side, `(n, C s)`."""
         return tf.reshape(self.j, (-1, self.j.shape[1] * self.j.shape[2]))
 
     def gram(self) -> tf.Tensor:
@@ -74,7 +74,7 @@ class FullFactor(Factor):
 
 
 def symmetric_product(rows: tf.Tensor) -> tf.Tensor:
-    """`R Rᵀ` with one product in its gradient, `(G + Gᵀ) R`, where TensorFlow has two."""
+    """Return `R Rᵀ` with one product in its gradient, `(G + Gᵀ) R`; TensorFlow has two."""
 
     @tf.custom_gradient
     def product(r: tf.Tensor) -> tuple[tf.Tensor, Any]:

@@ -11,7 +11,7 @@ from keras_kare.kernels.factors.factor import length
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the entry `(g, p, q)` of an outer product lies in its variable.
+    """The place of the entry `(g, p, q)` of an outer product in its variable.
 
     Attributes:
         split: Sizes of the axes of `(g, p, q)`, each of the three split as needed.
@@ -22,12 +22,12 @@ class Layout:
     order: tuple[int, ...]
 
     def to_variable(self, w: tf.Tensor) -> tf.Tensor:
-        """`(m, C, G, p, q)` to `(m, C) + the axes of the variable`."""
+        """Bring `(m, C, G, p, q)` to `(m, C) + the axes of the variable`."""
         w = tf.reshape(w, (length(w), length(w, 1), *self.split))
         return tf.transpose(w, (0, 1, *(2 + i for i in self.order)))
 
     def from_variable(self, w: tf.Tensor) -> tf.Tensor:
-        """The way back, to `(m, C) + split`."""
+        """Bring `(m, C) + the axes of the variable` back to `(m, C) + split`."""
         moved = [self.split[i] for i in self.order]
         w = tf.reshape(w, (length(w), length(w, 1), *moved))
         back = [self.order.index(i) for i in range(len(self.order))]

@@ -80,7 +80,7 @@ class LookupFactor(Factor):
         return LookupFactor(indices, b, self.size)
 
     def cost(self, outputs: int | None = None) -> Cost:
-        """Counted as if each position met one other of each row; data decides."""
+        """Count as if each position met one other of each row; data decides."""
         steps, (count, q) = self.indices.shape[1] or 1, self.b.shape[2:]
         numbers = float(steps * (outputs or count) * q)
         return Cost("lookup", 2.0 * numbers, 2.0 * numbers, 2.0 * numbers, 8.0 * steps)
@@ -92,7 +92,7 @@ class LookupFactor(Factor):
         return LookupFactor(parts[0], parts[1], self.size)
 
     def _side_by_side(self) -> LookupFactor:
-        """Outputs as one long output: their sum is one product."""
+        """Take outputs as one long output: their sum is one product."""
         steps = -1 if self.b.shape[1] is None else self.b.shape[1]
         count, q = self.b.shape[2:]
         n = length(self.b)
@@ -101,7 +101,7 @@ class LookupFactor(Factor):
         )
 
     def _meet(self, other: LookupFactor) -> tf.Tensor:
-        """`(n, n', C, C)`."""
+        """Return the products of all pairs of rows and of outputs, `(n, n', C, C)`."""
         count = self.b.shape[2]
         n1, n2 = length(self.b), length(other.b)
         both = tf.concat(
@@ -125,7 +125,7 @@ class LookupFactor(Factor):
 
 
 class _Entries:
-    """What each row has in each entry that it uses: repeated positions added up.
+    """The sum that each row has in each entry that it uses, over repeated positions.
 
     Sorted by entry. `number` are entries as numbers without gaps, `(n, T)`.
     """
@@ -144,13 +144,13 @@ class _Entries:
         self.row = tf.cast(unique % n, tf.int32)
 
     def users(self, entries: tf.Tensor) -> tf.Tensor:
-        """Number of rows that use each entry."""
+        """Count the rows that use each entry."""
         ones = tf.ones_like(self.entry)
         return tf.math.unsorted_segment_sum(ones, self.entry, entries)
 
 
 def _compact(chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """For each entry its number among the chosen ones, and how many these are."""
+    """Return for each entry its number among the chosen ones, and how many these are."""
     ones = tf.cast(chosen, tf.int32)
     return tf.cumsum(ones) - ones, tf.reduce_sum(ones)
 
@@ -158,7 +158,7 @@ def _compact(chosen: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 def _dense(
     left: _Entries, right: _Entries, chosen: tf.Tensor, n1: tf.Tensor, n2: tf.Tensor
 ) -> tf.Tensor:
-    """Entries that many rows use: `(n, entries x q)` matrices, `(n C, n' C)`."""
+    """Multiply entries that many rows use as `(n, entries x q)` matrices: `(n C, n' C)`."""
     number, size = _compact(chosen)
 
     def matrix(entries: _Entries, n: tf.Tensor) -> tf.Tensor:
@@ -184,7 +184,7 @@ def _grouped(
     n1: tf.Tensor,
     n2: tf.Tensor,
 ) -> tf.Tensor:
-    """Entries that at most `width` rows use: one small product each, `(n n', C C)`."""
+    """Multiply entries that at most `width` rows use, one by one: `(n n', C C)`."""
     number, size = _compact(chosen)
 
     def padded(entries: _Entries, n: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

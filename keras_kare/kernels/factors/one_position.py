@@ -10,12 +10,12 @@ from keras_kare.kernels.factors.factor import length
 
 
 def only(x: tf.Tensor) -> tf.Tensor:
-    """Of the only group and position: `(n, 1, 1, ...)` as `(n, ...)`."""
+    """Drop the axes of the only group and position: `(n, 1, 1, ...)` to `(n, ...)`."""
     return tf.reshape(x, (-1, *x.shape[3:]))
 
 
 def pulled(a: tf.Tensor, b: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`sum_i v_ij a_i ⊗ b_ik`, `(m, C, 1, p, q)`, and without `a`: one matrix product."""
+    """Return `sum_i v_ij a_i ⊗ b_ik`, `(m, C, 1, p, q)`, and the same without `a`."""
     m, p, (count, q) = length(v, 1), a.shape[1], b.shape[1:]
     each = tf.reshape(v, (-1, m, 1)) * tf.reshape(b, (-1, 1, count * q))
     weighted = tf.reshape(each, (-1, m * count * q))
@@ -27,7 +27,7 @@ def pulled(a: tf.Tensor, b: tf.Tensor, v: tf.Tensor) -> tuple[tf.Tensor, tf.Tens
 def pushed(
     a: tf.Tensor, b: tf.Tensor, kernel: tf.Tensor, bias: tf.Tensor | None
 ) -> tf.Tensor:
-    """`a_iᵀ W_jk b_ik` summed over `k`, `(n, m)`, for `W` of shape `(m, C, 1, p, q)`."""
+    """Return `sum_k a_iᵀ W_jk b_ik`, `(n, m)`, for `W` of shape `(m, C, 1, p, q)`."""
     n, m = length(a), length(kernel)
     p, (count, q) = a.shape[1], b.shape[1:]
     moved = tf.reshape(tf.transpose(kernel[:, :, 0], (2, 0, 1, 3)), (p, -1))
@@ -39,7 +39,7 @@ def pushed(
 
 
 def hadamard_gram(a: tf.Tensor, b: tf.Tensor, bias: bool) -> tf.Tensor:
-    """`(A Aᵀ + 1) ∘ (B Bᵀ)` with one product a factor in its gradient.
+    """Return `(A Aᵀ + 1) ∘ (B Bᵀ)` with one product a factor in its gradient.
 
     For an upstream `G`: `∂A = ((G + Gᵀ) ∘ B Bᵀ) A`, `∂B = ((G + Gᵀ) ∘ (A Aᵀ + 1)) B`.
     Differentiating the two products as TensorFlow does would take two a factor.

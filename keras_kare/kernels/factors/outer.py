@@ -44,12 +44,12 @@ class OuterFactor(Factor):
 
     @property
     def a(self) -> tf.Tensor:
-        """`(n, G, T, p)`: what the layer's kernel meets."""
+        """The inputs that the layer's kernel meets, `(n, G, T, p)`."""
         return self._a
 
     @property
     def _sizes(self) -> tuple[int, Any, int]:
-        """`G`, `T`, where it is known, and `p`."""
+        """The sizes `G`, `T`, where it is known, and `p`."""
         groups, steps, p = self._a.shape[1:]
         return groups, steps, p
 
@@ -105,7 +105,7 @@ class OuterFactor(Factor):
         return self._in_order(cast.formed().j)
 
     def _in_order(self, flat: tf.Tensor) -> list[tf.Tensor]:
-        """From `(m, C, G (q p + q))`, as products are formed, to the variables' order."""
+        """Bring `(m, C, G (q p + q))`, as products are formed, to the variables' order."""
         (groups, _, p), q = self._sizes, self.b.shape[4]
         lead = length(flat), length(flat, 1)
         flat = tf.reshape(flat, (*lead, groups, q * p + q * self.bias))
@@ -141,7 +141,7 @@ class OuterFactor(Factor):
         return OuterFactor(a, b, self.bias, self.layout)
 
     def formed(self) -> FullFactor:
-        """The same gradients written out, bias last; not in the variable's order."""
+        """Return the same gradients written out, bias last; not in the variable's order."""
         count, q = self.b.shape[3:]
         (groups, steps, p), rows = self._sizes, -1
         if steps is None:
@@ -153,7 +153,7 @@ class OuterFactor(Factor):
         return self._written_out(j)
 
     def _written_out(self, j: tf.Tensor) -> FullFactor:
-        """From products `(n, G, C, q p)`, with the bias added."""
+        """Add the bias to products `(n, G, C, q p)`."""
         groups, count, size = j.shape[1:]
         if self.bias:
             j = tf.concat([j, tf.reduce_sum(self.b, axis=2)], axis=3)
@@ -169,7 +169,7 @@ class OuterFactor(Factor):
         return self._in_order(found[0]) if self._forms() else found
 
     def cost(self, outputs: int | None = None) -> Cost:
-        """By path; positions of an unknown number always form products."""
+        """Count by path; positions of an unknown number always form products."""
         (groups, steps, p), (count, q) = self._sizes, self.b.shape[3:]
         count = outputs or count
         if not self._forms(count):
@@ -187,7 +187,7 @@ class OuterFactor(Factor):
         return OuterFactor(parts[0], parts[1], self.bias, self.layout)
 
     def _forms(self, outputs: int | None = None, blocks: bool = False) -> bool:
-        """Whether to write products out: multiply-adds a pair of rows, passes counted.
+        """Tell whether to write products out: multiply-adds a pair of rows, passes counted.
 
         `C p q` for one product of rows against `T² (p + C q)` and the passes over
         `T²` products of inputs and of outputs.
@@ -205,19 +205,19 @@ class OuterFactor(Factor):
         return self._sizes[:2] == (1, 1)
 
     def _inputs(self) -> tf.Tensor:
-        """`(G, n T, p)`."""
+        """Return the inputs as matrices, `(G, n T, p)`."""
         groups, _, p = self._sizes
         a = self.a if groups == 1 else tf.transpose(self.a, (1, 0, 2, 3))
         return tf.reshape(a, (groups, -1, p))
 
     def _outputs(self) -> tf.Tensor:
-        """`(G, n T, C q)`: the sum over outputs is one product."""
+        """Return the gradients as matrices, `(G, n T, C q)`: outputs are summed over."""
         groups, (count, q) = self.b.shape[1], self.b.shape[3:]
         b = self.b if groups == 1 else tf.transpose(self.b, (1, 0, 2, 3, 4))
         return tf.reshape(b, (groups, -1, count * q))
 
     def _each(self) -> tf.Tensor:
-        """`(G, n T C, q)`: every output for itself."""
+        """Return the gradients with every output for itself, `(G, n T C, q)`."""
         groups, (count, q) = self.b.shape[1], self.b.shape[3:]
         return (
             tf.reshape(self._outputs(), (groups, -1, q)) if count > 1 else self._outputs()

@@ -14,7 +14,7 @@ SMALL = 2048
 
 
 def gram_of(factors: Sequence[Factor]) -> tf.Tensor:
-    """The sum of all `gram()`s, `(n, n)`."""
+    """Return the sum of all `gram()`s, `(n, n)`."""
     small, rest = _split(factors)
     parts = [factor.gram() for factor in rest]
     if small:
@@ -23,7 +23,7 @@ def gram_of(factors: Sequence[Factor]) -> tf.Tensor:
 
 
 def cross_of(factors: Sequence[Factor], others: Sequence[Factor]) -> tf.Tensor:
-    """The sum of all `cross`es, `(n, n')`."""
+    """Return the sum of all `cross`es, `(n, n')`."""
     (small, rest), (small2, rest2) = _split(factors), _split(others)
     parts = [f.cross(g) for f, g in zip(rest, rest2, strict=True)]
     if small:
@@ -32,7 +32,7 @@ def cross_of(factors: Sequence[Factor], others: Sequence[Factor]) -> tf.Tensor:
 
 
 def _split(factors: Sequence[Factor]) -> tuple[list[FullFactor], list[Factor]]:
-    """Small written-out factors, whose products are one product, and the others."""
+    """Split off small written-out factors, whose products are one product."""
     small: list[FullFactor] = []
     rest: list[Factor] = []
     for factor in factors:

@@ -33,7 +33,7 @@ class WindowFactor(OuterFactor):
 
     @property
     def a(self) -> tf.Tensor:
-        """Windows, made where they are asked for: products do without them."""
+        """The windows, made where they are asked for: products do without them."""
         g = self._g
         count = [length(g, axis) for axis in range(2, g.shape.rank - 1)]
         return positions(self._windows.stacked(self._a, count))

@@ -29,7 +29,7 @@ _KEPT = 256
 
 
 def outer_products(windows: Windows, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-    """`sum_t b_t ⊗ window_t(x)` for every row, without an array of all windows.
+    """Return `sum_t b_t ⊗ window_t(x)` for every row, without an array of all windows.
 
     Args:
         windows: The geometry.
@@ -55,7 +55,7 @@ def _traced(
 
 @dataclass(frozen=True)
 class _Products:
-    """How the products of one geometry are made.
+    """A way to make the products of one geometry.
 
     Attributes:
         of_x: Where windows have what of the inputs.
@@ -98,7 +98,7 @@ class _Products:
         return cls(places, of_b, grid, size, shifts, x.shape, b.shape)
 
     def outer(self, x: tf.Tensor, b: tf.Tensor) -> tf.Tensor:
-        """The products, `(n, q, taps * p)`, whose gradient makes windows anew."""
+        """Return the products, `(n, q, taps * p)`, whose gradient makes windows anew."""
         q, shifts, size = self.b[-1], self.shifts, self.size
 
         @tf.custom_gradient

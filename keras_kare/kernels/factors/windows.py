@@ -35,7 +35,7 @@ class Windows:
         return math.prod(self.size)
 
     def stacked(self, x: tf.Tensor, count: Sequence[Any]) -> tf.Tensor:
-        """All windows of `x`, `(n, ..., d)`, side by side: `(n, *count, taps * d)`.
+        """Put all windows of `x`, `(n, ..., d)`, side by side: `(n, *count, taps * d)`.
 
         Args:
             x: Inputs, channels last.
@@ -44,7 +44,7 @@ class Windows:
         return self.places(x, count).take(x)
 
     def places(self, x: tf.Tensor, count: Sequence[Any]) -> Places:
-        """Where these windows have what of `x`."""
+        """Return where these windows have what of `x`."""
         geometry = zip(self.size, self.strides, self.dilation, count, strict=True)
         axes = [
             self._axis(k, s, d, c, length(x, axis))
@@ -53,7 +53,7 @@ class Windows:
         return Places(*zip(*axes, strict=True))
 
     def shifts(self, b: tf.Tensor, length: int) -> Places:
-        """Which windows the inputs along the first axis meet.
+        """Return which windows the inputs along the first axis meet.
 
         Args:
             b: `(n, *positions, q)`, with a stride of one along the first axis.
@@ -69,7 +69,7 @@ class Windows:
         return Places(*zip(*axes, strict=True))
 
     def _axis(self, k: int, s: int, d: int, count: Any, length: Any) -> tuple[Any, Any]:
-        """Of one axis, `seen` and `by` of `Places`."""
+        """Return `seen` and `by` of `Places` for one axis."""
         zeros = self._zeros_before(k, s, d, count, length)
         known = isinstance(count, int) and isinstance(length, int)
         numbers, where = (np.arange, np.where) if known else (tf.range, tf.where)
@@ -91,7 +91,7 @@ class Windows:
 
 @dataclass(frozen=True)
 class Places:
-    """Which positions windows have at which of their taps, axis by axis.
+    """The positions that windows have at their taps, axis by axis.
 
     Attributes:
         seen: Of each axis `(count, k)`: a position, or the axis' length where a window
@@ -104,7 +104,7 @@ class Places:
     by: tuple[Any, ...]
 
     def take(self, x: tf.Tensor) -> tf.Tensor:
-        """What windows have, `(n, *lengths, d)` to `(n, *count, taps * d)`.
+        """Return what windows have, `(n, *lengths, d)` to `(n, *count, taps * d)`.
 
         One gather for all taps, whose gradient is another: TensorFlow's own, of a gather
         and of strided slices, are many times slower on a CPU.
@@ -123,7 +123,7 @@ class Places:
         return take(x)
 
     def put_back(self, g: tf.Tensor, d: int) -> tf.Tensor:
-        """The sum of what all windows have of each position: the transposed `take`."""
+        """Sum what all windows have of each position: the transposed `take`."""
         if self._in_place():
             return g
         rank = len(self.by)
@@ -136,13 +136,13 @@ class Places:
         return put_back(g)
 
     def _in_place(self) -> bool:
-        """Whether every window has the one position of its own number."""
+        """Tell whether every window has the one position of its own number."""
         pairs = zip(self.seen, self.by, strict=True)
         return all(seen.shape[1] == 1 and _same(seen, by) for seen, by in pairs)
 
 
 def _gathered(x: tf.Tensor, tables: Sequence[Any], d: int) -> tf.Tensor:
-    """What tables name of the positions of `x`, and zeros where they name none.
+    """Gather what tables name of the positions of `x`, and zeros where they name none.
 
     Args:
         x: `(n, *lengths, d)`, or `(n, *lengths, taps * d)`, where each tap takes its own.
@@ -170,23 +170,23 @@ def _gathered(x: tf.Tensor, tables: Sequence[Any], d: int) -> tf.Tensor:
 
 
 def _same(table: Any, other: Any) -> bool:
-    """Whether two tables are known to be the same."""
+    """Tell whether two tables are known to be the same."""
     known = isinstance(table, np.ndarray) and isinstance(other, np.ndarray)
     return known and np.array_equal(table, other)
 
 
 def _may_reach(table: Any, length: Any) -> bool:
-    """Whether a table may name the place behind the last."""
+    """Tell whether a table may name the place behind the last."""
     return not isinstance(table, np.ndarray) or bool(np.any(table == length))
 
 
 def _reshaped(x: tf.Tensor, shape: list[Any]) -> tf.Tensor:
-    """Rows of another shape."""
+    """Give rows another shape."""
     return tf.reshape(x, [-1 if _known(shape) else length(x), *shape])
 
 
 def _known(count: Sequence[Any]) -> bool:
-    """Whether all of these lengths are numbers."""
+    """Tell whether all of these lengths are numbers."""
     return all(isinstance(c, int) for c in count)
 
 

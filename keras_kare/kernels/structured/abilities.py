@@ -20,7 +20,7 @@ CALLS = ("PartitionedCall", "StatefulPartitionedCall")
 
 @dataclass(frozen=True)
 class Abilities:
-    """What works on a graph.
+    """The ways of differentiating that work on a graph.
 
     Attributes:
         in_bodies: Kinds of the operations in bodies of functions, branches and loops.
@@ -43,7 +43,7 @@ class Abilities:
         operations: list[tf.Operation],
         backwards: list[tf.Operation],
     ) -> Abilities:
-        """Of a graph, function bodies included.
+        """Read them off a graph, function bodies included.
 
         Args:
             definition: The graph's `GraphDef`.
@@ -69,7 +69,7 @@ class Abilities:
 
 
 def _bodies(definition: Any, operations: list[tf.Operation]) -> list[Any]:
-    """The nodes of all functions that these operations call, directly or not."""
+    """Return the nodes of all functions that these operations call, directly or not."""
     library = {f.signature.name: f.node_def for f in definition.library.function}
     calling = [op for op in operations if op.type in LOOPS or op.type in CALLS]
     waiting = [name for op in calling for name in _called(op.node_def)]
@@ -85,14 +85,14 @@ def _bodies(definition: Any, operations: list[tf.Operation]) -> list[Any]:
 
 
 def _called(node: Any) -> list[str]:
-    """Names of the functions among the attributes of a node."""
+    """Return the names of the functions among the attributes of a node."""
     values = node.attr.values()
     listed = [f.name for value in values for f in value.list.func]
     return [value.func.name for value in values if value.func.name] + listed
 
 
 def _is_grouped(op: Any) -> bool:
-    """Whether this is a convolution over groups of channels.
+    """Tell whether this is a convolution over groups of channels.
 
     TensorFlow cannot vectorise it on a CPU, where Keras compiles it by XLA.
     """

@@ -15,7 +15,7 @@ from keras_kare.kernels.structured.rule import MakeFactor
 
 
 def affine(bias: keras.Variable | None, inputs: tf.Tensor) -> MakeFactor:
-    """Factors of the variables (kernel, bias) of `h = a W + bias`.
+    """Make factors of the variables (kernel, bias) of `h = a W + bias`.
 
     Args:
         bias: The layer's bias, if it has one.
@@ -33,7 +33,7 @@ def affine(bias: keras.Variable | None, inputs: tf.Tensor) -> MakeFactor:
 
 
 def bias_factor(gradients: tf.Tensor) -> FullFactor:
-    """The gradient by a bias: the sum over positions; features are the last axis."""
+    """Return the gradient by a bias: the sum over positions; features are the last axis."""
     axes = list(range(2, gradients.shape.rank - 1))
     return FullFactor(tf.reduce_sum(gradients, axis=axes))
 

@@ -53,7 +53,7 @@ class Site:
 
 
 class Recorder:
-    """Collects what the rules of layers that `wanted` admits watch.
+    """A collection of what the rules of layers that `wanted` admits watch.
 
     Without a tape, the rules run but nothing is watched.
 
@@ -142,7 +142,7 @@ def recording(recorder: Recorder) -> Iterator[Recorder]:
 
 
 class Unruled(Recorder):
-    """Lets every layer run its own `call`."""
+    """A recorder that lets every layer run its own `call`."""
 
     def __init__(self) -> None:
         super().__init__(None, lambda layer: False)
@@ -158,13 +158,13 @@ class Unruled(Recorder):
 
 
 class AsCalled(Unruled):
-    """As Keras runs the network: a `tf.function` that has a trace uses it."""
+    """A recorder that runs as Keras does: a `tf.function` that has a trace uses it."""
 
     as_called = True
 
 
 def run(network: keras.Model, x: Any, recorder: Recorder | None = None) -> tf.Tensor:
-    """The network's outputs, `(n, c)`, its layers shown to `recorder`.
+    """Run the network for its outputs, `(n, c)`, its layers shown to `recorder`.
 
     Without one, no layer is watched; those that TensorFlow differentiates wrongly still go
     through their rules.
@@ -187,7 +187,7 @@ def _replacement(layer_type: Any) -> Callable[..., Any]:
 
 
 def _without_its_cache(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Runs what a `tf.function` does that is met while a network runs for us."""
+    """Replace the call of a `tf.function` that is met while a network runs for us."""
 
     @functools.wraps(original)
     def call(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -215,5 +215,5 @@ def _restore(layer_type: Any, own: Callable[..., Any] | None) -> None:
 
 
 def current_graph() -> Any:
-    """The graph that is being traced, or `None` where operations run at once."""
+    """Return the graph that is being traced, or `None` where operations run at once."""
     return None if tf.executing_eagerly() else tf.compat.v1.get_default_graph()

@@ -25,7 +25,7 @@ Tensors = tuple[tf.Tensor, ...]
 
 
 class CellRule(LayerRule):
-    """A cell, `z = x W + bias + h U`, called for one time step or for a sequence."""
+    """The rule of a cell, `z = x W + bias + h U`, called for one step or a sequence."""
 
     def call(
         self,
@@ -55,7 +55,7 @@ class CellRule(LayerRule):
         met: list[tf.Tensor],
         through: list[tf.Tensor],
     ) -> tf.Tensor:
-        """What is added to products with `U`, watched for all variables of the cell.
+        """Compute what is added to products with `U`, watched for all of its variables.
 
         Args:
             cell: The cell.
@@ -72,7 +72,7 @@ class CellRule(LayerRule):
         return watch(z, [cell.recurrent_kernel], self.by_states(cell, met), through)
 
     def by_states(self, cell: Any, met: list[tf.Tensor]) -> MakeFactor:
-        """Factors of `U`, which is multiplied with the states that `met` will hold."""
+        """Make factors of `U`, which is multiplied with the states that `met` will hold."""
         return lambda variables, gradients: affine(None, met[0])(variables, gradients)
 
     @abc.abstractmethod
@@ -83,7 +83,7 @@ class CellRule(LayerRule):
         u: tf.Tensor,
         states: Tensors,
     ) -> tuple[tf.Tensor, Tensors, Tensors, Tensors]:
-        """One time step.
+        """Run one time step.
 
         Returns:
             The output; the new states; what `u` met; the products with `u`.
@@ -91,7 +91,7 @@ class CellRule(LayerRule):
 
 
 class SimpleRNNCellRule(CellRule):
-    """`h' = activation(x W + h U + bias)`."""
+    """The rule of `h' = activation(x W + h U + bias)`."""
 
     def step(self, cell: Any, entering: Any, u: Any, states: Tensors) -> Any:
         product = tf.matmul(states[0], u)
@@ -100,7 +100,7 @@ class SimpleRNNCellRule(CellRule):
 
 
 class LSTMCellRule(CellRule):
-    """Four gates of one pre-activation `x W + h U + bias`: input, forget, cell, output."""
+    """The rule of four gates of `x W + h U + bias`: input, forget, cell, output."""
 
     def step(self, cell: Any, entering: Any, u: Any, states: Tensors) -> Any:
         h, c = states
@@ -113,7 +113,7 @@ class LSTMCellRule(CellRule):
 
 
 class GRUCellRule(CellRule):
-    """Gates `z`, `r` and a candidate; `r` applies before or after the product by `U`."""
+    """The rule of gates `z`, `r` and a candidate; `r` applies before or after `U`."""
 
     def entering(self, cell: Any, watch: Watcher, x: Any, met: Any, through: Any) -> Any:
         if not cell.reset_after:
@@ -159,13 +159,13 @@ class GRUCellRule(CellRule):
 
 
 def _over_time(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
-    """Factor of a bias `(2, 3 units)` that is added at every step."""
+    """Make the factor of a bias `(2, 3 units)` that is added at every step."""
     steps = list(range(2, gradients.shape.rank - 2))
     return FullFactor(tf.reduce_sum(gradients, axis=steps))
 
 
 def _one_of(index: int, a: Callable[[], Any]) -> MakeFactor:
-    """Factor of a kernel whose result is one of two that were stacked."""
+    """Make the factor of a kernel whose result is one of two that were stacked."""
 
     def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
         return affine(None, a())(variables, gradients[..., index, :])

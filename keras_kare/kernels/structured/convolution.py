@@ -45,13 +45,13 @@ def _windows(layer: keras.layers.Layer) -> Windows:
 
 
 def _positions_of(x: tf.Tensor, first: int = 1) -> list[Any]:
-    """Lengths of the axes of positions: numbers, or tensors where not known."""
+    """Return the lengths of the axes of positions: numbers, or tensors where not known."""
     axes = range(first, x.shape.rank - 1)
     return [length(x, axis) for axis in axes]
 
 
 class ConvRule(LayerRule):
-    """`Conv1D`, `Conv2D`, `Conv3D`, with groups of channels."""
+    """The rule of `Conv1D`, `Conv2D`, `Conv3D`, with groups of channels."""
 
     def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         h = _convolve(layer, inputs)
@@ -108,7 +108,7 @@ def _convolution(
 
 
 def _grouped(windows: Windows, x: tf.Tensor, count: list[Any], groups: int) -> tf.Tensor:
-    """Windows by groups of channels, `(n, G, T, taps * d / G)`."""
+    """Sort windows by groups of channels, `(n, G, T, taps * d / G)`."""
     a = positions(windows.stacked(x, count))
     taps, channels = windows.taps, x.shape[-1]
     steps = -1 if a.shape[2] is None else a.shape[2]
@@ -119,7 +119,7 @@ def _grouped(windows: Windows, x: tf.Tensor, count: list[Any], groups: int) -> t
 
 
 class DepthwiseConvRule(LayerRule):
-    """`DepthwiseConv1D` and `DepthwiseConv2D`: every channel has its own windows."""
+    """The rule of `DepthwiseConv1D` and `DepthwiseConv2D`: each channel has its windows."""
 
     def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         h = _depthwise(layer, inputs, layer.kernel)
@@ -143,7 +143,7 @@ def _depthwise(layer: keras.layers.Layer, inputs: Any, kernel: keras.Variable) -
 
 
 def _depthwise_factor(layer: keras.layers.Layer, inputs: tf.Tensor) -> MakeFactor:
-    """Always written out: a window times its multiplier is a short gradient."""
+    """Write gradients out, always: a window times its multiplier is a short gradient."""
     windows, data_format = _windows(layer), layer.data_format
 
     def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
@@ -174,7 +174,7 @@ def _channel_bias(layer: keras.layers.Layer) -> MakeFactor:
 
 
 class SeparableConvRule(LayerRule):
-    """`SeparableConv1D` and `SeparableConv2D`: depthwise, then one dense layer."""
+    """The rule of `SeparableConv1D` and `SeparableConv2D`: depthwise, then dense."""
 
     def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         middle = _depthwise(layer, inputs, layer.depthwise_kernel)
@@ -202,7 +202,7 @@ class SeparableConvRule(LayerRule):
 
 
 class ConvTransposeRule(LayerRule):
-    """`Conv1DTranspose`, `Conv2DTranspose`, `Conv3DTranspose`."""
+    """The rule of `Conv1DTranspose`, `Conv2DTranspose`, `Conv3DTranspose`."""
 
     def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         h = keras.ops.conv_transpose(

@@ -23,7 +23,7 @@ from keras_kare.kernels.structured.rule import (
 
 
 class DenseRule(LayerRule):
-    """`h = a W + bias`: gradients are outer products of `a` and `∂f/∂h`."""
+    """The rule of `h = a W + bias`: gradients are outer products of `a` and `∂f/∂h`."""
 
     def call(
         self, layer: keras.layers.Layer, watch: Watcher, inputs: Any, training: Any = None
@@ -34,7 +34,7 @@ class DenseRule(LayerRule):
 
 
 class EinsumDenseRule(LayerRule):
-    """`h = einsum(equation, a, W) + bias`.
+    """The rule of `h = einsum(equation, a, W) + bias`.
 
     Axes of the kernel are contracted (the inputs' too), features (the outputs' too) or
     groups (those of both, too); the other axes of the inputs are positions.
@@ -68,7 +68,7 @@ class _Axes:
 
     @classmethod
     def of(cls, equation: str, rank: int | None = None) -> _Axes | None:
-        """None for equations that sum over an axis of one operand, or have no rows."""
+        """Read an equation; `None` where an operand's axis is summed, or rows are none."""
         left, outputs = equation.replace(" ", "").split("->")
         inputs, kernel = left.split(",")
         if "..." in inputs:
@@ -120,7 +120,7 @@ class _Axes:
 
 
 def _broadcast_bias(bias: keras.Variable) -> MakeFactor:
-    """A bias that is added along some axes, and is the same along the others."""
+    """Make the factor of a bias that is the same along some axes."""
 
     def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
         shape = (1,) * (gradients.shape.rank - 1 - len(bias.shape)) + tuple(bias.shape)

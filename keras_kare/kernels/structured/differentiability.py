@@ -37,7 +37,7 @@ def undifferentiable(
     sources: Iterable[tf.Tensor],
     results: Iterable[tf.Tensor],
 ) -> list[str]:
-    """Operations that TensorFlow cannot differentiate between two sets of tensors.
+    """List the operations that TensorFlow cannot differentiate between two sets of tensors.
 
     An operation counts if it depends on `sources` and `results` depend on it, both by
     tensors that have derivatives (floating, complex, variant), and if
@@ -86,7 +86,7 @@ def undifferentiable(
 def _between(
     operations: Sequence[tf.Operation], reached: set[int], wanted: set[int]
 ) -> Iterator[_Step]:
-    """What lies between two sets of tensors (by identity), which are completed."""
+    """Yield what lies between two sets of tensors (by identity), which are completed."""
     _ahead(operations, reached)
     _back(operations, wanted)
     for op in operations:
@@ -155,7 +155,7 @@ def _reached_inputs(op: tf.Operation, reached: set[int]) -> list[int]:
 
 
 def _roads_into(op: tf.Operation) -> Sequence[int]:
-    """Numbers of the inputs by which an operation may be differentiated."""
+    """Return the numbers of the inputs by which an operation may be differentiated."""
     aside = ASIDE.get(op.type)
     every = range(len(op.inputs))
     return [i for i in every if i not in aside] if aside else every
@@ -170,7 +170,7 @@ def _has_derivatives(t: tf.Tensor) -> bool:
 
 
 def _bodies(op: tf.Operation) -> list[_Body]:
-    """The graphs that an operation runs; most run none."""
+    """Return the graphs that an operation runs; most run none."""
     if op.type in _CALLS:
         return [_Body(op, function_of(op.graph, op.get_attr("f").name))]
     if op.type in WHILES:
@@ -198,7 +198,7 @@ class _Body:
     loops: bool = False
 
     def ahead(self, into: Iterable[int]) -> set[int]:
-        """Outputs that depend on these inputs."""
+        """Return the outputs that depend on these inputs."""
         if self.graph is None:
             return set(range(len(self.op.outputs)))
         at = set(into)
@@ -211,7 +211,7 @@ class _Body:
             at |= found
 
     def back(self, out: Iterable[int]) -> set[int]:
-        """Inputs that these outputs depend on."""
+        """Return the inputs that these outputs depend on."""
         if self.graph is None:
             return set(range(len(self.op.inputs)))
         at = set(out)
@@ -225,7 +225,7 @@ class _Body:
             at |= found
 
     def complaints(self, into: Iterable[int], out: Iterable[int]) -> Iterator[str]:
-        """What is wrong between these inputs and these outputs."""
+        """Yield what is wrong between these inputs and these outputs."""
         if self.graph is None:
             yield "a function whose operations cannot be read"
             return

@@ -13,7 +13,7 @@ from keras_kare.kernels.structured.rule import LayerRule, Watcher
 
 
 class EmbeddingRule(LayerRule):
-    """Rows of the table, looked up: the gradient is what came back to each of them."""
+    """The rule of a table: the gradient of each entry is what came back to it."""
 
     def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         indices = tf.convert_to_tensor(inputs)

@@ -18,7 +18,7 @@ from keras_kare.kernels.structured.traced import Share, Traced, warn_of_other_wa
 
 
 class FeatureMap:
-    """`J(x)` of a network, seen one group of variables at a time.
+    """The Jacobian `J(x)` of a network, seen one group of variables at a time.
 
     Args:
         network: The network; it runs with `training=False`.
@@ -38,41 +38,41 @@ class FeatureMap:
         self.inner = dtype if exact else tf.float32
 
     def gram(self, x: Any) -> tf.Tensor:
-        """`J Jᵀ`, `(n, n)` or `(n, n, c, c)`."""
+        """Return `J Jᵀ`, `(n, n)` or `(n, n, c, c)`."""
         return self.symmetric(self._fold((x,), self.gram_of))
 
     def cross(self, x1: Any, x2: Any) -> tf.Tensor:
-        """`J(x1) J(x2)ᵀ`, `(n1, n2)` or `(n1, n2, c, c)`."""
+        """Return `J(x1) J(x2)ᵀ`, `(n1, n2)` or `(n1, n2, c, c)`."""
         return self._fold((x1, x2), self.cross_of)
 
     def diag(self, x: Any) -> tf.Tensor:
-        """The diagonal of `gram`, `(n,)` or `(n, c, c)`."""
+        """Return the diagonal of `gram`, `(n,)` or `(n, c, c)`."""
         return self._fold((x,), self.diag_of)
 
     def network_outputs(self, x: Any) -> tf.Tensor:
-        """The network's outputs, `(n, c)`."""
+        """Return the network's outputs, `(n, c)`."""
         return run(self.network, x)
 
     def gram_of(self, factors: Sequence[Factor]) -> tf.Tensor:
-        """Kernel values between all rows of these factors."""
+        """Return kernel values between all rows of these factors."""
         if self.outputs == "full":
             return tf.add_n([factor.blocks(factor) for factor in factors])
         return gram_of(factors)
 
     def cross_of(self, factors: Sequence[Factor], others: Sequence[Factor]) -> tf.Tensor:
-        """Kernel values between the rows of two lists of factors of the same groups."""
+        """Return kernel values between the rows of two lists of factors of like groups."""
         if self.outputs == "full":
             pairs = zip(factors, others, strict=True)
             return tf.add_n([factor.blocks(other) for factor, other in pairs])
         return cross_of(factors, others)
 
     def diag_of(self, factors: Sequence[Factor]) -> tf.Tensor:
-        """Kernel values of all rows of these factors with themselves."""
+        """Return kernel values of all rows of these factors with themselves."""
         full = self.outputs == "full"
         return tf.add_n([f.diag_blocks() if full else f.diag() for f in factors])
 
     def held(self, x: Any) -> Held:
-        """All that kernel values and products with vectors need of rows.
+        """Return all that kernel values and products with vectors need of rows.
 
         Never of a wider type than the network's passes have.
         """
@@ -85,7 +85,7 @@ class FeatureMap:
         )
 
     def traced_held(self, x: Any) -> Held:
-        """`held(x)` of any number of rows, traced and not computed: its factors' shapes."""
+        """Trace `held(x)` of any number of rows without computing it, for its shapes."""
         rows = keras.tree.map_structure(
             lambda t: tf.TensorSpec([None, *t.shape[1:]], t.dtype), x
         )
@@ -94,32 +94,32 @@ class FeatureMap:
         return traced[0]
 
     def gram_of_held(self, held: Held) -> tf.Tensor:
-        """Kernel values between all rows of what `held` returned."""
+        """Return kernel values between all rows of what `held` returned."""
         return self.symmetric(self.gram_of(self._factors_of(held)))
 
     def cross_of_held(self, held: Held, others: Held) -> tf.Tensor:
-        """Kernel values between the rows of two results of `held`."""
+        """Return kernel values between the rows of two results of `held`."""
         return self.cross_of(self._factors_of(held), self._factors_of(others))
 
     def diag_of_held(self, held: Held) -> tf.Tensor:
-        """Kernel values of all rows of what `held` returned with themselves."""
+        """Return kernel values of all rows of what `held` returned with themselves."""
         return self.diag_of(self._factors_of(held))
 
     def _factors_of(self, held: Held) -> list[Factor]:
         return [group.factor.cast(self.dtype) for group in held.groups]
 
     def vjp_of_held(self, held: Held, v: tf.Tensor) -> list[tf.Tensor]:
-        """`vjp` of what `held` returned."""
+        """Return `Jᵀ v` of what `held` returned, as `vjp` does."""
         v = tf.cast(v, self.dtype)
         return self._in_places((g.places, g.arrange(g.factor.vjp(v))) for g in held.groups)
 
     def symmetric(self, gram: tf.Tensor) -> tf.Tensor:
-        """Symmetric to the last bit."""
+        """Make a matrix symmetric to the last bit."""
         order = (1, 0, 3, 2) if self.outputs == "full" else (1, 0)
         return 0.5 * (gram + tf.transpose(gram, order))
 
     def vjp(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
-        """`Jᵀ v` for `v` of shape `(n, m)`: `(m, C) + shape` a trainable variable."""
+        """Return `Jᵀ v` for `v`, `(n, m)`: `(m, C) + shape` a trainable variable."""
         places = {id(v): i for i, v in enumerate(self.network.trainable_variables)}
         v = tf.cast(v, self.dtype)
         return self._in_places(
@@ -130,7 +130,7 @@ class FeatureMap:
     def _in_places(
         self, products: Iterable[tuple[tuple[int, ...], list[tf.Tensor]]]
     ) -> list[tf.Tensor]:
-        """An array a trainable variable, zeros where there is none."""
+        """Return an array a trainable variable, zeros where there is none."""
         variables = self.network.trainable_variables
         found: dict[int, tf.Tensor] = {}
         size: tuple[Any, ...] = ()
@@ -146,7 +146,7 @@ class FeatureMap:
         ]
 
     def jvp(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
-        """`J w` for weights as `vjp` returns them, `(n, m)`.
+        """Return `J w`, `(n, m)`, for weights as `vjp` returns them.
 
         One direction is one forward-mode derivative of the network. Many directions
         at once are one forward pass, one backward pass, and a bilinear form a layer.
@@ -167,11 +167,11 @@ class FeatureMap:
         return tf.add_n(parts)
 
     def pull(self, held: Held, v: tf.Tensor) -> list[tf.Tensor]:
-        """`Jᵀ v` of what `held` returned; its arrays are in an order of their own."""
+        """Return `Jᵀ v` of what `held` returned; its arrays have an order of their own."""
         return [part for group in held.groups for part in group.factor.vjp(v)]
 
     def push(self, held: Held, w: list[tf.Tensor]) -> tf.Tensor:
-        """`J w` for weights as `pull` returns them, `(n, m)`, in their type."""
+        """Return `J w`, `(n, m)`, for weights as `pull` returns them, in their type."""
         rest, parts = list(w), []
         for group in held.groups:
             arrays = group.factor.arrays
@@ -180,7 +180,7 @@ class FeatureMap:
         return tf.add_n(parts)
 
     def feature_rows(self, x: Any) -> tf.Tensor:
-        """`J` written out, `(n, C P)`: for each trainable variable, all its outputs."""
+        """Write out `J`, `(n, C P)`: for each trainable variable, all its outputs."""
         found: dict[int, tf.Tensor] = {}
         count = len(self.cotangents(self.plan.outputs))
         for variables, factor in self.shares(x):
@@ -199,14 +199,14 @@ class FeatureMap:
         )
 
     def shares(self, x: Any) -> Iterator[Share]:
-        """All shares: those of the rules first, then those of the plain Jacobian."""
+        """Yield all shares: those of the rules first, then those of the plain Jacobian."""
         (traced,) = self._traced((x,))
         yield from traced.structured
         for variable in traced.by_jacobian:
             yield [variable], traced.jacobian(variable)
 
     def cotangents(self, count: int) -> np.ndarray:
-        """`(C, c)`: the linear maps of the `c` outputs whose gradients are features."""
+        """Return the linear maps of the `c` outputs that features are of, `(C, c)`."""
         if self.outputs == "sum":
             return np.ones((1, count))
         scale = math.sqrt(count) if self.outputs == "trace" else 1.0
@@ -236,7 +236,7 @@ class FeatureMap:
         return total
 
     def _traced(self, inputs: tuple[Any, ...]) -> list[Traced]:
-        """Passes over each of the inputs, in which each variable goes the same road."""
+        """Trace each of the inputs, so that each variable goes the same road in all."""
         refused: list[keras.Variable] = []
         while True:
             known = len(refused)
@@ -271,7 +271,7 @@ class FeatureMap:
     def _double_reverse_mode(
         self, x: Any, primals: list[Any], tangents: list[tf.Tensor]
     ) -> tf.Tensor:
-        """`J w` as the derivative of `uᵀ J w`, which is linear in `u`."""
+        """Return `J w` as the derivative of `uᵀ J w`, which is linear in `u`."""
         with tf.GradientTape() as outer:
             with tf.GradientTape(watch_accessed_variables=False) as inner:
                 inner.watch(primals)
@@ -287,7 +287,7 @@ class FeatureMap:
 def feature_map(
     network: keras.Model, plan: Plan, outputs: str, dtype: str | None
 ) -> FeatureMap:
-    """The feature map of a plan; its products are at least as wide as its variables."""
+    """Make the feature map of a plan, whose products are as wide as its variables."""
     used = {tf.as_dtype(v.dtype) for v in plan.structured + plan.jacobian}
     default = tf.float64 if tf.float64 in used else tf.float32
     return FeatureMap(network, plan, outputs, tf.as_dtype(dtype) if dtype else default)

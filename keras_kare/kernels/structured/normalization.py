@@ -20,7 +20,7 @@ from keras_kare.kernels.structured.rule import LayerRule, MakeFactor, Watcher
 
 
 def elementwise(x: tf.Tensor | None, axes: Sequence[int]) -> MakeFactor:
-    """Factor of a scale (by `x`) or of a shift (no `x`) along `axes` of `h`."""
+    """Make the factor of a scale (by `x`) or of a shift (no `x`) along `axes` of `h`."""
 
     def factor(variables: list[keras.Variable], gradients: tf.Tensor) -> Factor:
         each = gradients
@@ -39,7 +39,7 @@ def scale_and_shift(
     beta: keras.Variable | None,
     axes: Sequence[int],
 ) -> tf.Tensor:
-    """`gamma x + beta`, both along `axes`; either may be missing."""
+    """Return `gamma x + beta`, both along `axes`; either may be missing."""
     shape = [x.shape[a] if a in axes else 1 for a in range(x.shape.rank)]
     h = x
     if gamma is not None:
@@ -68,7 +68,7 @@ def _axes(layer: keras.layers.Layer, rank: int) -> list[int]:
 
 
 class LayerNormalizationRule(LayerRule):
-    """`gamma (x - mean) / sqrt(variance + epsilon) + beta` over `layer.axis`."""
+    """The rule of `gamma (x - mean) / sqrt(variance + epsilon) + beta` over some axes."""
 
     corrects = True
 
@@ -85,7 +85,7 @@ class LayerNormalizationRule(LayerRule):
 
 
 class RMSNormalizationRule(LayerRule):
-    """`scale x / sqrt(mean(x²) + epsilon)` over `layer.axis`."""
+    """The rule of `scale x / sqrt(mean(x²) + epsilon)` over some axes."""
 
     def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         x = _at_least_float32(inputs)
@@ -98,7 +98,7 @@ class RMSNormalizationRule(LayerRule):
 
 
 class GroupNormalizationRule(LayerRule):
-    """Standardise groups of channels over all positions, then scale and shift."""
+    """The rule that standardises groups of channels, then scales and shifts."""
 
     corrects = True
 
@@ -118,7 +118,7 @@ class GroupNormalizationRule(LayerRule):
 
 
 class BatchNormalizationRule(LayerRule):
-    """Inference: `gamma (x - moving mean) / sqrt(moving variance + epsilon) + beta`.
+    """The rule of `gamma (x - moving mean) / sqrt(moving variance + epsilon) + beta`.
 
     In training mode rows interact, and there is no NTK; kernels never run it so.
     """
@@ -147,7 +147,7 @@ class BatchNormalizationRule(LayerRule):
 
 
 class PReLURule(LayerRule):
-    """`max(x, 0) + alpha min(x, 0)`, with `alpha` shared along some axes."""
+    """The rule of `max(x, 0) + alpha min(x, 0)`, with one `alpha` along some axes."""
 
     def call(self, layer: keras.layers.Layer, watch: Watcher, inputs: Any) -> Any:
         x = tf.convert_to_tensor(inputs)

@@ -48,7 +48,7 @@ _differentiable: set[Any] = set()
 
 
 def has_gradient(op: tf.Operation, into: list[int], out: list[int]) -> bool:
-    """Whether TensorFlow has the derivative of these outputs by these inputs.
+    """Tell whether TensorFlow has the derivative of these outputs by these inputs.
 
     Operations of one kind are asked until one has. Custom gradients always have.
     """
@@ -85,12 +85,12 @@ def _differentiates(op: tf.Operation, into: list[int], out: list[int]) -> bool:
 
 
 def is_custom(op: tf.Operation) -> bool:
-    """Whether this ends a function with a gradient of its own (`tf.custom_gradient`)."""
+    """Tell whether this ends a function with its own gradient (`tf.custom_gradient`)."""
     return op.type == "IdentityN" and "_gradient_op_type" in op.node_def.attr
 
 
 def can_be_asked(op: tf.Operation, into: list[int], out: list[int]) -> bool:
-    """Whether a custom gradient raises no error; what it returns is believed.
+    """Tell whether a custom gradient raises no error; what it returns is believed.
 
     It is bound to its own graph and has to be asked there. One that recomputes
     (`keras.remat`) has no derivative of its own.
@@ -108,7 +108,7 @@ def can_be_asked(op: tf.Operation, into: list[int], out: list[int]) -> bool:
 
 
 def _stand_in(t: tf.Tensor, variable: bool) -> tf.Tensor:
-    """A placeholder; a constant, where gradients may ask for its value."""
+    """Return a placeholder; a constant, where gradients may ask for its value."""
     value = None if variable else tf.get_static_value(t)
     if value is not None:
         return tf.constant(value, t.dtype)
@@ -116,7 +116,7 @@ def _stand_in(t: tf.Tensor, variable: bool) -> tf.Tensor:
 
 
 def stops_mean(op: tf.Operation) -> bool:
-    """Whether this is the stop in `tf.nn.moments`."""
+    """Tell whether this is the stop in `tf.nn.moments`."""
     scope = op.name.split("/")[-2:-1]
     squared = any(user.type == "SquaredDifference" for user in op.outputs[0].consumers())
     return squared and any(name.startswith("moments") for name in scope)

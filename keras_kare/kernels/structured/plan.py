@@ -12,7 +12,7 @@ from keras_kare.kernels.factors import Cost
 
 @dataclass(frozen=True)
 class PlannedShare:
-    """What one group of variables will cost.
+    """The cost of one group of variables.
 
     Attributes:
         variables: The group.
@@ -27,7 +27,7 @@ class PlannedShare:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """Which variables go which road.
+    """The roads that variables go.
 
     Attributes:
         structured: Variables whose share comes from their layer's rule.
@@ -65,7 +65,7 @@ class Plan:
     def of(
         self, variables: Sequence[keras.Variable], others: Sequence[keras.Variable]
     ) -> Plan:
-        """The same of another network, where `others` are in the places of `variables`."""
+        """Return this plan for a network with `others` in the places of `variables`."""
         place = {id(v): other for v, other in zip(variables, others, strict=True)}
 
         def moved(group: tuple[keras.Variable, ...]) -> tuple[keras.Variable, ...]:
@@ -80,10 +80,10 @@ class Plan:
         )
 
     def wanted(self, layer: keras.layers.Layer) -> bool:
-        """Whether the layer holds a structured variable."""
+        """Tell whether the layer holds a structured variable."""
         return holds(layer, self._ids)
 
 
 def holds(layer: keras.layers.Layer, ids: Collection[int]) -> bool:
-    """Whether a layer has one of these trainable variables."""
+    """Tell whether a layer has one of these trainable variables."""
     return any(id(v) in ids for v in layer.trainable_variables)

@@ -91,7 +91,7 @@ def finish_building(network: keras.Model, rows: Any) -> None:
 def _traced(
     network: keras.Model, specs: Any, plain: bool, outputs: str
 ) -> tuple[Probe, Any]:
-    """A probe, and its traced function; once more where the trace has made variables."""
+    """Return a probe and its function; once more where the trace has made variables."""
     for _ in range(_TRACES):
         with untouched(network):
             probe, function = traced_probe(network, specs, plain, outputs)
@@ -105,7 +105,7 @@ def _traced(
 
 
 def _plan(probe: Probe, why: dict[int, str]) -> Plan:
-    """The plan in which the variables of `why` take the plain Jacobian."""
+    """Make the plan in which the variables of `why` take the plain Jacobian."""
     if not probe.plain:
         raise ValueError(
             "The outputs of `network` depend on none of its trainable variables. "
@@ -129,7 +129,7 @@ def _plan(probe: Probe, why: dict[int, str]) -> Plan:
 def _shares(
     probe: Probe, served: list[int], why: dict[int, str]
 ) -> tuple[PlannedShare, ...]:
-    """What each group costs, in the order in which the network meets them."""
+    """Return what each group costs, in the order in which the network meets them."""
     ids = {id(probe.variables[i]) for i in served}
     planned = [
         PlannedShare(tuple(kept), cost, "")
@@ -147,7 +147,7 @@ def _shares(
 
 
 def _has_users_rule(probe: Probe, number: int) -> bool:
-    """Whether the rule of a variable is the user's, which no test of ours has seen."""
+    """Tell whether a variable's rule is the user's, which no test of ours has seen."""
     layers = [
         layer
         for layer in walk(probe.network)
@@ -158,7 +158,7 @@ def _has_users_rule(probe: Probe, number: int) -> bool:
 
 
 class _Tried:
-    """What trials say of a probe's rules."""
+    """The trials of a probe's rules, and what they say."""
 
     def __init__(self, probe: Probe, trial: Trial, tolerance: float):
         self._probe, self._trial, self._tolerance = probe, trial, tolerance
@@ -202,7 +202,7 @@ class _Tried:
         return True
 
     def reason(self, place: int) -> str:
-        """Why a variable takes the plain Jacobian; nothing where it need not."""
+        """Say why a variable takes the plain Jacobian; nothing where it need not."""
         probe, answers = self._probe, self._answers[place]
         if place not in probe.rules.watched:
             return reasons.NO_RULE
@@ -216,7 +216,7 @@ class _Tried:
 
 
 def _only_finite(x: Any, f: np.ndarray) -> Any:
-    """Rows whose outputs are numbers, in place of those whose are not."""
+    """Put rows whose outputs are numbers in place of those whose are not."""
     good = np.flatnonzero(np.all(np.isfinite(f), axis=1))
     if len(good) in (0, len(f)):
         return x

@@ -27,7 +27,7 @@ Numbered = dict[int, tf.Tensor]
 
 
 class Forward(NamedTuple):
-    """A network's forward passes.
+    """The forward passes of a network.
 
     Attributes:
         unruled: Outputs `(n, c)` without rules.
@@ -52,7 +52,7 @@ class Forward(NamedTuple):
 
 @dataclass(frozen=True)
 class Rules:
-    """What layer rules make of a trace.
+    """The products of layer rules in a trace.
 
     Attributes:
         watched: Numbers of the variables for which a rule watched something.
@@ -99,16 +99,16 @@ class Probe:
 
     @property
     def count_outputs(self) -> int:
-        """Number of outputs `c` of the network."""
+        """The number of outputs `c` of the network."""
         count: int = self.forward.f.shape[1]
         return count
 
     def needed(self) -> list[tf.Operation]:
-        """All operations that the outputs are made of."""
+        """Return all operations that the outputs are made of."""
         return list(ancestors([self.forward.f]))
 
     def results(self) -> dict[str, tf.Tensor]:
-        """What trials compute."""
+        """Return what trials compute."""
         kinds = {"plain": self.plain, "sum": self.sums, "rule": self.rules.products}
         found = {"f": self.forward.f, "unruled": self.forward.unruled}
         for kind, values in kinds.items():
@@ -119,7 +119,7 @@ class Probe:
 def traced_probe(
     network: keras.Model, specs: Any, plain_only: bool, outputs: str
 ) -> tuple[Probe, Any]:
-    """A probe of inputs of these shapes, and its function of them and one number a row."""
+    """Return a probe of such inputs, and its function of them and of one number a row."""
     variables = list(network.trainable_variables)
     if not variables:
         raise ValueError(
@@ -196,7 +196,7 @@ def _forwards(
     x: Any,
     v: tf.Tensor,
 ) -> Forward:
-    """The outputs without rules and with them, each row's times its number in `v`."""
+    """Run without rules and with them, each row's outputs times its number in `v`."""
     calls, ids = Unruled(), {id(u) for u in variables}
     unruled = run(network, x, calls)
     roads = Roads(variables, x)
@@ -221,7 +221,7 @@ def _unproven(
     f: tf.Tensor,
     by_site: Sequence[tf.Tensor | None],
 ) -> dict[int, str]:
-    """Why variables that were watched are not their rules', by their numbers."""
+    """Say why variables that were watched are not their rules', by their numbers."""
     unproven, misplaced = roads.unproven(sites, f, by_site)
     return {
         place[key]: reasons.NO_ROWS if key in misplaced else reasons.OTHER_ROAD
@@ -237,7 +237,7 @@ def _rules(
     dtype: tf.DType,
     count: int,
 ) -> Rules:
-    """`Jᵀ v` by the rules, of the variables that are proven to be theirs."""
+    """Compute `Jᵀ v` by the rules, of the variables that are proven to be theirs."""
     # The gradients are those of `v` times the rows' outputs. A part of that is left to
     # the products, which are tried with it.
     part = tf.constant(np.random.default_rng(5).uniform(0.5, 2.0, ROWS), dtype)
@@ -265,12 +265,12 @@ def _rules(
 
 
 def _dense(gradients: list[Any]) -> dict[int, tf.Tensor]:
-    """By number, those that there are; not as rows of a table."""
+    """Return those gradients that there are, by number; not as rows of a table."""
     return {i: tf.convert_to_tensor(g) for i, g in enumerate(gradients) if g is not None}
 
 
 def _rows_over(gradient: tf.Tensor, part: tf.Tensor) -> tf.Tensor:
-    """Rows, each divided by its number."""
+    """Divide each row by its number."""
     gradient = tf.convert_to_tensor(gradient)
     shape = [-1] + [1] * (gradient.shape.rank - 1)
     return gradient / tf.cast(tf.reshape(part, shape), gradient.dtype)

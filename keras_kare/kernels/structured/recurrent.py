@@ -27,7 +27,7 @@ _KERAS_CALL = keras.layers.RNN.call
 
 
 class RecurrentRule(LayerRule):
-    """Runs the layer as Keras does, but for its loop."""
+    """The rule of recurrent layers, which run as in Keras, but for the loop."""
 
     def accepts(self, layer: keras.layers.Layer) -> bool:
         known = type(layer.cell) in (*CELLS, keras.layers.StackedRNNCells)
@@ -59,7 +59,7 @@ class RecurrentRule(LayerRule):
 
 @contextlib.contextmanager
 def _with_loop(layer: keras.layers.Layer, loop: Callable[..., Any]) -> Iterator[None]:
-    """Keras' own call with another loop."""
+    """Give Keras' own call another loop."""
     layer.inner_loop = loop
     try:
         yield
@@ -68,7 +68,7 @@ def _with_loop(layer: keras.layers.Layer, loop: Callable[..., Any]) -> Iterator[
 
 
 def _accepts(cell: keras.layers.Layer, dtype: str) -> bool:
-    """Whether a cell is one of those above, in all that it does."""
+    """Tell whether a cell is one of those above, in all that it does."""
     rule = CELLS.get(type(cell))
     own = "call" in vars(cell) or cell.compute_dtype != dtype
     return rule is not None and not own and rule.accepts(cell)
@@ -82,7 +82,7 @@ def _cells(layer: keras.layers.Layer) -> Sequence[keras.layers.Layer]:
 def _loop(
     layer: keras.layers.Layer, watch: Watcher, x: Any, initial_state: Any, mask: Any
 ) -> tuple[tf.Tensor, tf.Tensor, Any]:
-    """The last output, all outputs, and the last states.
+    """Return the last output, all outputs, and the last states.
 
     Cells that are stacked run one after the other, each for all time steps.
     """
@@ -111,7 +111,7 @@ def _run(
     blanks: bool,
     unroll: bool,
 ) -> tuple[tf.Tensor, Any]:
-    """A cell's outputs for all time steps, `(n, t, units)`, and its last states.
+    """Return a cell's outputs for all time steps, `(n, t, units)`, and its last states.
 
     A masked step hands states on, and its output is that of the step before, or zero.
     """
@@ -160,7 +160,7 @@ def _run(
 def _looped(
     step: Callable[..., Any], inputs: list[tf.Tensor], output: Any, states: Tensors
 ) -> tuple[tf.Tensor, Tensors, list[tf.Tensor], list[tf.Tensor]]:
-    """All outputs, the last states, and all that was met, time first; no products."""
+    """Return outputs, last states, and what was met, time first; no products."""
     length = tf.shape(inputs[0])[0]
     given = [tf.TensorArray(t.dtype, length).unstack(t) for t in inputs]
     _, _, met, _ = step([t[0] for t in inputs], output, states)
@@ -187,7 +187,7 @@ def _looped(
 def _unrolled(
     step: Callable[..., Any], inputs: list[tf.Tensor], output: Any, states: Tensors
 ) -> tuple[tf.Tensor, Tensors, list[tf.Tensor], list[tf.Tensor]]:
-    """The same, every step by itself: quicker to run, slower to trace."""
+    """Return what `_looped` does, and products: quicker to run, slower to trace."""
     found, products = [], []
     for now in zip(*map(tf.unstack, inputs), strict=True):
         output, states, met, added = step(now, output, states)
@@ -201,7 +201,7 @@ _PLAIN_LAYERS = layers.ELU, layers.LeakyReLU, layers.PReLU, layers.ReLU
 
 
 def _is_kerass(activation: Any) -> bool:
-    """Whether an activation is Keras' own, and knows of no other layer."""
+    """Tell whether an activation is Keras' own, and knows of no other layer."""
     return type(activation) in _PLAIN_LAYERS or is_of_libraries(activation)
 
 

@@ -37,7 +37,7 @@ _RANDOM = (
 
 
 def refuse_stateful(network: keras.Model) -> None:
-    """Outputs must not depend on what the network was called with before."""
+    """Refuse outputs that depend on what the network was called with before."""
     found = [layer.name for layer in walk(network) if getattr(layer, "stateful", False)]
     if found:
         raise ValueError(
@@ -50,7 +50,7 @@ def refuse_stateful(network: keras.Model) -> None:
 def refuse_random(
     network: keras.Model, needed: Sequence[tf.Operation], in_bodies: Collection[str]
 ) -> None:
-    """No operation that the outputs need may draw random numbers.
+    """Refuse operations that draw random numbers, where the outputs need them.
 
     Those of a seed that is a constant give the same at each call, and are let through.
 
@@ -75,7 +75,7 @@ def refuse_without_gradient(
     sources: Sequence[tf.Tensor],
     f: tf.Tensor,
 ) -> None:
-    """TensorFlow must have the first derivative of all that the outputs are made of."""
+    """Refuse outputs made of anything whose first derivative TensorFlow lacks."""
     found = [
         line
         for line in undifferentiable(operations, sources, [f])
@@ -127,7 +127,7 @@ def refuse_coupled(
     others: Any,
     tolerance: float,
 ) -> None:
-    """A row must not change when the others do, nor where it stands.
+    """Refuse rows that change when the others do, or with where they stand.
 
     Args:
         network: The network, for the message.
@@ -162,7 +162,7 @@ def _joined(first: Any, second: Any, some: slice, others: slice) -> Any:
 def refuse_wrong_rules(
     network: keras.Model, plain: np.ndarray, ruled: np.ndarray, tolerance: float
 ) -> None:
-    """The rules must compute what the layers compute."""
+    """Refuse rules that do not compute what the layers compute."""
     known = np.isfinite(plain) & np.isfinite(ruled)
     scale = float(np.max(np.abs(plain[known]), initial=0.0)) or 1.0
     if float(np.max(np.abs(plain - ruled)[known], initial=0.0)) > 0.1 * tolerance * scale:
@@ -174,7 +174,7 @@ def refuse_wrong_rules(
 
 
 def refuse_stale_functions(network: keras.Model, x: Any, tolerance: float) -> None:
-    """What a network's `tf.function`s were traced for must be what their Python says.
+    """Refuse `tf.function`s that were traced for something else than their Python says.
 
     A kernel is that of the network as its Python is. A `tf.function` that was traced
     before its layers had variables has the first values of these in it for ever (as Keras
@@ -203,7 +203,7 @@ def refuse_stale_functions(network: keras.Model, x: Any, tolerance: float) -> No
 
 
 def refuse_constant_sum(summed: float, mixed: float, tolerance: float) -> None:
-    """Gradients of the summed outputs must not vanish beside those of a random mix."""
+    """Refuse gradients of the summed outputs that vanish beside those of a random mix."""
     if mixed > 0.0 and summed <= 0.01 * tolerance * mixed:
         raise ValueError(
             "The summed outputs of `network` are constant (a softmax, it seems), so its "

@@ -38,22 +38,22 @@ def register_rule(layer_type: type, rule: LayerRule) -> None:
 
 
 def registered() -> dict[type, LayerRule]:
-    """All rules by layer type (a copy)."""
+    """Return a copy of all rules, by layer type."""
     return dict(_RULES)
 
 
 def version() -> str:
-    """Another whenever another rule is registered."""
+    """Return a text that is another whenever another rule is registered."""
     return " ".join(f"{kind.__name__}@{id(rule)}" for kind, rule in _RULES.items())
 
 
 def is_own(rule: LayerRule) -> bool:
-    """Whether a rule is one of this library's."""
+    """Tell whether a rule is one of this library's."""
     return type(rule).__module__.startswith(__name__.rpartition(".")[0] + ".")
 
 
 def rule_for(layer: Any) -> LayerRule | None:
-    """The layer rule that describes this instance, if any."""
+    """Return the rule that describes this layer, if any."""
     rule = _RULES.get(type(layer))
     if isinstance(rule, LayerRule) and rule.accepts(layer):
         return rule

@@ -24,7 +24,7 @@ _PIECE = 2**22  # numbers resized at once to read off a matrix
 
 @dataclass(frozen=True)
 class _Way:
-    """How images are resized: arguments of `keras.ops.image.resize`."""
+    """The arguments of `keras.ops.image.resize`."""
 
     interpolation: str
     antialias: bool = False
@@ -46,7 +46,7 @@ class _Way:
         )
 
     def matrices(self, old: Any, new: Any) -> tuple[tf.Tensor, tf.Tensor] | None:
-        """Of both axes, `(new, old)` each; None for sizes that are not known in time.
+        """Return both axes' matrices, `(new, old)` each; `None` where sizes are not known.
 
         Without cropping and padding the axes know nothing of each other, and a matrix
         can be made within the graph.
@@ -58,7 +58,7 @@ class _Way:
         return self.along(old[0], new[0]), self.along(old[1], new[1])
 
     def along(self, old: Any, new: Any) -> tf.Tensor:
-        """The matrix of one axis: columns resized as images that are one pixel wide."""
+        """Return the matrix of an axis: columns resized as images one pixel wide."""
         resized = self.resize(tf.eye(old)[None, :, None, :], (new, 1))
         return tf.reshape(resized, (new, old))
 
@@ -81,7 +81,7 @@ def _known_matrices(
 def _columns(
     way: _Way, old: tuple[int, int], new: tuple[int, int], axis: int
 ) -> np.ndarray:
-    """Images that are one in one row (or column) and zero in the others, resized.
+    """Resize images that are one in one row (or column) and zero in the others.
 
     Returns:
         Array `(new height, new width, old size of the axis)`.
@@ -98,7 +98,7 @@ def _columns(
 
 
 def _resized(way: _Way, x: tf.Tensor, new: Any, data_format: str, fill: float = 0.0) -> Any:
-    """What `way.resize` returns, to the last bit, with all derivatives."""
+    """Return what `way.resize` does, to the last bit, with all derivatives."""
     axes = (2, 3) if data_format == "channels_first" else (1, 2)
     matrices = way.matrices([keras.ops.shape(x)[a] for a in axes], new)
     if matrices is None:
@@ -118,7 +118,7 @@ def _resized(way: _Way, x: tf.Tensor, new: Any, data_format: str, fill: float = 
 
 
 class UpSampling2DRule(LayerRule):
-    """Resize by whole factors. `"nearest"` repeats pixels and is right as it is."""
+    """The rule of resizing by whole factors. `"nearest"` is right as it is."""
 
     corrects = True
 
@@ -133,7 +133,7 @@ class UpSampling2DRule(LayerRule):
 
 
 class ResizingRule(LayerRule):
-    """Resize to one size; crop or pad before, to keep the ratio of the sides."""
+    """The rule of resizing to one size, cropped or padded to keep the sides' ratio."""
 
     corrects = True
 

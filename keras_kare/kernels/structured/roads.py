@@ -41,7 +41,7 @@ _MOVING: dict[str, Callable[[tf.Operation], bool]] = {
 
 
 def _has_axis(op: tf.Operation, number: int) -> bool:
-    """Whether the axes of an operation, an input of it, may be that of the rows."""
+    """Tell whether the axes of an operation, an input of it, may be that of the rows."""
     axes = tf.get_static_value(list(op.inputs)[number])
     if axes is None:
         return True
@@ -55,7 +55,7 @@ _OPAQUE = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
 
 
 class Roads:
-    """What was traced into the current graph since this was made.
+    """The operations that were traced into the current graph since this was made.
 
     Args:
         variables: The variables to follow.
@@ -69,7 +69,7 @@ class Roads:
         self._begin = 0 if self.graph is None else len(self.graph.get_operations())
 
     def operations(self) -> list[tf.Operation]:
-        """Those that were traced since, in the order of their making."""
+        """Return what was traced since, in the order of making."""
         return list(self.graph.get_operations()[self._begin :])
 
     def unproven(
@@ -78,7 +78,7 @@ class Roads:
         f: tf.Tensor,
         gradients: Sequence[tf.Tensor | None],
     ) -> tuple[set[int], set[int]]:
-        """Identities of the variables that reach `f` by a road without a watched `h`.
+        """Return the variables that reach `f` by a road without a watched `h`, by identity.
 
         Args:
             sites: All that was watched, in this graph.
@@ -116,11 +116,11 @@ class Roads:
         return {id(v) for i, v in enumerate(self.variables) if marks >> i & 1}
 
     def sources(self) -> list[tf.Tensor]:
-        """The placeholders by which the variables enter this graph."""
+        """Return the placeholders by which the variables enter this graph."""
         return [t for t, _ in self._marked()]
 
     def _marked(self) -> list[tuple[tf.Tensor, int]]:
-        """These, and each variable's mark."""
+        """Return these placeholders, and each variable's mark."""
         found, elsewhere = [], {}
         for i, v in enumerate(self.variables):
             value = v.value
@@ -137,7 +137,7 @@ class Roads:
 
 
 class _Marks:
-    """What reaches each tensor of a graph, a bit of a number each.
+    """The marks that reach each tensor of a graph, a bit of a number each.
 
     The lowest bits are of variables, in their order; then come sites, in theirs; then
     rows of the inputs, and rows that may have moved.
@@ -179,11 +179,11 @@ class _Marks:
         self._starts[t.ref()] = self._starts.get(t.ref(), 0) | mark
 
     def of_site(self, number: int) -> int:
-        """The mark of what was watched there."""
+        """Return the mark of what was watched there."""
         return 1 << (self._first + number)
 
     def of(self, t: tf.Tensor) -> int:
-        """All that reaches a tensor."""
+        """Return all marks that reach a tensor."""
         found = self._at.get(t.op, 0)
         if found or self._starts:
             key = t.ref()
@@ -206,7 +206,7 @@ class _Marks:
             self._at[op] = found
 
     def _moves(self, op: tf.Operation) -> bool:
-        """Whether values of rows, not only their numbers, go through such an operation."""
+        """Tell whether values of rows, not only their numbers, go through an operation."""
         values = op.inputs[:1] if op.type in ("GatherV2", "GatherNd") else op.inputs
         floats = [t for t in values if t.dtype.is_floating and self.of(t) & self.rows]
         return bool(floats) and _MOVING[op.type](op)
@@ -220,7 +220,7 @@ def _union(marks: Iterable[int]) -> int:
 
 
 def _origin(tensor: Any) -> Any:
-    """What a tensor was before graphs around graphs captured it."""
+    """Return what a tensor was before graphs around graphs captured it."""
     while isinstance(graph := getattr(tensor, "graph", None), tf.Graph):
         outer = next((a for a, b in getattr(graph, "captures", ()) if b is tensor), None)
         if outer is None:

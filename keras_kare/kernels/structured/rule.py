@@ -21,7 +21,7 @@ empty; `gradients`, `(n, C) + h.shape[1:]`, are the gradients of the `C` outputs
 
 
 class Watcher(Protocol):
-    """What `LayerRule.call` is given to show an intermediate result."""
+    """A function that `LayerRule.call` is given to show an intermediate result."""
 
     def __call__(
         self,
@@ -44,7 +44,7 @@ class Watcher(Protocol):
 
 
 class LayerRule(abc.ABC):
-    """How the layers of one type contribute to the NTK.
+    """The way the layers of one type contribute to the NTK.
 
     While a network is traced, the rule runs in place of the layer's `call`. It
     computes the same, and shows through `watch` every intermediate result `h` that
@@ -86,7 +86,7 @@ class LayerRule(abc.ABC):
     second derivative of the layer's own `call` is wrong."""
 
     def accepts(self, layer: keras.layers.Layer) -> bool:
-        """Whether this instance is one that the rule describes.
+        """Tell whether this instance is one that the rule describes.
 
         Defaults to layers without adapters (LoRA), without quantization, and without
         tensors in places of variables, which may be computed from anything.
@@ -100,7 +100,7 @@ class LayerRule(abc.ABC):
     def call(
         self, layer: keras.layers.Layer, watch: Watcher, *args: Any, **kwargs: Any
     ) -> Any:
-        """What `layer.call(*args, **kwargs)` computes, shown through `watch`.
+        """Compute what `layer.call(*args, **kwargs)` does, shown through `watch`.
 
         Args:
             layer: The layer.
@@ -115,14 +115,14 @@ class LayerRule(abc.ABC):
 
 
 def present(*variables: keras.Variable | None) -> list[keras.Variable]:
-    """Those of a layer's variables that it has."""
+    """Return those of a layer's variables that it has."""
     return [variable for variable in variables if variable is not None]
 
 
 def add_bias(
     h: tf.Tensor, bias: keras.Variable | None, data_format: str = "channels_last"
 ) -> tf.Tensor:
-    """`h + bias` along the axis of features."""
+    """Add a bias along the axis of features."""
     if bias is None:
         return h
     if data_format == "channels_last":
@@ -132,5 +132,5 @@ def add_bias(
 
 
 def activate(layer: keras.layers.Layer, h: tf.Tensor) -> Any:
-    """`layer.activation(h)`, where the layer has one."""
+    """Return `layer.activation(h)`, where the layer has one."""
     return h if layer.activation is None else layer.activation(h)

@@ -28,7 +28,7 @@ _LENGTH = 4
 
 
 def described(x: Any) -> Any:
-    """Shapes and types of `ROWS` rows of inputs; all other axes have a length, too."""
+    """Describe `ROWS` rows of inputs by shapes and types; all axes have a length."""
 
     def spec(t: Any) -> tf.TensorSpec:
         shape = [_LENGTH if d is None else d for d in t.shape[1:]]
@@ -38,7 +38,7 @@ def described(x: Any) -> Any:
 
 
 def synthetic_rows(specs: Any, network: keras.Model, seed: int) -> Any:
-    """`ROWS` rows for a network, all different, that depend on nothing but the seed.
+    """Make `ROWS` different rows for a network, which depend on nothing but the seed.
 
     Numbers are normal, of several sizes; whole numbers are entries of the network's
     smallest table.
@@ -72,7 +72,7 @@ def synthetic_rows(specs: Any, network: keras.Model, seed: int) -> Any:
 
 
 def spread_rows(x: Any) -> Any:
-    """`ROWS` of a user's rows, evenly spread; `None` where `x` is symbolic."""
+    """Pick `ROWS` of a user's rows, evenly spread; `None` where `x` is symbolic."""
     parts = keras.tree.flatten(x)
     if any(map(tf.is_symbolic_tensor, parts)):
         return None

@@ -51,14 +51,14 @@ class Traced:
         self._inner, self._dtype = inner, dtype
 
     def trace(self, x: Any, refused: list[keras.Variable]) -> Traced:
-        """Trace for `x`; adds to `refused` the variables whose rules do not hold here."""
+        """Trace for `x`; add to `refused` the variables whose rules do not hold here."""
         while unproven := self._trace(x, refused):
             refused.extend(unproven)
         self.by_jacobian = [*self._plan.jacobian, *refused]
         return self
 
     def _trace(self, x: Any, refused: list[keras.Variable]) -> list[keras.Variable]:
-        """Returns the variables that turn out to have other roads than their rules."""
+        """Return the variables that turn out to have other roads than their rules."""
         plan = self._plan
         served = [v for v in plan.structured if all(v is not r for r in refused)]
         ids = {id(v) for v in served}
@@ -90,14 +90,14 @@ class Traced:
         return [v for v in served if id(v) in unproven]
 
     def jacobian(self, variable: keras.Variable) -> Factor:
-        """The gradients of a variable without a rule, written out."""
+        """Write out the gradients of a variable without a rule."""
         plan, tape = self._plan, self._tape
         return self._guarded(
             jacobian_factor(tape, self._targets, variable, self._dtype, plan.vectorizes)
         )
 
     def _guarded(self, factor: Factor) -> Factor:
-        """A factor that refuses a derivative which would be wrong in silence."""
+        """Have a factor refuse a derivative which would be wrong in silence."""
         lacking = self._plan.undifferentiable
         if not lacking:
             return factor
@@ -114,7 +114,7 @@ class Traced:
 
 
 def split_between(sites: Sequence[Site], ids: Collection[int]) -> set[int]:
-    """Variables that were watched in several groups, whose shares cannot be joined.
+    """Return variables that were watched in several groups, whose shares cannot be joined.
 
     Two layers may have the same kernel, and each a bias of its own.
     """
@@ -144,7 +144,7 @@ def shares(
     serves: Callable[[int], bool],
     dtype: tf.DType,
 ) -> Iterator[Share]:
-    """One share a group of variables: all that was watched for it, side by side.
+    """Yield one share a group of variables: all that was watched for it, side by side.
 
     Args:
         sites: What was watched.
@@ -168,7 +168,7 @@ def shares(
 def output_gradients(
     tape: tf.GradientTape, total: Targets, sites: list[Site], vectorize: bool
 ) -> dict[int, tf.Tensor]:
-    """Gradients of each of the `C` totals by each `h` that was watched, `(n, C, ...)`.
+    """Return gradients of each of the `C` totals by each `h` watched, `(n, C, ...)`.
 
     Rows do not interact, so the gradient of a sum over rows holds each row's own. An `h`
     from which no gradient comes back is left out.

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 
 class Trial:
-    """What a traced function computes for `ROWS` rows, at perturbed weights.
+    """The values of a traced function for `ROWS` rows, at perturbed weights.
 
     Args:
         traced: A concrete function of inputs and of one number a row, which returns a
@@ -41,14 +41,14 @@ class Trial:
         return tensor if own is None else own.handle
 
     def run(self, x: Any, v: np.ndarray) -> dict[str, np.ndarray]:
-        """The function's values, for rows `(ROWS, ...)` and one number a row."""
+        """Return the function's values, for rows `(ROWS, ...)` and one number a row."""
         dtype = self._traced.inputs[len(keras.tree.flatten(x))].dtype
         found = self._traced(x, tf.constant(v, dtype))
         return {name: np.asarray(t, "float64") for name, t in found.items()}
 
 
 def perturbed(variable: keras.Variable, rng: np.random.Generator) -> tf.Tensor:
-    """A value beside the variable's, in which no entry is zero."""
+    """Return a value beside the variable's, in which no entry is zero."""
     value = np.asarray(tf.convert_to_tensor(variable.value), "float64")
     fan_in = max(1, math.prod(variable.shape[:-1]))
     scale = max(0.5 * float(np.sqrt(np.mean(value**2))), 0.1 / math.sqrt(fan_in))
@@ -57,7 +57,7 @@ def perturbed(variable: keras.Variable, rng: np.random.Generator) -> tf.Tensor:
 
 
 def tolerance_of(layers: Sequence[keras.layers.Layer]) -> float:
-    """Relative error that rounding may cause in one pass, by the least exact layer."""
+    """Return the relative error that rounding may cause in one pass."""
     kinds = {layer.compute_dtype for layer in layers}
     kinds |= {str(v.dtype) for layer in layers for v in layer.trainable_variables}
     if kinds & {"float16", "bfloat16"}:
@@ -66,13 +66,13 @@ def tolerance_of(layers: Sequence[keras.layers.Layer]) -> float:
 
 
 def tolerance_of_rules(tolerance: float, layers: Sequence[keras.layers.Layer]) -> float:
-    """That of what rules compute in another order: eight bits (bfloat16) lose more."""
+    """Return the error of what rules compute in another order: bfloat16 loses more."""
     coarse = any("bfloat16" in layer.compute_dtype for layer in layers)
     return max(tolerance, 0.3) if coarse else tolerance
 
 
 def size(values: np.ndarray | None) -> float:
-    """The largest absolute value; 0 for none."""
+    """Return the largest absolute value; 0 for none."""
     return 0.0 if values is None else float(np.max(np.abs(values), initial=0.0))
 
 
@@ -82,7 +82,7 @@ def agree(
     tolerance: float,
     least: float,
 ) -> bool | None:
-    """Whether two gradients agree; `None` where both are zero, which tells nothing.
+    """Tell whether two gradients agree; `None` where both are zero, which tells nothing.
 
     Those below `least` count as if of that size: some gradients are zero but for
     rounding, such as that of attention's key bias.

@@ -27,7 +27,7 @@ _ACTIVE = threading.local()
 
 
 def walk(layer: keras.layers.Layer) -> list[keras.layers.Layer]:
-    """A layer and all layers that it holds, in attributes or in containers, once each."""
+    """List a layer and all layers that it holds, in attributes or containers, once each."""
     found: dict[int, keras.layers.Layer] = {}
     waiting: list[Any] = [layer]
     while waiting:
@@ -60,7 +60,7 @@ def restored(network: keras.layers.Layer) -> Iterator[None]:
 
 @contextlib.contextmanager
 def untouched(network: keras.layers.Layer) -> Iterator[keras.StatelessScope]:
-    """As `restored`; and variables that the network assigns in its call keep their values.
+    """Do as `restored`, and keep the values of variables that the network assigns.
 
     The losses that it adds are in the scope that this yields, and nowhere else. Inside
     another such block this one does nothing.
@@ -79,7 +79,7 @@ def untouched(network: keras.layers.Layer) -> Iterator[keras.StatelessScope]:
 
 
 def aside(work: Callable[[], Any]) -> Any:
-    """The result of `work`, done in a thread of its own.
+    """Return the result of `work`, done in a thread of its own.
 
     Eager even while a function is being traced, and out of sight of the caller's tapes and
     scopes.
@@ -127,7 +127,7 @@ def _put_back(layer: Any, before: Saved) -> None:
 
 
 def _same(value: Any, copy: Any) -> bool:
-    """Whether a container holds the same objects as its copy."""
+    """Tell whether a container holds the same objects as its copy."""
     if len(value) != len(copy):
         return False
     if isinstance(value, dict):
@@ -148,7 +148,7 @@ def _refill(value: Any, copy: Any) -> None:
 
 
 def of_our_own(function: Any) -> Any:
-    """What a `tf.function` does, without its cache.
+    """Return what a `tf.function` does, without its cache.
 
     Its Python, to be traced into the graph around it, where layer rules see the layers
     inside; or, where it is compiled by XLA, casts its arguments, or is no plain function
@@ -168,7 +168,7 @@ def of_our_own(function: Any) -> Any:
 
 
 def from_its_cache(function: Any, args: Any, kwargs: Any) -> Any:
-    """What a trace that a `tf.function` has makes of arguments, or `NotImplemented`.
+    """Return what a function's own trace makes of arguments, or `NotImplemented`.
 
     Asked for another number of rows than it was made for, a trace answers without a word;
     the function would be traced anew.
@@ -183,7 +183,7 @@ def from_its_cache(function: Any, args: Any, kwargs: Any) -> Any:
 
 
 def fits(specs: Any, given: Any) -> bool:
-    """Whether what was traced for these specifications takes such arguments."""
+    """Tell whether what was traced for these specifications takes such arguments."""
     specs, given = keras.tree.flatten(specs), keras.tree.flatten(given)
     return len(specs) == len(given) and all(
         not isinstance(spec, tf.TensorSpec)
@@ -193,7 +193,7 @@ def fits(specs: Any, given: Any) -> bool:
 
 
 def is_of_libraries(function: Any) -> bool:
-    """Whether Keras, TensorFlow or NumPy wrote a function.
+    """Tell whether Keras, TensorFlow or NumPy wrote a function.
 
     By its name and by where its code is: `functools.wraps` lends a user's function the
     name of a library's, and a library's wrapper that of a user's.
@@ -206,7 +206,7 @@ def is_of_libraries(function: Any) -> bool:
 
 
 def _converted(function: Any, autograph: bool) -> Any:
-    """A Python function as `tf.function` would run it: `if` and `for` of tensors work."""
+    """Convert a Python function as `tf.function` would: `if` and `for` of tensors work."""
     if not autograph or is_of_libraries(function):
         return function
     try:
