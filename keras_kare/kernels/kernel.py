@@ -82,8 +82,12 @@ class Kernel(keras.layers.Layer, abc.ABC):
 
     def feature_count(self, x: Any) -> int:
         """Count the numbers that the feature map of a row has."""
+        return sum(map(math.prod, self._feature_shapes(x)))
+
+    def _feature_shapes(self, x: Any) -> list[tuple[int, ...]]:
+        """Return the shapes of the arrays that `vjp` returns, without that of vectors."""
         row = _rows.take(x, slice(1))
-        return sum(math.prod(w.shape[1:]) for w in self.vjp(row, np.ones((1, 1))))
+        return [tuple(w.shape[1:]) for w in self.vjp(row, np.ones((1, 1)))]
 
     def feature_rows(self, x: Any, dtype: str | None = None) -> tf.Tensor:
         """Write out `J`, `(n, F)`: the arrays that `vjp` returns, side by side."""
@@ -93,8 +97,7 @@ class Kernel(keras.layers.Layer, abc.ABC):
 
     def weights_from(self, flat: np.ndarray, x: Any) -> list[tf.Tensor]:
         """Bring `(F, m)`, in the order of `feature_rows`, to what `vjp` returns."""
-        row = _rows.take(x, slice(1))
-        shapes = [tuple(w.shape[1:]) for w in self.vjp(row, np.ones((1, 1)))]
+        shapes = self._feature_shapes(x)
         ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
         pairs = zip(np.split(flat.T, ends, axis=1), shapes, strict=True)
         return [tf.constant(np.reshape(part, (-1, *shape))) for part, shape in pairs]

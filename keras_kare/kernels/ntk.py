@@ -221,19 +221,13 @@ class NTK(Kernel):
         self._check_weights()
         return super().operator(x)
 
-    def feature_count(self, x: Any) -> int:
-        return sum(map(math.prod, self._feature_shapes(self._plan(x))))
-
     def feature_rows(self, x: Any, dtype: str | None = None) -> tf.Tensor:
         return self._work(x, dtype).over_slices("feature_rows", x)
 
-    def weights_from(self, flat: np.ndarray, x: Any) -> list[tf.Tensor]:
-        shapes = self._feature_shapes(self._plan(x))
-        ends = np.cumsum([math.prod(shape) for shape in shapes])[:-1]
-        pairs = zip(np.split(flat.T, ends, axis=1), shapes, strict=True)
-        return [tf.constant(np.reshape(part, (-1, *shape))) for part, shape in pairs]
+    def _feature_shapes(self, x: Any) -> list[tuple[int, ...]]:
+        return self._shapes(self._plan(x))
 
-    def _feature_shapes(self, plan: Plan) -> list[tuple[int, ...]]:
+    def _shapes(self, plan: Plan) -> list[tuple[int, ...]]:
         outputs = plan.outputs if self.outputs == "trace" else 1
         return [(outputs, *v.shape) for v in self.network.trainable_variables]
 
@@ -241,10 +235,10 @@ class NTK(Kernel):
         return self._work(x, None).over_slices("held", x)
 
     def pull(self, held: Any, v: tf.Tensor) -> list[tf.Tensor]:
-        return self._held_work().pull(held, v)
+        return self._held_work().traces.of_held("pull", held, v)
 
     def push(self, held: Any, w: list[tf.Tensor]) -> tf.Tensor:
-        return self._held_work().push(held, w)
+        return self._held_work().traces.of_held("push", held, w)
 
     def chunk(self, x: Any, vectors: int) -> tuple[int, bool]:
         return self._work(x, None).chunk(_rows.count(x), vectors)
@@ -327,7 +321,7 @@ class NTK(Kernel):
         pair = sum(share.cost.pair_flops for share in plan.shares) / 2
         costs = {"dual": float(anchors * (pair + targets))}
         if self.has_features:
-            shapes = self._feature_shapes(plan)
+            shapes = self._shapes(plan)
             parameters = sum(math.prod(shape[1:]) for shape in shapes)
             features = sum(map(math.prod, shapes))
             costs["primal"] = float(2 * parameters + targets * features)

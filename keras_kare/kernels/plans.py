@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -16,10 +17,11 @@ from keras_kare.kernels.structured.untouched import aside
 from keras_kare.kernels.traces import Runtime
 
 
+@dataclass(frozen=True)
 class Plans:
     """The plans of a network, one for each set of variables that train.
 
-    Args:
+    Attributes:
         runtime: Keeps them.
         identity: What the network is.
         network: The network.
@@ -27,62 +29,57 @@ class Plans:
         method: As in `NTK`.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        identity: Identity,
-        network: keras.Model,
-        outputs: str,
-        method: str,
-    ):
-        self._runtime, self._identity, self._network = runtime, identity, network
-        self._outputs, self._method = outputs, method
+    runtime: Runtime
+    identity: Identity
+    network: keras.Model
+    outputs: str
+    method: str
 
     def plan(self, x: Any) -> Plan:
         """Return the plan for the network as it is, and the variables that train now."""
-        runtime = self._runtime
+        runtime = self.runtime
         if self._is_new() or self._key() not in runtime.plans:
-            runtime.pool(self._identity.common)
+            runtime.pool(self.identity.common)
             plan = self._common_plan(x) or self._make_plan(x)
             self._is_new()  # planning may have built layers,
             runtime.plans[self._key()] = plan  # and made variables
-            runtime.pool(self._identity.common)
+            runtime.pool(self.identity.common)
             if runtime.pooled:
-                variables = list(self._network.trainable_variables)
+                variables = list(self.network.trainable_variables)
                 runtime.functions.setdefault(self._shape(x), (plan, variables))
         return runtime.plans[self._key()]
 
     def known(self) -> Plan | None:
         """Return the plan for the variables that train now, if it has been made."""
-        return self._runtime.plans.get(self._key())
+        return self.runtime.plans.get(self._key())
 
     def architecture(self) -> str:
         """Return a hash of what the kernel is, whatever its variables hold."""
-        return f"{self._outputs} {self._identity.digest}"
+        return f"{self.outputs} {self.identity.digest}"
 
     def _make_plan(self, x: Any) -> Plan:
         def make() -> Plan:
-            return make_plan(self._network, x, self._method, self._outputs)
+            return make_plan(self.network, x, self.method, self.outputs)
 
         plan: Plan = aside(make)
         return plan
 
     def _common_plan(self, x: Any) -> Plan | None:
         """Return the plan of a network of the same architecture, if there is one."""
-        if not self._runtime.pooled or self._shape(x) not in self._runtime.functions:
+        if not self.runtime.pooled or self._shape(x) not in self.runtime.functions:
             return None
-        plan, variables = self._runtime.functions[self._shape(x)]
-        plan = plan.of(variables, self._network.trainable_variables)
-        if self._method != "jacobian":
+        plan, variables = self.runtime.functions[self._shape(x)]
+        plan = plan.of(variables, self.network.trainable_variables)
+        if self.method != "jacobian":
             warn_of_fallback(plan)
         return plan
 
     def _shape(self, x: Any) -> str:
-        return f"plan {self._method} {described(x)!r}"
+        return f"plan {self.method} {described(x)!r}"
 
     def _is_new(self) -> bool:
         architecture = f"{self.architecture()} {version()}"
-        return self._runtime.is_new(architecture, self._network.variables)
+        return self.runtime.is_new(architecture, self.network.variables)
 
     def _key(self) -> tuple[int, ...]:
-        return tuple(id(v) for v in self._network.trainable_variables)
+        return tuple(id(v) for v in self.network.trainable_variables)

@@ -15,7 +15,6 @@ from keras_kare.kernels.operator import CHUNK
 from keras_kare.kernels.recompute import Tiled, attach
 from keras_kare.kernels.sizes import Sizes
 from keras_kare.kernels.structured.features import FeatureMap
-from keras_kare.kernels.structured.held import Arrays
 from keras_kare.kernels.traces import Runtime, Traces
 
 
@@ -33,13 +32,13 @@ class Work:
         self.limit = limit
         self.sizes = Sizes.of(features)
         self.features = features
-        self._traces = Traces(runtime, features)
+        self.traces = Traces(runtime, features)
 
     def gram(self, x: Any, out: Any, fingerprint: Callable[[], str]) -> Any:
         """Compute a Gram matrix into a tensor, an array or a file; see `NTK.gram`."""
         rows = _rows.count(x)
         if out is None and self.sizes.needs_no_tiles(rows, self.limit):
-            return self._traces.of_rows("gram", x)
+            return self.traces.of_rows("gram", x)
         grid = self._grid(rows, rows, symmetric=True)
         values = self._fill(grid, (x, x), out, fingerprint)
         if out is not None:
@@ -51,7 +50,7 @@ class Work:
         rows, columns = _rows.count(x1), _rows.count(x2)
         most = max(rows, columns)
         if out is None and self.sizes.needs_no_tiles(most, self.limit):
-            return self._traces.of_rows("cross", x1, x2)
+            return self.traces.of_rows("cross", x1, x2)
         grid = self._grid(rows, columns, symmetric=False)
         values = self._fill(grid, (x1, x2), out, fingerprint)
         if out is not None:
@@ -60,7 +59,7 @@ class Work:
 
     def diag(self, x: Any) -> tf.Tensor:
         """Compute the diagonal, a slice of rows after the other."""
-        parts = [self._traces.of_rows("diag", part) for part in self._slices(x)]
+        parts = [self.traces.of_rows("diag", part) for part in self._slices(x)]
         return tf.concat(parts, axis=0)
 
     def vjp(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
@@ -71,26 +70,17 @@ class Work:
             end = begin + _rows.count(part)
             parts.append((part, v[begin:end]))
             begin = end
-        return _rows.total(self._traces.of_rows("vjp", *part) for part in parts)
+        return _rows.total(self.traces.of_rows("vjp", *part) for part in parts)
 
     def jvp(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
         """Return `J w`, a slice of rows after the other."""
-        parts = [self._traces.call("jvp", part, w) for part in self._slices(x)]
+        parts = [self.traces.call("jvp", part, w) for part in self._slices(x)]
         return tf.concat(parts, axis=0)
 
     def over_slices(self, verb: str, x: Any) -> Any:
         """Apply a verb whose results have rows on their first axes, slice by slice."""
-        parts = [self._traces.call(verb, part) for part in self._slices(x)]
+        parts = [self.traces.call(verb, part) for part in self._slices(x)]
         return parts[0] if len(parts) == 1 else _rows.joined(parts)
-
-    def pull(self, held: Arrays, v: tf.Tensor) -> list[tf.Tensor]:
-        """Return `Jᵀ v` of what `held` returned."""
-        found: list[tf.Tensor] = self._traces.of_held("pull", held, v)
-        return found
-
-    def push(self, held: Arrays, w: list[tf.Tensor]) -> tf.Tensor:
-        """Return `J w` of what `held` returned."""
-        return self._traces.of_held("push", held, w)
 
     def common(
         self, function: Callable[..., Any], key: str, fixed: bool, *arguments: Any
@@ -99,16 +89,16 @@ class Work:
         rows = _rows.count(arguments)
         if not self.runtime.pooled or self.sizes.for_gradient(rows) > self.limit:
             return None
-        return self._traces.common(function, key, fixed, *arguments)
+        return self.traces.common(function, key, fixed, *arguments)
 
     def inline(self, verb: str, rows: tuple[Any, ...], extra: Any) -> Any:
         """Apply a verb in the graph that is being traced, in tiles where need be."""
         if verb not in ("gram", "cross"):
-            return self._traces.inline(verb, *rows, *extra)
+            return self.traces.inline(verb, *rows, *extra)
         counts = [_rows.known_count(x) or self.runtime.expected_rows for x in rows]
         most = max((n for n in counts if n is not None), default=0)
         if self.sizes.for_gradient(most) <= self.limit:
-            return self._traces.inline(verb, *rows)
+            return self.traces.inline(verb, *rows)
         tile = self.sizes.gradient_tile(most, self.limit)
         self.sizes.check_tile(tile, self.limit)
         return getattr(Tiled(self.features, tile), verb)(*rows)
@@ -153,7 +143,7 @@ class Work:
         def contents() -> str:
             return disk.contents_of(fingerprint(), features.outputs, *sides)
 
-        engine = _Engine(self._traces, sides)
+        engine = _Engine(self.traces, sides)
         dtype = np.dtype(features.dtype.as_numpy_dtype)
         return fill(out, shape, dtype, engine, grid, contents)
 
@@ -164,7 +154,7 @@ class Work:
         tiled = Tiled(self.features, tile)
 
         def backward(upstream: tf.Tensor) -> list[tf.Tensor]:
-            return self._traces.gradient(verb, tiled, *rows, upstream)
+            return self.traces.gradient(verb, tiled, *rows, upstream)
 
         return attach(values, self.features.network.trainable_variables, backward)
 
