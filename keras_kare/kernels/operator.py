@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_kare import _rows, _validation
-
-if TYPE_CHECKING:
-    from keras_kare.kernels.kernel import Kernel
 
 CHUNK = 4096
 """Most rows at a time."""
@@ -68,7 +65,7 @@ class KernelOperator:
         """About how many a product with so many vectors takes."""
         return float(self.rows) ** 2 * (self.pair_flops + 2.0 * vectors)
 
-    def __init__(self, kernel: Kernel, x: Any, scale: np.ndarray | None = None):
+    def __init__(self, kernel: keras.layers.Layer, x: Any, scale: np.ndarray | None = None):
         self.kernel = kernel
         self.x = keras.tree.map_structure(tf.convert_to_tensor, x)
         self.rows = _rows.count(self.x)
@@ -219,7 +216,7 @@ class FeatureOperator(KernelOperator):
         scale: As in `KernelOperator`.
     """
 
-    def __init__(self, kernel: Kernel, x: Any, scale: np.ndarray | None = None):
+    def __init__(self, kernel: keras.layers.Layer, x: Any, scale: np.ndarray | None = None):
         super().__init__(kernel, x, scale)
         self.features = kernel.feature_count(self.x)
         self._held: list[Any] | None = None

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_kare import _validation, solvers
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.machine import Machine, Settings, State
+from keras_kare.machine import ridge as ridges
 from keras_kare.machine.prediction import from_cross
 from keras_kare.machine.state import values
 from keras_kare.solvers import Solver
@@ -31,7 +32,8 @@ class NTKRidgeHead(keras.layers.Layer):
             leave-one-out only where the kernel never saw `y`; `report` names the
             way. Candidates are `λ̃ = 1e-8 … 1e4`, all from one eigendecomposition; for
             solvers that iterate, one a decade, `1e2 … 1e-4`, and rows are held out
-            where leave-one-out would choose. Defaults to `"auto"`.
+            where leave-one-out would choose. A name that was registered by
+            `keras_kare.machine.register_way`: by that. Defaults to `"auto"`.
         relative: Whether a given ridge is `λ̃`, with `λ = λ̃ tr(K)/n²`, or `λ`
             itself. Defaults to `True`.
         form: How predictions are computed. `"dual"`: kernel against the anchors.
@@ -112,7 +114,7 @@ class NTKRidgeHead(keras.layers.Layer):
         name: str | None = None,
         **kwargs: Any,
     ):
-        _validation.check_ridge("ridge", ridge, auto=True)
+        ridges.check(ridge)
         _validation.check_option("form", form, FORMS)
         if not isinstance(intercept, bool) and intercept != "auto":
             raise ValueError(

@@ -206,7 +206,7 @@ class Machine:
         if rows is None:
             raise ValueError(STALE if self.state.solved else NOT_SOLVED)
         before, choice = self.state.facts.get("choice"), None
-        if self.settings.ridge == "auto":
+        if isinstance(self.settings.ridge, str):
             choice = Choice(**before) if before else None
             choice = choice or ridges.without_evidence(
                 "default",

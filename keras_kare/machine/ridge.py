@@ -1,6 +1,6 @@
 """Every way to choose the ridge of a kernel machine.
 
-`choose` is asked where the user names none, and goes down this list:
+`ridge="auto"` goes down this list (`choose`):
 
 1. rows that never trained the kernel: validation rows, or those that a rehearsal of the
    training left out (`by_rows`);
@@ -9,7 +9,8 @@
 3. rows held out from the solving (`by_held_out`).
 
 The user's own number is `of_user`, validation during training takes that of the loss
-(`of_loss`), and where there is no evidence at all `λ̃ = 1` (`without_evidence`).
+(`of_loss`), and where there is no evidence at all `λ̃ = 1` (`without_evidence`). Another
+way is a function like `choose`, and one line: `@register_way("its name")`.
 
 Errors of several targets are measured in each target's own unit, its mean square on the
 training rows (about its mean, for a machine with an intercept): what is chosen does not
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_kare import _validation
 from keras_kare.machine.prediction import Predictor
 from keras_kare.machine.problem import Problem, Rows
 from keras_kare.solvers import Prepared, Solution
@@ -61,9 +63,38 @@ class Choice:
         return self.ridge * unit if self.relative else self.ridge
 
 
-def of_user(ridge: float | str, relative: bool) -> Choice | None:
-    """Return the number that the user gave; `None` for `"auto"`."""
-    return None if ridge == "auto" else Choice(float(ridge), "the user", relative)
+Way = Callable[[Problem, Prepared, Rows | None], Choice]
+"""What chooses: from a problem, its prepared system, and rows that trained nothing."""
+
+WAYS: dict[str, Way] = {}
+"""Ways to choose by name, for `ridge="..."` of a head."""
+
+
+def register_way(name: str) -> Callable[[Way], Way]:
+    """Return a decorator: heads with `ridge=name` choose by what it decorates."""
+
+    def registered(way: Way) -> Way:
+        WAYS[name] = way
+        return way
+
+    return registered
+
+
+def check(ridge: Any) -> None:
+    """Refuse what is no positive number and no name of a way.
+
+    Raises:
+        ValueError: That names `ridge`.
+    """
+    if not (isinstance(ridge, str) and ridge in WAYS):
+        _validation.check_ridge("ridge", ridge, auto=True)
+
+
+def of_user(ridge: float | str, relative: bool) -> Choice | Way:
+    """Return the number that the user gave, or the way that he named."""
+    if isinstance(ridge, str):
+        return WAYS[ridge]
+    return Choice(float(ridge), "the user", relative)
 
 
 def of_loss(loss: Any) -> Choice:
@@ -84,22 +115,17 @@ def without_evidence(by: str, why: str = "", stacklevel: int = 2) -> Choice:
     return Choice(1.0, by=by)
 
 
-def choose(
-    problem: Problem,
-    prepared: Prepared,
-    validation: Rows | None,
-    by: str = "validation data",
-) -> Choice:
+@register_way("auto")
+def choose(problem: Problem, prepared: Prepared, validation: Rows | None) -> Choice:
     """Choose on validation rows, else by leave-one-out, else on rows held out.
 
     Args:
         problem: What is solved.
         prepared: Its system, prepared.
         validation: Rows that trained nothing, or `None`.
-        by: How the report should name these rows.
     """
     if validation is not None:
-        return by_rows(problem, prepared, validation, by)
+        return by_rows(problem, prepared, validation, "validation data")
     if prepared.exact_leave_one_out:
         return by_leave_one_out(prepared)
     return by_held_out(problem, prepared)

@@ -9,7 +9,7 @@ from keras_kare import solvers
 from keras_kare.kernels import memory
 from keras_kare.machine import ridge as ridges
 from keras_kare.machine.problem import Problem, Rows
-from keras_kare.machine.ridge import Choice
+from keras_kare.machine.ridge import Choice, Way
 from keras_kare.solvers import Decision, Prepared, Solution, Solver, StreamSystem, System
 
 TOLD = (
@@ -79,7 +79,7 @@ class Solved:
 def solve(
     problem: Problem,
     solver: Solver | str,
-    choice: Choice | None = None,
+    choice: Choice | Way,
     validation: Rows | None = None,
 ) -> Solved:
     """Solve at a ridge that was chosen before, or choose one first.
@@ -87,14 +87,14 @@ def solve(
     Args:
         problem: The problem.
         solver: How; `"auto"`: the exact solver that takes fewest operations.
-        choice: The ridge. Defaults to a choice by `ridge.choose`.
+        choice: The ridge, or a way to choose it.
         validation: Rows for that.
     """
-    system = problem.system()
-    decision = decide(system, 1 if choice else len(ridges.GRID), solver)
+    system, chosen = problem.system(), isinstance(choice, Choice)
+    decision = decide(system, 1 if chosen else len(ridges.GRID), solver)
     prepared = decision.solver.prepare(system)
-    if choice is None:
-        choice = ridges.choose(problem, prepared, validation)
+    if not isinstance(choice, Choice):
+        choice = choice(problem, prepared, validation)
     solution = prepared.checked(prepared.solve(choice.absolute(prepared.unit)))
     return Solved(prepared, solution, choice, decision.why)
 
@@ -105,7 +105,7 @@ def choose_ridge(
     """Choose a ridge on rows that trained nothing, for a machine that is not kept."""
     system = problem.system()
     prepared = decide(system, len(ridges.GRID), solver).solver.prepare(system)
-    return ridges.choose(problem, prepared, validation, by)
+    return ridges.by_rows(problem, prepared, validation, by)
 
 
 def decide(system: System | StreamSystem, count: int, wanted: Solver | str) -> Decision:

@@ -43,7 +43,7 @@ class CentredOperator(KernelOperator):
         self.features, self.scale = operator.features, operator.scale
 
     @property
-    def kernel(self) -> Any:  # type: ignore[override]
+    def kernel(self) -> Any:
         """The kernel of `K`, whose values know of no mean."""
         return self.plain.kernel
 
