@@ -116,6 +116,20 @@ class StreamSystem(AbstractSystem):
 
     Attributes:
         centre: Zeros: targets are taken as they come.
+
+    Example:
+
+    ```python
+    from keras_kare.solvers.stream import Stream
+
+    def batches():
+        for begin in range(0, len(x), 100):
+            rows = slice(begin, begin + 100)
+            yield x[rows], y[rows], None  # each row counts once
+
+    prepared = kk.solvers.Primal().prepare(kk.solvers.StreamSystem(kernel, Stream(batches)))
+    prepared.solve(0.1 * prepared.unit).weights
+    ```
     """
 
     def __init__(self, kernel: Kernel, stream: Stream):
