@@ -81,7 +81,7 @@ class CG(Iterative):
         _validation.check_whole("max_iterations", max_iterations, 1)
         if rank != "auto":
             _validation.check_whole("rank", rank, 0)
-        self._keep_budget(tolerance, memory_limit, time_budget, seed)
+        super().__init__(tolerance, memory_limit, time_budget, seed)
         self.max_iterations, self.rank = max_iterations, rank
 
     @property

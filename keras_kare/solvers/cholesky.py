@@ -37,9 +37,6 @@ class Cholesky(Solver):
 
     name = "cholesky"
 
-    def __init__(self, tolerance: float = 1e-6, memory_limit: int | None = None):
-        self._keep(tolerance, memory_limit)
-
     def memory(self, operator: KernelOperator, columns: int) -> float:
         return 5.0 * 8.0 * operator.rows**2
 
@@ -74,5 +71,5 @@ class CholeskyPrepared(Prepared):
             ridge=float(ridge),
             inverse_diagonal=self.system.less_constant(diagonal, ridge),
             jitter=float(jitter),
-            **self._facts(begun),
+            **self.facts(begun),
         )

@@ -30,12 +30,7 @@ class Iterative(Solver):
     seed: int
     time_budget: float | None
 
-    @property
-    @abc.abstractmethod
-    def most_steps(self) -> int:
-        """The number of steps after which it ends."""
-
-    def _keep_budget(
+    def __init__(
         self,
         tolerance: float,
         memory_limit: int | None,
@@ -45,8 +40,13 @@ class Iterative(Solver):
         _validation.check_whole("seed", seed, 0)
         if time_budget is not None:
             _validation.check_ridge("time_budget", time_budget)
-        self._keep(tolerance, memory_limit)
+        super().__init__(tolerance, memory_limit)
         self.time_budget, self.seed = time_budget, seed
+
+    @property
+    @abc.abstractmethod
+    def most_steps(self) -> int:
+        """The number of steps after which it ends."""
 
 
 class IterativePrepared(Prepared):
@@ -83,7 +83,7 @@ class IterativePrepared(Prepared):
             iterations=run.steps,
             stopped=run.stopped,
             **answer,
-            **self._facts(begun),
+            **self.facts(begun),
         )
 
 

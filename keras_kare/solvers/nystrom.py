@@ -69,7 +69,7 @@ class Nystrom(Solver):
         _validation.check_whole("centres", centres, 1)
         _validation.check_whole("seed", seed, 0)
         self.centres, self.seed = centres, seed
-        self._keep(tolerance, memory_limit)
+        super().__init__(tolerance, memory_limit)
 
     def memory(self, operator: KernelOperator, columns: int) -> float:
         m = min(self.centres, operator.rows)
@@ -158,7 +158,7 @@ class NystromPrepared(Prepared):
             freedom=normal.freedom(ridge) if known else None,
             residual=float(np.max(normal.residual(w, ridge))),
             kernel_error=max(0.0, 1.0 - normal.trace / (system.unit * system.count)),
-            **self._facts(begun),
+            **self.facts(begun),
         )
 
     def anchors_of(self, solution: Solution) -> Any:

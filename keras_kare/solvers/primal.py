@@ -48,9 +48,6 @@ class Primal(Solver):
 
     name = "primal"
 
-    def __init__(self, tolerance: float = 1e-6, memory_limit: int | None = None):
-        self._keep(tolerance, memory_limit)
-
     def memory(self, operator: KernelOperator, columns: int) -> float:
         if operator.features is None:
             raise ValueError(
@@ -99,7 +96,7 @@ class PrimalStream(Prepared):
             squared=normal.dual_squared(w, ridge),
             freedom=normal.freedom(ridge) if normal.small else None,
             residual=float(np.max(normal.residual(w, ridge))),
-            **self._facts(begun),
+            **self.facts(begun),
         )
 
 
@@ -134,7 +131,7 @@ class PrimalPrepared(Prepared):
             constant=self.system.constant_of(w),
             jitter=jitter,
             inverse_diagonal=diagonal,
-            **self._facts(begun),
+            **self.facts(begun),
         )
 
     def _leverages(self, w: np.ndarray, ridge: float) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +166,7 @@ class PrimalPrepared(Prepared):
             for i in range(len(grid)):
                 left = y - seen @ (turned * shrunk[:, i : i + 1])
                 errors[i] += np.sum((left / kept[:, i : i + 1]) ** 2, axis=0)
-        facts = self._facts(begun)
+        facts = self.facts(begun)
         for i, ridge in enumerate(grid):
             w = vectors @ (turned * shrunk[:, i : i + 1])
             yield Solution(

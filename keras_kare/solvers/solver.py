@@ -26,6 +26,8 @@ class Solver(abc.ABC):
     and prepares systems. It is registered with Keras, so that heads are saved with it.
 
     Args:
+        tolerance: Residual above which a solution counts as not converged. Defaults to
+            `1e-6`.
         memory_limit: Bytes that the work may hold, beside the rows. Defaults to half of
             what is free when it begins.
     """
@@ -35,8 +37,11 @@ class Solver(abc.ABC):
     """Whether solutions belong to a few of the rows, which are then the anchors."""
     ordered: ClassVar[bool] = False
     """Whether a stream must yield the same rows in the same order in every pass."""
-    tolerance: float
-    memory_limit: int | None = None
+
+    def __init__(self, tolerance: float = 1e-6, memory_limit: int | None = None):
+        _validation.check_ridge("tolerance", tolerance)
+        _validation.check_memory_limit(memory_limit)
+        self.tolerance, self.memory_limit = tolerance, memory_limit
 
     @abc.abstractmethod
     def prepare(self, system: AbstractSystem) -> Prepared:
@@ -68,11 +73,6 @@ class Solver(abc.ABC):
         """
         _validation.check_ridge("ridge", ridge)
         return self.prepare(System(operator, y)).solve(float(ridge))
-
-    def _keep(self, tolerance: float, memory_limit: int | None) -> None:
-        _validation.check_ridge("tolerance", tolerance)
-        _validation.check_memory_limit(memory_limit)
-        self.tolerance, self.memory_limit = tolerance, memory_limit
 
     def limit(self) -> int:
         """Return the bytes that may be held."""
@@ -205,7 +205,7 @@ class Prepared(abc.ABC):
             solution, residual=float(np.max(residual)), tolerance=self.solver.tolerance
         )
 
-    def _facts(self, begun: float) -> dict[str, Any]:
+    def facts(self, begun: float) -> dict[str, Any]:
         """Return what every solution says of its system, its solver and its time."""
         return {
             "solver": self.solver.name,

@@ -41,9 +41,6 @@ class Spectral(Solver):
 
     name = "spectral"
 
-    def __init__(self, tolerance: float = 1e-6, memory_limit: int | None = None):
-        self._keep(tolerance, memory_limit)
-
     def memory(self, operator: KernelOperator, columns: int) -> float:
         return 4.0 * 8.0 * operator.rows**2
 
@@ -100,5 +97,5 @@ class SpectralPrepared(Prepared):
                 **self.system.finished(dual),
                 ridge=float(ridge),
                 inverse_diagonal=self.system.less_constant(diagonal, ridge),
-                **self._facts(begun),
+                **self.facts(begun),
             )

@@ -113,7 +113,7 @@ class EigenPro(Iterative):
                     "`components` must be at most `subsample`. Received: "
                     f"components={components}, subsample={subsample}"
                 )
-        self._keep_budget(tolerance, memory_limit, time_budget, seed)
+        super().__init__(tolerance, memory_limit, time_budget, seed)
         self.max_epochs, self.subsample = max_epochs, subsample
         self.batch_size, self.components = batch_size, components
 
