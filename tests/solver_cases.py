@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-import test_operator
+from kernel_cases import Linear
 
 from keras_kare.kernels import DenseOperator
 from keras_kare.solvers import CG, Cholesky, EigenPro, Nystrom, Primal, Solver, Spectral
@@ -38,7 +38,7 @@ class Case:
 
     @property
     def streams(self):
-        return self.solver.streams(test_operator.Linear())
+        return self.solver.streams(Linear())
 
     def with_settings(self, **settings):
         return type(self.solver).from_config({**self.solver.get_config(), **settings})
@@ -55,7 +55,7 @@ class Case:
         values, vectors = np.linalg.eigh(gram)
         kept = values > 1e-12 * values[-1]
         rows = vectors[:, kept] * np.sqrt(values[kept])  # whose linear kernel it is
-        return test_operator.Linear().operator(rows), rows @ rows.T
+        return Linear().operator(rows), rows @ rows.T
 
 
 CASES = {
