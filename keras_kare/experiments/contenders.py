@@ -34,8 +34,8 @@ except ImportError as error:
         "`keras_kare.experiments.contenders` needs scikit-learn: "
         f'`pip install "keras_kare[experiments]"`. Received: {error}'
     ) from error
-from keras_kare.experiments.edge_cases import Predict, complete
-from keras_kare.experiments.task import Configuration
+from keras_kare.experiments.edge_cases import complete
+from keras_kare.experiments.task import Configuration, Learner
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Contender:
 
     name: str
     configurations: tuple[Configuration, ...]
-    predict: Predict
+    predict: Learner
     library: str = "sklearn"
 
     @property

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from keras_kare.datasets.preparation import checked_labels, matrices
-from keras_kare.experiments.task import Configuration, Path, Task
-
-Predict = Callable[[Configuration, Task], Path]
-"""A learner of any task."""
-
-Scores = Callable[[Configuration, Task], Path]
-"""A learner of tasks with rows of all classes, two of them at least."""
+from keras_kare.experiments.task import Configuration, Learner, Path, Task
 
 
-def complete(scores: Scores, names: tuple[str, ...] = ("",)) -> Predict:
+def complete(scores: Learner, names: tuple[str, ...] = ("",)) -> Learner:
     """Give a learner of complete label sets the cases that not all learners take.
 
     These are classes without training rows, and training rows that say nothing: all of
     one class, or all equal. Then the scores are the classes' frequencies.
 
     Args:
-        scores: The learner.
+        scores: A learner of tasks with rows of all classes, two of them at least.
         names: What comes free within a configuration, as `scores` names it.
     """
 

@@ -11,13 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
-from keras_kare.experiments.settings import (
-    INITIALIZATIONS,
-    PAPER_OBJECTIVE,
-    Architecture,
-    Objective,
-    Training,
-)
+from keras_kare.experiments import settings
+from keras_kare.experiments.settings import Architecture, Objective, Training
 from keras_kare.losses import KARE
 from keras_kare.recipes.mixtures import Kernels, kernels, path
 from keras_kare.recipes.perceptrons import draw_weights, make_network
@@ -138,7 +133,7 @@ def lab(
     inputs: int,
     outputs: int,
     architecture: Architecture,
-    objective: Objective = PAPER_OBJECTIVE,
+    objective: Objective = settings.PAPER_OBJECTIVE,
 ) -> Lab:
     """Return the `Lab` of a shape, made once in each process."""
     return Lab(inputs, outputs, architecture, objective)
@@ -156,7 +151,7 @@ def initial_weights(
             Table 2: kernels uniform in ±√(6/n_in) (He et al. 2015), the biases as before.
         seed: Seed of a generator of its own.
     """
-    _validation.check_option("initialization", initialization, INITIALIZATIONS)
+    _validation.check_option("initialization", initialization, settings.INITIALIZATIONS)
     gain = 1.0 if initialization == "torch" else math.sqrt(6.0)
     return draw_weights(network, np.random.default_rng(seed), gain)
 

@@ -15,8 +15,8 @@ from sklearn.metrics.pairwise import euclidean_distances
 from sklearn.svm import SVC
 
 from keras_kare.datasets import signed_one_hot
-from keras_kare.experiments.edge_cases import Scores, from_probabilities
-from keras_kare.experiments.task import Configuration, Path, Task
+from keras_kare.experiments.edge_cases import from_probabilities
+from keras_kare.experiments.task import Configuration, Learner, Path, Task
 from keras_kare.recipes.mixtures import Kernels, path
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
@@ -31,7 +31,7 @@ HELD_OUT = 0.2
 """Share of the training rows that chooses how often xRFM learns its metric."""
 
 
-def kernel_ridge(kernel: Callable[[np.ndarray, float], np.ndarray]) -> Scores:
+def kernel_ridge(kernel: Callable[[np.ndarray, float], np.ndarray]) -> Learner:
     """Return the learner of a kernel: scores along the ridge, for targets in {-1, 1}.
 
     Args:
@@ -81,7 +81,7 @@ def svc(configuration: Configuration, task: Task) -> Path:
     return {"": np.reshape(decision, (len(task.x_test), -1))}
 
 
-def probabilities(make: Callable[[Configuration, int, int], Any]) -> Scores:
+def probabilities(make: Callable[[Configuration, int, int], Any]) -> Learner:
     """Return the learner of a classifier in scikit-learn's manner: its probabilities.
 
     Args:
@@ -132,8 +132,7 @@ def lightgbm(configuration: Configuration, classes: int, seed: int) -> Any:
 @probabilities
 def catboost(configuration: Configuration, classes: int, seed: int) -> Any:
     """Make CatBoost's boosting, which writes no files."""
-    iterations = min(1000, CATBOOST_TREES // classes)
-    options = {"iterations": iterations, **configuration}
+    options = {"iterations": min(1000, CATBOOST_TREES // classes), **configuration}
     return importlib.import_module("catboost").CatBoostClassifier(
         random_seed=seed,
         thread_count=1,
@@ -164,6 +163,7 @@ def _xrfm_model(
     configuration: Configuration, seed: int, iterations: int, choose: bool
 ) -> Any:
     kernel = {"kernel": "l2", "exponent": 1.0, "bandwidth_mode": "constant", "diag": False}
+    model = {**kernel, "bandwidth": configuration["bandwidth"]}
     fit = {
         "reg": configuration["reg"],
         "iters": iterations,
@@ -172,10 +172,7 @@ def _xrfm_model(
         "verbose": False,
     }
     return importlib.import_module("xrfm").xRFM(
-        rfm_params={
-            "model": {**kernel, "bandwidth": configuration["bandwidth"]},
-            "fit": fit,
-        },
+        rfm_params={"model": model, "fit": fit},
         device=importlib.import_module("torch").device("cpu"),
         tuning_metric="brier",
         classification_mode="prevalence",

@@ -138,16 +138,11 @@ def _reported(
 ) -> list[dict[str, Any]]:
     """Return a row for each method: its accuracy on a fold's test rows as chosen."""
     train, test = data.folds[fold]
-    return [
-        _row(
-            protocol,
-            method,
-            fold,
-            _accuracy(values, data.labels[test]),
-            choice.describe(family),
-        )
-        for method, values, choice in _refit(family, data, train, test, choices)
-    ]
+    rows = []
+    for method, values, choice in _refit(family, data, train, test, choices):
+        accuracy, chosen = _accuracy(values, data.labels[test]), choice.describe(family)
+        rows.append(_row(protocol, method, fold, accuracy, chosen))
+    return rows
 
 
 def cross_validate(
@@ -164,12 +159,10 @@ def cross_validate(
     for fold in used:
         rest, held = train[fold_of != fold], train[fold_of == fold]
         aim = targets[fold_of == fold]
-        for method, choice, values in _all_scores(
-            family, data, rest, held, family.seeds[:1]
-        ):
+        scores = _all_scores(family, data, rest, held, family.seeds[:1])
+        for method, choice, values in scores:
             if family.criterion == "accuracy":
-                wrong = 100.0 - _accuracy(values, data.labels[held])
-                loss = wrong * len(held)
+                loss = (100.0 - _accuracy(values, data.labels[held])) * len(held)
             else:
                 loss = float(np.sum((values - aim) ** 2))
             losses.setdefault((method, choice), []).append(loss)

@@ -186,14 +186,10 @@ def _ranking(accuracy: pd.DataFrame) -> str:
 
 def _best_table(ours: pd.DataFrame, published: pd.DataFrame | None, by: list[str]) -> str:
     table = tables.best_ridge_table(ours, published, by)
-    formats = {
-        "mse": ".4f",
-        "standard_error": ".4f",
-        "published_mse": ".4f",
-        "ratio": ".2f",
-    }
-    known = {k: v for k, v in formats.items() if k in table}
-    return tables.markdown_table(table, {**known, "relative_ridge": ".0e"})
+    squared = dict.fromkeys(("mse", "standard_error", "published_mse"), ".4f")
+    return tables.markdown_table(
+        table, {**squared, "ratio": ".2f", "relative_ridge": ".0e"}
+    )
 
 
 def _cost(results: Path, name: str, more: str = "") -> str:

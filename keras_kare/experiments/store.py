@@ -42,9 +42,7 @@ class Store:
     def path(self, job: Job) -> Path:
         """Return where a job's results are; the order of its names does not matter."""
         text = json.dumps(job, sort_keys=True)
-        words = "-".join(
-            str(value) for _, value in sorted(job.items()) if isinstance(value, str)
-        )
+        words = "-".join(v for _, v in sorted(job.items()) if isinstance(v, str))
         digest = hashlib.sha256(text.encode()).hexdigest()[:12]
         return self.jobs / f"{words[:60].replace('/', '_')}-{digest}.json"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,3 +37,7 @@ class Task(NamedTuple):
     def seed(self) -> int:
         """The seed of those who fit once."""
         return self.seeds[0]
+
+
+Learner = Callable[[Configuration, Task], Path]
+"""A function from hyperparameters and rows to scores."""

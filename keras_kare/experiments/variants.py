@@ -10,7 +10,7 @@ from keras_kare.experiments.lab import initial_weights, lab
 from keras_kare.experiments.settings import PAPER_OBJECTIVE, Architecture, Objective
 from keras_kare.recipes.cross_fitting import trained_kernels
 from keras_kare.recipes.defaults import DEFAULTS
-from keras_kare.recipes.mixtures import Kernels, mean_kernels, predictions, rough_kernels
+from keras_kare.recipes.mixtures import mean_kernels, predictions, rough_kernels
 from keras_kare.recipes.recipe import Key, Recipe, Start
 
 TRAJECTORY = -1
@@ -84,19 +84,16 @@ def paths(
         `(m, c)` by key. Steps after which a network is not finite are left out.
     """
     station = lab(x.shape[1], 1, variant.architecture, variant.objective)
-    found: dict[int, list[Kernels]] = {}
+    found = []
     for seed in seeds:
         weights = initial_weights(station.network, variant.initialization, seed)
-        trained = trained_kernels(
-            station, variant.recipe, x, y, x_test, Start(weights, seed)
-        )
-        for steps, kernel in trained.items():
-            found.setdefault(steps, []).append(kernel)
+        start = Start(weights, seed)
+        found.append(trained_kernels(station, variant.recipe, x, y, x_test, start))
     # what not all networks got to is left out
     trained = {
-        steps: mean_kernels(each)
-        for steps, each in found.items()
-        if len(each) == len(seeds)
+        steps: mean_kernels([each[steps] for each in found])
+        for steps in found[0]
+        if all(steps in each for each in found)
     }
     later = [kernel for steps, kernel in trained.items() if steps > 0]
     if later:
