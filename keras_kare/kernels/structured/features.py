@@ -14,7 +14,7 @@ from keras_kare.kernels.factors import Factor, cross_of, gram_of, length
 from keras_kare.kernels.structured.capture import Recorder, run
 from keras_kare.kernels.structured.held import Group, Held, in_arrays
 from keras_kare.kernels.structured.plan import Plan
-from keras_kare.kernels.structured.traced import Share, Traced, warn_of_other_ways
+from keras_kare.kernels.structured.traced import Passes, Share, Traced, warn_of_other_ways
 
 
 class FeatureMap:
@@ -77,12 +77,11 @@ class FeatureMap:
         Never of a wider type than the network's passes have.
         """
         places = {id(v): i for i, v in enumerate(self.network.trainable_variables)}
-        return Held(
-            tuple(
-                Group(tuple(places[id(v)] for v in variables), f.condensed(), f.arranged)
-                for variables, f in self.shares(x)
-            )
+        groups = tuple(
+            Group(tuple(places[id(v)] for v in variables), f.condensed(), f.arranged)
+            for variables, f in self.shares(x)
         )
+        return Held(groups, [group.factor.parts() for group in groups])
 
     def traced_held(self, x: Any) -> Held:
         """Trace `held(x)` of any number of rows without computing it, for its shapes."""
@@ -238,15 +237,14 @@ class FeatureMap:
     def _traced(self, inputs: tuple[Any, ...]) -> list[Traced]:
         """Trace each of the inputs, so that each variable goes the same road in all."""
         refused: list[keras.Variable] = []
+        plan, inner, dtype = self.plan, self.inner, self.dtype
+        passes = Passes(self.network, plan, self.cotangents, inner, dtype)
         while True:
             known = len(refused)
-            traced = [self._one().trace(x, refused) for x in inputs]
+            traced = [passes.over(x, refused) for x in inputs]
             if len(refused) == known or len(inputs) == 1:
                 warn_of_other_ways(refused)
                 return traced
-
-    def _one(self) -> Traced:
-        return Traced(self.network, self.plan, self.cotangents, self.inner, self.dtype)
 
     def _one_direction(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
         variables = self.network.trainable_variables

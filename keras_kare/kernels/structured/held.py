@@ -34,21 +34,17 @@ class Held:
 
     Attributes:
         groups: A factor a share of the kernel.
+        arrays: The arrays of these factors, made once.
     """
 
     groups: tuple[Group, ...]
-
-    @property
-    def arrays(self) -> Arrays:
-        """The arrays of all factors."""
-        return [group.factor.parts() for group in self.groups]
+    arrays: Arrays
 
     def of(self, arrays: Arrays) -> Held:
         """Return the same of other rows, which have these arrays."""
         pairs = zip(self.groups, arrays, strict=True)
-        return Held(
-            tuple(g._replace(factor=g.factor.with_parts(parts)) for g, parts in pairs)
-        )
+        groups = (g._replace(factor=g.factor.with_parts(parts)) for g, parts in pairs)
+        return Held(tuple(groups), arrays)
 
     def fits(self, arrays: Arrays) -> bool:
         """Tell whether arrays have these shapes, but for their numbers of rows."""

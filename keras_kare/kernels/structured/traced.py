@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -20,85 +21,89 @@ from keras_kare.kernels.structured.roads import Roads
 Share = tuple[list[keras.Variable], Factor]
 
 
+@dataclass(frozen=True)
 class Traced:
     """One forward pass of the network on some rows, and what comes back from it.
 
-    That each variable of a rule reaches the outputs by that rule alone is proven of this
+    Attributes:
+        structured: Shares of the rules.
+        by_jacobian: Variables that take the plain Jacobian.
+        jacobian: Writes out the gradients of such a variable.
+        unproven: Variables that turned out to have other roads than their rules.
+    """
+
+    structured: list[Share]
+    by_jacobian: list[keras.Variable]
+    jacobian: Callable[[keras.Variable], Factor]
+    unproven: list[keras.Variable]
+
+
+@dataclass(frozen=True)
+class Passes:
+    """The way to trace passes over rows.
+
+    That each variable of a rule reaches the outputs by that rule alone is proven of the
     very graph. Where it is not, as where the network goes other ways for these shapes
     than when it was planned, the variable takes the plain Jacobian.
 
-    Args:
+    Attributes:
         network: The network.
         plan: Which variables go which road.
         cotangents: Of a number of outputs, the maps whose gradients are features.
         inner: Type of the gradients of rules.
         dtype: Type of those of the plain Jacobian.
-
-    Attributes:
-        structured: Shares of the rules.
-        by_jacobian: Variables that take the plain Jacobian.
     """
 
-    def __init__(
-        self,
-        network: keras.Model,
-        plan: Plan,
-        cotangents: Callable[[int], np.ndarray],
-        inner: tf.DType,
-        dtype: tf.DType,
-    ):
-        self._network, self._plan, self._cotangents = network, plan, cotangents
-        self._inner, self._dtype = inner, dtype
+    network: keras.Model
+    plan: Plan
+    cotangents: Callable[[int], np.ndarray]
+    inner: tf.DType
+    dtype: tf.DType
 
-    def trace(self, x: Any, refused: list[keras.Variable]) -> Traced:
+    def over(self, x: Any, refused: list[keras.Variable]) -> Traced:
         """Trace for `x`; add to `refused` the variables whose rules do not hold here."""
-        while unproven := self._trace(x, refused):
-            refused.extend(unproven)
-        self.by_jacobian = [*self._plan.jacobian, *refused]
-        return self
+        while (found := self._trace(x, refused)).unproven:
+            refused.extend(found.unproven)
+        return found
 
-    def _trace(self, x: Any, refused: list[keras.Variable]) -> list[keras.Variable]:
-        """Return the variables that turn out to have other roads than their rules."""
-        plan = self._plan
+    def _trace(self, x: Any, refused: list[keras.Variable]) -> Traced:
+        plan = self.plan
         served = [v for v in plan.structured if all(v is not r for r in refused)]
         ids = {id(v) for v in served}
         roads = Roads(served, x)
-        plain = (*plan.jacobian, *refused)
+        plain = [*plan.jacobian, *refused]
         # A persistent tape has TensorFlow prepare loops for more derivatives than one.
-        persistent = bool(plain) or len(self._cotangents(plan.outputs)) > 1
+        persistent = bool(plain) or len(self.cotangents(plan.outputs)) > 1
         tape = tf.GradientTape(persistent, watch_accessed_variables=False)
         with tape:
             tape.watch([v.value for v in plain])
             recorder = Recorder(tape, lambda layer: holds(layer, ids))
-            f = run(self._network, x, recorder)
-            cotangents = tf.constant(self._cotangents(f.shape[1]), f.dtype)
-            targets = tf.matmul(f, cotangents, transpose_b=True)
-            self._targets = Targets(targets, plain)
+            f = run(self.network, x, recorder)
+            cotangents = tf.constant(self.cotangents(f.shape[1]), f.dtype)
+            targets = Targets(tf.matmul(f, cotangents, transpose_b=True), plain)
             by = [site.h for site in recorder.sites]
-            total = Targets(tf.reduce_sum(targets, axis=0), by)
-        self._tape = tape
+            total = Targets(tf.reduce_sum(targets.values, axis=0), by)
         together = plan.vectorizes and not plan.loops
         found = output_gradients(tape, total, recorder.sites, together)
         gradients = [found.get(id(site.h)) for site in recorder.sites]
         unproven, _ = roads.unproven(recorder.sites, f, gradients)
         unproven |= split_between(recorder.sites, ids)
         sites = [site for site in recorder.sites if id(site.h) in found]
-        self.structured = [
+        structured = [
             (variables, self._guarded(factor))
-            for variables, factor in shares(sites, found, ids.__contains__, self._inner)
+            for variables, factor in shares(sites, found, ids.__contains__, self.inner)
         ]
-        return [v for v in served if id(v) in unproven]
 
-    def jacobian(self, variable: keras.Variable) -> Factor:
-        """Write out the gradients of a variable without a rule."""
-        plan, tape = self._plan, self._tape
-        return self._guarded(
-            jacobian_factor(tape, self._targets, variable, self._dtype, plan.vectorizes)
-        )
+        def jacobian(variable: keras.Variable) -> Factor:
+            return self._guarded(
+                jacobian_factor(tape, targets, variable, self.dtype, plan.vectorizes)
+            )
+
+        return Traced(structured, plain, jacobian, [v for v in served if id(v) in unproven])
 
     def _guarded(self, factor: Factor) -> Factor:
         """Have a factor refuse a derivative which would be wrong in silence."""
-        lacking = self._plan.undifferentiable
+        lacking = self.plan.undifferentiable
         if not lacking:
             return factor
 
