@@ -13,7 +13,7 @@ import networks
 import numpy as np
 import pytest
 import tensorflow as tf
-import test_operator
+from kernel_cases import Linear
 from solver_cases import CASES
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -159,7 +159,7 @@ class TestEverySolver:
         x, y = rng.normal(size=(40, 5)), 2.0 + rng.normal(size=(40, 2))
         counts = rng.integers(1, 4, size=40)
         xx, yy = np.repeat(x, counts, axis=0), np.repeat(y, counts, axis=0)
-        test, kernel = rng.normal(size=(6, 5)), test_operator.Linear()
+        test, kernel = rng.normal(size=(6, 5)), Linear()
 
         def predictions(rows, targets, weights):
             system = System(kernel.operator(rows), targets, weights, intercept)
@@ -178,7 +178,7 @@ class TestEverySolver:
         rng = np.random.default_rng(4)
         x, y = rng.normal(size=(40, 5)), 7.0 + rng.normal(size=(40, 2))
         weights = rng.integers(1, 4, size=40) if weighted else None
-        kernel, root = test_operator.Linear(), np.ones(40)
+        kernel, root = Linear(), np.ones(40)
         if weighted:
             root = np.sqrt(weights)
         system = System(kernel.operator(x), y, weights, intercept=True)
@@ -253,7 +253,7 @@ class TestEverySolver:
 
     def test_memory_is_checked_before_the_work(self, name, rng):
         solver = CASES[name].with_settings(memory_limit=1000)
-        operator = test_operator.Linear().operator(rng.normal(size=(50, 4)))
+        operator = Linear().operator(rng.normal(size=(50, 4)))
         with pytest.raises(MemoryError, match=f'solver="{solver.name}"` takes'):
             solver.prepare(System(operator, np.ones((50, 1))))
 
@@ -267,7 +267,7 @@ class TestEverySolver:
     @pytest.mark.parametrize("intercept", [False, True])
     @pytest.mark.parametrize("weighted", [False, True])
     def test_streams_are_systems(self, name, weighted, intercept):
-        rng, case, kernel = np.random.default_rng(6), CASES[name], test_operator.Linear()
+        rng, case, kernel = np.random.default_rng(6), CASES[name], Linear()
         x, y = rng.normal(size=(60, 5)), 1.0 + rng.normal(size=(60, 2))
         weights = rng.integers(0, 4, size=60).astype("float64") if weighted else None
 
