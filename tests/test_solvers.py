@@ -206,6 +206,13 @@ class TestEverySolver:
         fitted = anchored(prepared, solution, operator.dense())
         expected = exact(operator.dense(), y, prepared.unit)
         np.testing.assert_allclose(fitted, expected, atol=1e-6)
+        solutions = []
+        for solver in (CASES[name].tight, solvers.Spectral()):
+            prepared = solver.prepare(System(operator, 5.0 + y, intercept=True))
+            solutions.append(prepared.solve(prepared.unit))
+        assert solutions[0].converged
+        one, other = (solution.constant for solution in solutions)
+        np.testing.assert_allclose(one, other, rtol=1e-6)
 
     def test_grids_and_rough_solutions(self, name):
         case = CASES[name]

@@ -45,7 +45,8 @@ class Mean:
         """Return `JᵀC p`, from `Jᵀp` of some rows alone."""
         share = self.unit[numbers] @ p
         pairs = zip(w, self.features, strict=True)
-        return [t - tf.tensordot(share[:, None], _as(e, t), 1) for t, e in pairs]
+        shares = share[:, None]
+        return [t - tf.tensordot(tf.cast(shares, t.dtype), _as(e, t), 1) for t, e in pairs]
 
     def less_values(
         self, values: np.ndarray, numbers: Any, w: list[tf.Tensor]
