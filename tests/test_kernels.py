@@ -136,8 +136,7 @@ class TestMachine:
     def test_solved_predicted_saved_and_loaded(self, case, kernel, x, rng, tmp_path):
         y, new = targets(), case.rows(kernel, 4, rng)
         gram = kernel.gram(x).numpy()
-        # a primal form is stored as the kernel's variables are: it needs some
-        for form in ("dual", "primal" if kernel.trainable_variables else "auto"):
+        for form in ("dual", "primal" if kernel.has_features else "auto"):
             model = solved(kernel, x, y, form=form)
             ridge = model.head.ridge_value
             dual = np.linalg.solve(gram + 9 * ridge * np.eye(9), y)

@@ -64,6 +64,22 @@ def test_the_gradient_of_weighted_kare_by_the_ridge(data, gram):
     close(tape.gradient(result, ridge), difference / 2e-5, 1e-6)
 
 
+@pytest.mark.parametrize("risk", [kk.risk.kare, kk.risk.leave_one_out])
+def test_nothing_is_differentiated_by_weights(data, gram, risk):
+    """In graphs a part of the gradient came back for all of it."""
+    y = data[1]
+
+    @tf.function
+    def by_weights(weights):
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            value = tf.reduce_sum(risk(y, gram, 0.1, sample_weight=weights) ** 2)
+        return tape.gradient(value, weights, unconnected_gradients="zero")
+
+    weights = tf.linspace(tf.constant(0.5, gram.dtype), 2.0, len(y))
+    assert not np.any(by_weights(weights))
+
+
 def test_leave_one_out_leaves_all_copies_out(data, gram):
     """Against machines solved without each row; the ridge `N z` is held fixed."""
     y, ridge = data[1], 0.1

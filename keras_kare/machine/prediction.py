@@ -47,8 +47,8 @@ def as_stored(kernel: Kernel, weights: list[tf.Tensor]) -> list[tf.Tensor]:
     """Cast weights of the primal form to the types of the kernel's variables if they fit.
 
     They fit where the largest of each target is far from both ends of a type: products
-    with them then neither overflow nor vanish. Elsewhere all stay in float64, and so do
-    their products.
+    with them then neither overflow nor vanish. Elsewhere, and for kernels whose features
+    are not derivatives by variables, all stay in float64, and so do their products.
 
     Raises:
         ValueError: If they are not finite.
@@ -60,7 +60,8 @@ def as_stored(kernel: Kernel, weights: list[tf.Tensor]) -> list[tf.Tensor]:
             "derivatives, are too large or too small for float64. Scale them to about one."
         )
     variables = kernel.trainable_variables
-    if not all(_fit(largest, v.dtype) for v in variables):
+    of_variables = len(variables) == len(weights)  # else the features are of something else
+    if not (of_variables and all(_fit(largest, v.dtype) for v in variables)):
         return [tf.cast(w, tf.float64) for w in weights]
     return [tf.cast(w, v.dtype) for w, v in zip(weights, variables, strict=True)]
 

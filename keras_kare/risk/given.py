@@ -122,4 +122,5 @@ def _weights(sample_weight: Any, gram: tf.Tensor) -> tf.Tensor:
     if tf.executing_eagerly():
         rows = gram.shape[0]
         sample_weight = _validation.check_weights("sample_weight", sample_weight, rows)
-    return tf.reshape(tf.cast(sample_weight, gram.dtype), (-1,))
+    # Gradients in closed form are by `y`, `K` and `z`: none by weights, not a wrong one.
+    return tf.stop_gradient(tf.reshape(tf.cast(sample_weight, gram.dtype), (-1,)))
