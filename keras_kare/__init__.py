@@ -44,7 +44,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """`keras_kare.sklearn` when it is first used: scikit-learn is an extra."""
+    """Import `keras_kare.sklearn` when it is first used: scikit-learn is an extra."""
     if name == "sklearn":
         return importlib.import_module("keras_kare.sklearn")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -30,7 +30,7 @@ def footprint(
     repeats: int,
     rows: int,
 ) -> float:
-    """Bytes a row that a graph holds at its fullest, between `sources` and `results`.
+    """Return the bytes a row that a graph holds at its fullest, from sources to results.
 
     Args:
         operations: All operations of the graph, in the order of their making.
@@ -86,7 +86,7 @@ def _bytes(t: tf.Tensor) -> float:
 
 
 def _of_list(loop: tf.Operation, place: int) -> float:
-    """Of the list of tensors that a loop has filled, an item a round; 0 if unknown."""
+    """Return the bytes of the list that a loop fills, an item a round; 0 if unknown."""
     start = loop.inputs[place].op
     body = function_of(loop.graph, loop.get_attr("body").name)
     if start.type not in ("EmptyTensorList", "TensorListReserve") or body is None:
@@ -110,7 +110,7 @@ def default_limit(limit: int | None = None, share: float = 0.5) -> int:
 
 
 def available() -> int:
-    """Bytes that can still be had on the device that computes."""
+    """Return the bytes that can still be had on the device that computes."""
     gpus = tf.config.list_logical_devices("GPU")
     if gpus:
         return _free_on(gpus[0])
@@ -119,14 +119,14 @@ def available() -> int:
 
 
 def _free_on(gpu: Any) -> int:
-    """TensorFlow's pool of the device, less what it has given out."""
+    """Return TensorFlow's pool of the device, less what it has given out."""
     used = tf.config.experimental.get_memory_info(gpu.name.removeprefix("/device:"))
     return int(_pools()[gpu.name] - used["current"])
 
 
 @functools.lru_cache(maxsize=1)
 def _pools() -> dict[str, int]:
-    """Bytes that TensorFlow may use of each device."""
+    """Return the bytes that TensorFlow may use of each device."""
     from tensorflow.python.client import device_lib  # the only list of these
 
     return {d.name: d.memory_limit for d in device_lib.list_local_devices()}
@@ -145,7 +145,7 @@ def _system() -> int | None:
 
 
 def _control_group() -> int | None:
-    """What a container may still use, where one is limited."""
+    """Return what a container may still use, where one is limited."""
     folder = Path("/sys/fs/cgroup")
     try:
         limit = (folder / "memory.max").read_text().strip()
@@ -159,7 +159,7 @@ def _control_group() -> int | None:
 
 
 def in_words(size: float) -> str:
-    """`3.2 GB`: a number of bytes for people."""
+    """Return a number of bytes for people, as `3.2 GB`."""
     for unit in ("bytes", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.3g} {unit}"

@@ -62,7 +62,7 @@ class KernelOperator:
         return self.kernel.pair_flops(self.x)
 
     def product_flops(self, vectors: int) -> float:
-        """About how many a product with so many vectors takes."""
+        """Return about how many operations a product with so many vectors takes."""
         return float(self.rows) ** 2 * (self.pair_flops + 2.0 * vectors)
 
     def __init__(self, kernel: keras.layers.Layer, x: Any, scale: np.ndarray | None = None):
@@ -73,17 +73,17 @@ class KernelOperator:
         self.scale = None if scale is None else np.asarray(scale, "float64")
 
     def scaled(self, scale: np.ndarray) -> KernelOperator:
-        """The operator of `diag(scale) K diag(scale)`."""
+        """Return the operator of `diag(scale) K diag(scale)`."""
         before = 1.0 if self.scale is None else self.scale
         return type(self)(self.kernel, self.x, np.asarray(scale, "float64") * before)
 
     def __matmul__(self, v: Any) -> np.ndarray:
-        """`K v` for `v` of shape `(n,)` or `(n, m)`; float64."""
+        """Return `K v` for `v` of shape `(n,)` or `(n, m)`; float64."""
         v = self._vectors(v)
         return self.matmul(v[:, None])[:, 0] if v.ndim == 1 else self.matmul(v)
 
     def matmul(self, v: np.ndarray, dtype: str = "float64") -> np.ndarray:
-        """`K v` for `m` vectors at once, `(n, m)` float64.
+        """Return `K v` for `m` vectors at once, `(n, m)` float64.
 
         Args:
             v: `(n, m)`.
@@ -98,7 +98,7 @@ class KernelOperator:
         return self._out(np.concatenate(parts))
 
     def columns(self, indices: np.ndarray, dtype: str = "float64") -> np.ndarray:
-        """Some columns of `K`, `(n, k)` float64."""
+        """Return some columns of `K`, `(n, k)` float64."""
         others = self.rows_of(np.asarray(indices))
         k, values = len(indices), None
         step = max(64, min(CHUNK, TILE_BYTES // (8 * max(k, 1))))
@@ -112,7 +112,7 @@ class KernelOperator:
         return values
 
     def block(self, rows: Any, columns: np.ndarray) -> np.ndarray:
-        """Entries of `K`: for a slice or numbers of rows, and numbers of columns."""
+        """Return entries of `K`: for a slice or numbers of rows, and numbers of columns."""
         values = self.kernel.cross(
             self.rows_of(rows), self.rows_of(columns), dtype="float64"
         ).numpy()
@@ -138,7 +138,7 @@ class KernelOperator:
         return float(np.sum(self.diagonal))
 
     def dense(self) -> np.ndarray:
-        """`K` itself, `(n, n)` float64."""
+        """Return `K` itself, `(n, n)` float64."""
         gram = self.kernel.gram(self.x, dtype="float64").numpy()
         if gram.ndim != 2:
             raise ValueError(ONE_VALUE)
@@ -147,7 +147,7 @@ class KernelOperator:
         return gram
 
     def vjp(self, v: Any) -> list[tf.Tensor]:
-        """`Jᵀ v` for `v`, `(n, m)`: one array a variable, as `kernel.vjp`, in float64.
+        """Return `Jᵀ v` for `v`, `(n, m)`: one array a variable, as `kernel.vjp`; float64.
 
         Raises:
             NotImplementedError: For kernels without a finite feature map.
@@ -159,7 +159,7 @@ class KernelOperator:
         )
 
     def jvp(self, w: list[tf.Tensor]) -> np.ndarray:
-        """`J w`, `(n, m)` float64, for weights as `vjp` returns them.
+        """Return `J w`, `(n, m)` float64, for weights as `vjp` returns them.
 
         Raises:
             NotImplementedError: For kernels without a finite feature map.
@@ -170,16 +170,16 @@ class KernelOperator:
         return self._out(np.concatenate(parts))
 
     def feature_rows(self, rows: slice) -> np.ndarray:
-        """`J` of a few rows, written out: `(k, features)` float64."""
+        """Return `J` of a few rows, written out: `(k, features)` float64."""
         values = self.kernel.feature_rows(self.rows_of(rows), dtype="float64").numpy()
         return values if self.scale is None else values * self.scale[rows, None]
 
     def rows_of(self, rows: Any) -> Any:
-        """Some of the inputs: a slice, or row numbers."""
+        """Return some of the inputs: those of a slice, or of row numbers."""
         return _rows.take(self.x, rows)
 
     def chunks(self, step: int) -> Iterator[slice]:
-        """All rows, at most `step` at a time."""
+        """Cut all rows into slices of at most `step`."""
         return _rows.cuts(self.rows, step)
 
     def _tile(self) -> int:
@@ -246,7 +246,7 @@ class FeatureOperator(KernelOperator):
         self._held = None
 
     def _passes(self) -> Iterator[tuple[slice, Any]]:
-        """Each chunk of rows and what its passes give."""
+        """Yield each chunk of rows and what its passes give."""
         if self._held is not None:
             yield from zip(self.chunks(self._step), self._held, strict=True)
             return

@@ -17,12 +17,12 @@ LARGE = 2**28
 
 
 def is_dataset(x: Any) -> bool:
-    """Whether `x` yields batches by itself."""
+    """Tell whether `x` yields batches by itself."""
     return isinstance(x, tf.data.Dataset | keras.utils.PyDataset)
 
 
 def never_ends(x: Any) -> bool:
-    """Whether it is a dataset that is known to be endless."""
+    """Tell whether `x` is a dataset that is known to be endless."""
     if isinstance(x, keras.utils.PyDataset):
         return x.num_batches is None
     endless = tf.data.INFINITE_CARDINALITY
@@ -39,7 +39,7 @@ def check_ends(x: Any, steps: int | None) -> None:
 
 
 def steps_of_rows(x: Any, steps_per_epoch: int | None) -> int | None:
-    """How many batches of a training dataset hold the rows; `None` for all.
+    """Return how many batches of a training dataset hold the rows; `None` for all.
 
     Keras goes on in a dataset where the last epoch stopped, so that training sees all of
     one that is known to end; of others, the first epoch's batches are the rows.
@@ -54,7 +54,7 @@ def steps_of_rows(x: Any, steps_per_epoch: int | None) -> int | None:
 def concatenated(
     dataset: Any, steps: int | None, name: str
 ) -> tuple[Any, Any, np.ndarray | None, int]:
-    """All inputs, targets and weights of a dataset, and the size of its first batch."""
+    """Return all inputs, targets and weights of a dataset, and its batch size."""
     batches = list(_held(read(dataset, steps, name), name))
     if not batches:
         raise ValueError(f"`{name}x` has no rows. Received: an empty dataset")
@@ -73,7 +73,7 @@ def concatenated(
 
 
 def _held(batches: Iterator[Any], name: str) -> Iterator[Any]:
-    """The same batches, while there is memory for them: a dataset may never end."""
+    """Yield batches while there is memory for them: a dataset may never end."""
     held, checked = 0, LARGE
     for i, batch in enumerate(batches):
         held += sum(np.asarray(part).nbytes for part in keras.tree.flatten(batch))

@@ -117,7 +117,7 @@ def _agree(found: np.ndarray, expected: np.ndarray) -> bool:
 
 
 def _named(signature: Any) -> Any:
-    """Inputs in a dictionary are served under their keys, instead of by number."""
+    """Name inputs in a dictionary by their keys, instead of by number."""
     if not isinstance(signature, dict):
         return signature
     return {
@@ -129,7 +129,7 @@ def _named(signature: Any) -> Any:
 
 
 def classification(outputs: tf.Tensor, labels: Sequence[str]) -> dict[str, tf.Tensor]:
-    """Names and scores of the classes, both `(n, classes)`.
+    """Return names and scores of the classes, both `(n, classes)`.
 
     A machine fitted to targets of -1 and 1 estimates `2 P(class | x) - 1` by least
     squares; the scores are that estimate of `P`.
@@ -142,7 +142,7 @@ def classification(outputs: tf.Tensor, labels: Sequence[str]) -> dict[str, tf.Te
 
 
 def class_labels(classes: Any, state: State) -> list[str]:
-    """The names of the classes as text, if they fit what the head was solved for."""
+    """Return names of classes as text, if they fit what the head was solved for."""
     if isinstance(classes, str | bytes) or not isinstance(classes, Sequence | np.ndarray):
         raise TypeError(
             "`classes` must be a sequence of names, one a class. "

@@ -105,7 +105,7 @@ def gather(
     sample_weight: Any = None,
     class_weight: Any = None,
 ) -> Rows:
-    """All rows of arrays, of a `tf.data.Dataset` or of a `PyDataset`.
+    """Gather all rows of arrays, of a `tf.data.Dataset` or of a `PyDataset`.
 
     Args:
         x: Inputs, or a dataset of `(x, y)` or `(x, y, sample_weight)` batches.
@@ -153,7 +153,7 @@ def _row_weights(
 
 
 def stream(dataset: Any, steps: int | None) -> Stream:
-    """The batches of a dataset, checked as they come; read anew each time.
+    """Return the batches of a dataset, checked as they come; read anew each time.
 
     Args:
         dataset: A `tf.data.Dataset` or `PyDataset` of (x, y) or (x, y, sample_weight).
@@ -196,7 +196,7 @@ def begin(dataset: Any, steps: int | None, most: int) -> Rows:
 
 
 def gather_validation(data: Any, steps: int | None) -> Rows | None:
-    """Rows of `validation_data`, in any of the forms that Keras takes."""
+    """Gather rows of `validation_data`, in any of the forms that Keras takes."""
     if data is None:
         return None
     if is_dataset(data):
@@ -211,14 +211,14 @@ def gather_validation(data: Any, steps: int | None) -> Rows | None:
 
 
 def default_batch_size(rows: int) -> int:
-    """All rows up to 4,096, else batches of about 1,024 that are evenly split."""
+    """Return all rows up to 4,096, above that about 1,024, evenly split."""
     if rows <= FULL_BATCH:
         return rows
     return math.ceil(rows / math.ceil(rows / USUAL_BATCH))
 
 
 def prediction_batch_size(batch_size: Any) -> int:
-    """Rows to predict at a time: 1,024 unless told.
+    """Return how many rows to predict at a time: 1,024 unless told.
 
     Raises:
         ValueError: If it is no positive whole number.
@@ -234,7 +234,7 @@ def prediction_batch_size(batch_size: Any) -> int:
 
 
 def even_batch_size(rows: int, batches: int) -> int:
-    """A size for about so many even batches, none of one row."""
+    """Return a size for about so many even batches, none of one row."""
     size = math.ceil(rows / batches)
     return size if rows % size != 1 else _fitting(size, rows)
 
@@ -260,5 +260,5 @@ def _fitting(batch_size: int, rows: int) -> int:
 
 
 def without_pandas(x: Any) -> Any:
-    """The array of a data frame; anything else as it is."""
+    """Return the array of a data frame; anything else as it is."""
     return x.to_numpy() if hasattr(x, "to_numpy") else x

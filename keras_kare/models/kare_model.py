@@ -170,7 +170,7 @@ class KAREModel(KernelMachine):
         )
 
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One batch: its Gram matrix, the loss, one update of the network."""
+        """Train on one batch: its Gram matrix, the loss, one update of the network."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         given = (y,) if weights is None else (y, weights)
         return self._updated(x, y, weights, *self._differentiated(x, *given))
@@ -379,7 +379,7 @@ class KAREModel(KernelMachine):
         class_weight: Any = None,
         return_dict: bool = False,
     ) -> Any:
-        """One update on one batch; the head is stale afterwards. As in Keras."""
+        """Update the network once, on one batch; the head is stale afterwards."""
         rows = gathering.gather(
             x, y, None, sample_weight=sample_weight, class_weight=class_weight
         )

@@ -86,7 +86,7 @@ class KernelMachine(keras.Model):
             return super().__call__(*args, **kwargs)
 
     def call(self, inputs: Any, training: bool | None = None) -> tf.Tensor:
-        """The kernel machine's outputs for the rows `inputs`, `(n, c)`.
+        """Return the kernel machine's outputs for the rows `inputs`, `(n, c)`.
 
         A stale head is solved again first; inside a `tf.function` of your own the head
         is used as it is, so call `predict` or the model itself once after training.
@@ -146,7 +146,7 @@ class KernelMachine(keras.Model):
         steps: int | None = None,
         callbacks: Any = None,
     ) -> np.ndarray:
-        """The kernel machine's outputs, `(n, c)`.
+        """Return the kernel machine's outputs, `(n, c)`.
 
         Args:
             x: Inputs `(n, ...)` or a dataset.
@@ -174,7 +174,7 @@ class KernelMachine(keras.Model):
         )
 
     def predict_on_batch(self, x: Any) -> np.ndarray:
-        """The kernel machine's outputs for one batch, `(n, c)`; errors as `predict`."""
+        """Return the kernel machine's outputs for one batch, `(n, c)`, as `predict`."""
         self._refresh_head()
         x = self._prediction_rows(x)
         self._forget_stale_traces()
@@ -192,7 +192,7 @@ class KernelMachine(keras.Model):
         return_dict: bool = False,
         **kwargs: Any,
     ) -> Any:
-        """Mean squared error of the kernel machine, and the compiled metrics.
+        """Return the mean squared error of the kernel machine, and compiled metrics.
 
         Needs no `compile`, except for metrics. With `sample_weight`, a weighted mean.
 
@@ -230,7 +230,7 @@ class KernelMachine(keras.Model):
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
-        """Mean squared error and metrics of the kernel machine on one batch."""
+        """Return the mean squared error and metrics of one batch."""
         rows = gathering.gather(x, y, None, sample_weight=sample_weight)
         _validation.check_squares("y", rows.y, keras.config.floatx())
         self._refresh_head()
@@ -238,7 +238,7 @@ class KernelMachine(keras.Model):
         return super().test_on_batch(*rows.parts(), return_dict=return_dict)
 
     def test_step(self, data: Any) -> dict[str, tf.Tensor]:
-        """One batch: mean squared error of the kernel machine, and the metrics."""
+        """Evaluate one batch: mean squared error of the kernel machine, and the metrics."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
         predictions = self(x, training=False)
         y = columns(y, predictions)
@@ -272,7 +272,7 @@ class KernelMachine(keras.Model):
         super().save(filepath, overwrite=overwrite, **kwargs)
 
     def variance(self, x: Any, noise: bool = False) -> np.ndarray:
-        """How uncertain predictions are: the variance of a Gaussian process, `(n, c)`.
+        """Return how uncertain predictions are: a Gaussian process' variance, `(n, c)`.
 
         The kernel machine is the mean of a Gaussian process with kernel `s² K` and noise
         of variance `s² n λ`. This is its posterior variance, with `s²` such that

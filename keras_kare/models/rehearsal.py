@@ -38,14 +38,14 @@ class Snapshot:
 
 
 def held_out(rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of the rows that rehearse and of those that choose; always the same."""
+    """Return numbers of rows that rehearse, and of those that choose; always the same."""
     shuffled = np.random.default_rng(0).permutation(rows)
     count = max(1, round(HELD_OUT * rows))
     return np.sort(shuffled[count:]), np.sort(shuffled[:count])
 
 
 def epochs_run(history: Any, first: int, last: int, restored: bool) -> tuple[int, int]:
-    """How many epochs a training had, and the epoch that `fit` began with.
+    """Return how many epochs a training had, and the epoch that `fit` began with.
 
     Args:
         history: Of `fit`; after a restored backup it lacks the epochs before that.

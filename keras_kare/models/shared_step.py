@@ -20,7 +20,7 @@ _DECIDING = ("train_step", "_differentiated")
 
 
 def shares_steps(model: Any, ours: type) -> bool:
-    """Whether a model's steps may be shared, go one at a time, and in graphs."""
+    """Tell whether a model's steps may be shared, go one at a time, and in graphs."""
     default = not tf.distribute.has_strategy() and tf.distribute.get_strategy()
     return (
         model.kernel.shares
@@ -36,7 +36,7 @@ def shares_steps(model: Any, ours: type) -> bool:
 
 
 def step_key(model: Any) -> str | None:
-    """What decides a model's step besides its network; `None` where it is not known."""
+    """Return what decides a model's step besides its network; `None` if not known."""
     loss, optimizer, trained = model.loss, model.optimizer, model.trainable_variables
     known = (
         type(loss) in losses.OWN.values()
@@ -71,7 +71,7 @@ class SharedStep:
         self._whole = _traced(self._model.train_step)
 
     def is_current(self) -> bool:
-        """Whether the same variables train as when this began."""
+        """Tell whether the same variables train as when this began."""
         return self._trained == _ids(self._model.trainable_variables)
 
     def __call__(self, iterator: Any) -> Any:
@@ -84,7 +84,7 @@ class SharedStep:
         return self._update(x, y, weights, *function(x, *given))
 
     def _function(self, fixed: bool, *given: Any) -> Any:
-        """That for such rows; `None` where they are not for a shared function."""
+        """Return the shared function of such rows; `None` where there can be none."""
         parts = keras.tree.flatten(given)
         shapes = tuple((tuple(t.shape), t.dtype) for t in parts)
         if shapes not in self._shared:
@@ -108,7 +108,7 @@ def _ids(variables: Any) -> list[int]:
 
 
 def _knows_rows(iterator: Any) -> bool:
-    """Whether all batches have one number of rows."""
+    """Tell whether all batches have one number of rows."""
     specs = keras.tree.flatten(getattr(iterator, "element_spec", None))
     return all(
         isinstance(spec, tf.TensorSpec) and spec.shape[:1].is_fully_defined()

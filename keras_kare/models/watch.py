@@ -60,14 +60,14 @@ class Watch(keras.callbacks.Callback):
 
 
 def watched(callbacks: Any, watch: Watch) -> Any:
-    """The callbacks with a `Watch` behind them."""
+    """Return the callbacks with a `Watch` behind them."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
         return callbacks  # of a `fit` that validates: watched already
     return [*keras.tree.flatten(callbacks or []), watch]
 
 
 def keeps_best(callbacks: Any) -> bool:
-    """Whether `EarlyStopping` ends with the weights that validation rows find best."""
+    """Tell whether `EarlyStopping` ends with the weights that validation finds best."""
     if isinstance(callbacks, keras.callbacks.CallbackList):
         callbacks = callbacks.callbacks
     return any(
