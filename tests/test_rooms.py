@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
+import pkgutil
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -120,3 +124,59 @@ def test_an_import_upwards_is_found(planted):
 )
 def test_others_are_not(allowed):
     assert not upwards(allowed, "keras_kare.solvers.system")
+
+
+def classes():
+    """Classes of the package, each in the module that defines it."""
+    for info in pkgutil.walk_packages([str(PACKAGE)], "keras_kare."):
+        if info.name.endswith("__main__"):
+            continue  # which runs when it is imported
+        module = importlib.import_module(info.name)
+        for value in vars(module).values():
+            if inspect.isclass(value) and value.__module__ == info.name:
+                yield value
+
+
+def called_on_self(kind):
+    """Names of the methods that a class calls on itself, and what it is."""
+    for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(kind)))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            of = node.func.value
+            if isinstance(of, ast.Name) and of.id in ("self", "cls"):
+                yield node.func.attr
+
+
+def set_on_self(kind):
+    """Names of the attributes that a class and its bases set on themselves."""
+    for base in kind.__mro__:
+        if not base.__module__.startswith("keras_kare"):
+            continue
+        yield from getattr(base, "__annotations__", {})
+        for node in ast.walk(ast.parse(textwrap.dedent(inspect.getsource(base)))):
+            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store):
+                yield node.attr
+
+
+def only_of_subclasses(kind):
+    known = set(set_on_self(kind))
+    return [n for n in called_on_self(kind) if not hasattr(kind, n) and n not in known]
+
+
+def test_no_class_calls_a_method_that_only_its_subclass_has():
+    found = {kind.__qualname__: only_of_subclasses(kind) for kind in classes()}
+    assert not {name: methods for name, methods in found.items() if methods}
+
+
+def test_such_a_call_is_found():
+    assert only_of_subclasses(Upper) == ["lower"]
+    assert not only_of_subclasses(Lower)
+
+
+class Upper:
+    def upper(self):
+        return self.lower()
+
+
+class Lower(Upper):
+    def lower(self):
+        return self.upper()

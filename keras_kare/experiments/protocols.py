@@ -69,7 +69,7 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Choice:
+class Chosen:
     """A configuration, by number, and names along its path, whose mean is taken."""
 
     configuration: int
@@ -100,7 +100,7 @@ def published(
     """
     train, test = data.split
     scores = _all_scores(family, data, train, test, family.seeds)
-    choices: dict[str, Choice] = {}
+    choices: dict[str, Chosen] = {}
     best: dict[str, float] = {}
     for method, choice, values in scores:
         accuracy = _accuracy(values, data.labels[test])
@@ -134,7 +134,7 @@ def honest(
 
 
 def _reported(
-    protocol: str, family: Family, data: UCIDataset, fold: int, choices: dict[str, Choice]
+    protocol: str, family: Family, data: UCIDataset, fold: int, choices: dict[str, Chosen]
 ) -> list[dict[str, Any]]:
     """Return a row for each method: its accuracy on a fold's test rows as chosen."""
     train, test = data.folds[fold]
@@ -147,14 +147,14 @@ def _reported(
 
 def cross_validate(
     family: Family, data: UCIDataset, train: np.ndarray
-) -> dict[str, Choice]:
+) -> dict[str, Chosen]:
     """Choose for each method by rows of `train` that its fits have not seen."""
     if not family.chooses:
-        return dict.fromkeys(family.methods, Choice(0, ("",)))
+        return dict.fromkeys(family.methods, Chosen(0, ("",)))
     labels = data.labels[train]
     fold_of = folds_of(labels, INNER_FOLDS, np.random.default_rng(0))
     targets = signed_one_hot(labels, data.classes)
-    losses: dict[tuple[str, Choice], list[float]] = {}
+    losses: dict[tuple[str, Chosen], list[float]] = {}
     used = [f for f in range(INNER_FOLDS) if 0 < np.sum(fold_of == f) < len(train)]
     for fold in used:
         rest, held = train[fold_of != fold], train[fold_of == fold]
@@ -175,12 +175,12 @@ def cross_validate(
         ]
         ranked = sorted(whole, key=lambda pair: pair[0])  # equals: in the grid's order
         # where all failed, so will the refit, which has an answer to that
-        choices = [choice for _, choice in ranked] or [Choice(0, ("none",))]
+        choices = [choice for _, choice in ranked] or [Chosen(0, ("none",))]
         found[method] = _blend(choices, family, method)
     return found
 
 
-def _blend(ranked: list[Choice], family: Family, method: str) -> Choice:
+def _blend(ranked: list[Chosen], family: Family, method: str) -> Chosen:
     """Return the best choice, or the mean of the best groups of its configuration."""
     best = ranked[0]
     groups: dict[str, str] = {}
@@ -189,7 +189,7 @@ def _blend(ranked: list[Choice], family: Family, method: str) -> Choice:
             (name,) = choice.names
             groups.setdefault(name.rpartition(" ")[0], name)
     names = tuple(groups.values())[: family.blends.get(method, 1)]
-    return Choice(best.configuration, names)
+    return Chosen(best.configuration, names)
 
 
 def _all_scores(
@@ -198,13 +198,13 @@ def _all_scores(
     train: np.ndarray,
     test: np.ndarray,
     seeds: tuple[int, ...],
-) -> Iterator[tuple[str, Choice, np.ndarray]]:
+) -> Iterator[tuple[str, Chosen, np.ndarray]]:
     """Return every method's finite scores of the test rows, for everything in the grid."""
     for number in range(len(family.configurations)):
         for method, path in _predict(family, number, data, train, test, seeds).items():
             for name, values in path.items():
                 if np.all(np.isfinite(values)):
-                    yield method, Choice(number, (name,)), values
+                    yield method, Chosen(number, (name,)), values
 
 
 def _refit(
@@ -212,8 +212,8 @@ def _refit(
     data: UCIDataset,
     train: np.ndarray,
     test: np.ndarray,
-    choices: dict[str, Choice],
-) -> Iterator[tuple[str, np.ndarray, Choice]]:
+    choices: dict[str, Chosen],
+) -> Iterator[tuple[str, np.ndarray, Chosen]]:
     """Return each method's scores of the test rows as chosen.
 
     What was chosen may not be finite on other rows, where training diverges. Such a method

@@ -31,14 +31,14 @@ NO_GRAM = np.empty((0, 0))
 """The Gram matrix of kernels of which only other rows are looked at."""
 
 
-class State(NamedTuple):
+class Trained(NamedTuple):
     """A network that has trained: its weights, and what its kernel is divided by."""
 
     weights: list[np.ndarray]
     unit: float
 
 
-class Machine(NamedTuple):
+class Averaged(NamedTuple):
     """One of the averaged machines: what it is of, and its dual solution, `(n, c)`."""
 
     key: Key
@@ -59,8 +59,8 @@ class Ensemble:
         self,
         anchors: np.ndarray,
         scale: float,
-        states: dict[int, list[State]],
-        machines: list[Machine],
+        states: dict[int, list[Trained]],
+        machines: list[Averaged],
     ):
         self.anchors, self.scale = anchors, scale
         self.states, self.machines = states, machines
@@ -135,7 +135,7 @@ def refit(
         deadline: On the clock `time.perf_counter`: after it no further network starts.
     """
     needed = sorted({key.steps for key in keys if key.share < 1.0})
-    states: dict[int, list[State]] = {steps: [] for steps in needed}
+    states: dict[int, list[Trained]] = {steps: [] for steps in needed}
     grams: dict[int, list[np.ndarray]] = {steps: [] for steps in needed}
     shorter = Recipe(recipe.learning_rate, tuple(needed), recipe.batch_size)
     for number, start in enumerate(starts if needed else ()):
@@ -146,7 +146,7 @@ def refit(
             unit = unit_of(gram)
             if unit is None:
                 break
-            states[steps].append(State(bench.network.get_weights(), unit))
+            states[steps].append(Trained(bench.network.get_weights(), unit))
             grams[steps].append(gram / unit)
     lost = [steps for steps in needed if not states[steps]]
     if lost:
@@ -168,6 +168,6 @@ def refit(
         prepared = Cholesky().prepare(System(DenseOperator(gram), y))
         dual = prepared.solve(key.ridge * prepared.unit).dual
         assert dual is not None
-        machines.append(Machine(key, dual))
+        machines.append(Averaged(key, dual))
     kept = {steps: states[steps] for steps in needed if states[steps]}
     return Ensemble(x, scale, kept, machines)
