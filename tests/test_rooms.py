@@ -126,6 +126,16 @@ def test_others_are_not(allowed):
     assert not upwards(allowed, "keras_kare.solvers.system")
 
 
+@pytest.mark.parametrize("module", modules())
+def test_no_circle_is_broken_for_types(module):
+    """What is imported for types alone is what takes long to import, and not ours."""
+    path = (PACKAGE.parent / module.replace(".", "/")).with_suffix(".py")
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            names = imported(ast.unparse(node.body), module)
+            assert not [name for name in names if name.startswith("keras_kare")]
+
+
 def classes():
     """Classes of the package, each in the module that defines it."""
     for info in pkgutil.walk_packages([str(PACKAGE)], "keras_kare."):
