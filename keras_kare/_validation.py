@@ -41,6 +41,12 @@ def check_whole(name: str, value: Any, least: int, optional: bool = False) -> No
         )
 
 
+def check_counts(**counts: Any) -> None:
+    """Refuse numbers of steps or rows, by their names, that are neither None nor whole."""
+    for name, value in counts.items():
+        check_whole(name, value, 1, optional=True)
+
+
 def check_ridge(name: str, value: Any, auto: bool = False) -> None:
     """Refuse a ridge that is no positive finite number (or `"auto"`, where allowed)."""
     if auto and isinstance(value, str) and value == "auto":

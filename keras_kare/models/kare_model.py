@@ -330,12 +330,11 @@ class KAREModel(KernelMachine):
         """
         if not self.compiled:
             raise ValueError("Call `compile` before `fit`.")
-        for name, value in (
-            ("steps_per_epoch", steps_per_epoch),
-            ("validation_steps", validation_steps),
-            ("validation_batch_size", validation_batch_size),
-        ):
-            _validation.check_whole(name, value, 1, optional=True)
+        _validation.check_counts(
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            validation_batch_size=validation_batch_size,
+        )
         session = Session.gathered(
             self,
             x,
@@ -348,9 +347,9 @@ class KAREModel(KernelMachine):
             sample_weight=sample_weight,
             class_weight=class_weight,
         )
-        most = validation_batch_size or (None if batch_size is None else batch_size)
-        data = session.training_data(shuffle, steps_per_epoch)
-        data |= session.validation_data(validation_data, most, validation_steps)
+        data = session.training_data(shuffle, steps_per_epoch) | session.validation_data(
+            validation_data, validation_batch_size or batch_size, validation_steps
+        )
         start = session.begin(trains=epochs > initial_epoch)
         watch = Watch(self, initial_epoch)
         self._session = session
@@ -361,7 +360,6 @@ class KAREModel(KernelMachine):
                 verbose=verbose,
                 callbacks=watched(callbacks, watch),
                 initial_epoch=initial_epoch,
-                validation_batch_size=validation_batch_size,
                 validation_freq=validation_freq,
             )
         finally:

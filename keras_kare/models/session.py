@@ -99,16 +99,20 @@ class Session:
 
         Args:
             given: As `validation_data` of `fit`.
-            batch_size: Rows of a step; `None` for the usual number.
+            batch_size: Rows of a step. Defaults to those of a batch that trains.
             steps: As `validation_steps` of `fit`.
         """
         if self.validation is None or batches.is_dataset(given):
             return {"validation_data": given, "validation_steps": steps}
-        most, parts = gathering.prediction_batch_size(batch_size), self.validation.parts()
-        whole = gathering.in_one_batch(self.model, parts, most, steps)
-        if whole is None:
-            return {"validation_data": parts, "validation_steps": steps}
-        return {"validation_data": whole, "validation_steps": 1}
+        if batch_size is None and not batches.is_dataset(self.x):
+            batch_size = self.batch_size
+        size = gathering.prediction_batch_size(batch_size)
+        parts = self.validation.parts()
+        whole = gathering.in_one_batch(self.model, parts, size, steps)
+        if whole is not None:
+            return {"validation_data": whole, "validation_steps": 1}
+        data = {"validation_data": parts, "validation_steps": steps}
+        return {**data, "validation_batch_size": size}
 
     def begin(self, trains: bool) -> rehearsal.Snapshot | None:
         """Make the model ready; the values it starts from, if a rehearsal is to come."""
