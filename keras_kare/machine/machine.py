@@ -196,6 +196,11 @@ class Machine:
             stacklevel=5,
         )
 
+    def solve_if_stale(self) -> None:
+        """Solve again where weights have changed since; errors as of `solve_again`."""
+        if not self.is_fresh():
+            self.solve_again()
+
     def solve_again(self) -> None:
         """Solve on the rows that were kept, at the relative ridge chosen before.
 
@@ -212,7 +217,7 @@ class Machine:
                 "default",
                 "The head is solved at a relative ridge of 1, since none was chosen before "
                 "training ended. Call `fit_head(x, y, validation_data=...)` to choose one.",
-                stacklevel=4,
+                stacklevel=5,
             )
         self.solve(rows, choice=choice)
 

@@ -416,9 +416,9 @@ class KAREModel(KernelMachine):
             self._session.solve_for_validation()
         return self._session is not None
 
-    def _solve_if_stale(self) -> None:
+    def _follow_callbacks(self) -> None:
         if self._session is None:
-            super()._solve_if_stale()
+            super()._follow_callbacks()
         elif not self.machine.is_fresh():
             self._session.solve_for_validation()
 

@@ -381,15 +381,14 @@ class KernelMachine(keras.Model):
         """Solve on rows that train at present, if any do, and tell whether."""
         return False
 
-    def _solve_if_stale(self) -> None:
-        """Solve again where weights have changed since."""
-        if not self.machine.is_fresh():
-            self.machine.solve_again()
-
     def _refresh_head(self) -> None:
         """Solve a stale head again, or refuse; warn of a solution that is not good."""
-        self._solve_if_stale()
+        self.machine.solve_if_stale()
         self.machine.check_converged()
+
+    def _follow_callbacks(self) -> None:
+        """Solve again where a callback has changed the weights."""
+        self.machine.solve_if_stale()
 
     def _forget_stale_traces(self) -> None:
         """Drop traced functions that read variables the head no longer uses."""

@@ -53,10 +53,10 @@ class Watch(keras.callbacks.Callback):
             )
 
     def on_test_begin(self, logs: Any = None) -> None:
-        self.model._solve_if_stale()
+        self.model._follow_callbacks()
 
     def on_predict_begin(self, logs: Any = None) -> None:
-        self.model._solve_if_stale()
+        self.model._follow_callbacks()
 
 
 def watched(callbacks: Any, watch: Watch) -> Any:
