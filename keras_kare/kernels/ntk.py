@@ -379,7 +379,7 @@ class NTK(Kernel):
         return self._work(x, "float64").diag(x)
 
     def _limit(self) -> int:
-        return memory.default_limit() if self.memory_limit is None else self.memory_limit
+        return memory.default_limit(self.memory_limit)
 
     def _feature_map(self, x: Any, dtype: str | None) -> FeatureMap:
         return feature_map(self.network, self._plan(x), self.outputs, dtype)
