@@ -66,14 +66,25 @@ def test_there_is_a_recipe_for_each_kind():
     }
 
 
-def test_a_layer_rule(given, rows):
+def test_a_layer_rule(given, rows, tmp_path):
     x, y = rows
     model = model_of("A layer rule", given)
     assert "jacobian" not in str(model.kernel.plan(x))
     plain = kk.kernels.NTK(model.network, method="jacobian")
     np.testing.assert_allclose(model.kernel.gram(x), plain.gram(x), rtol=1e-5)
     model.fit(x, y, epochs=2, validation_data=(x, y), verbose=0)
-    assert np.all(np.isfinite(model.predict(x, verbose=0)))
+    saved(model, tmp_path, x)
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
+def test_a_layer_rule_in_other_types(given, rows, policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = model_of("A layer rule", given)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model.fit(*rows, epochs=2, validation_data=rows, verbose=0)
+    assert np.all(np.isfinite(model.history.history["loss"]))
 
 
 def test_a_kernel(given, rows, tmp_path):
@@ -84,7 +95,7 @@ def test_a_kernel(given, rows, tmp_path):
     target = y if constant is None else y - constant
     dual = np.linalg.solve(gram / 15 + ridge * np.eye(15), target)
     np.testing.assert_allclose(model.head.dual, dual, rtol=1e-4, atol=1e-4)
-    saved(model, tmp_path, x)
+    assert saved(model, tmp_path, x).kernel.degree == 2
 
 
 def test_a_solver(given, rows, tmp_path):
@@ -96,7 +107,7 @@ def test_a_solver(given, rows, tmp_path):
     exact = kk.NTKRidgeHead(ridge=model.head.report["relative_ridge"], solver="cholesky")
     other = kk.KAREModel(model.network, head=exact).fit_head(x, y)
     np.testing.assert_allclose(dual, other.head.dual, rtol=1e-6, atol=1e-8)
-    assert saved(model, tmp_path, x).head.solver.name == "plain"
+    assert saved(model, tmp_path, x).head.solver.corrections == 1
     assert solver_cases.Case(given["Plain"]()).tight.name == "plain"
 
 
@@ -129,3 +140,14 @@ def test_a_way_to_choose(given, rows, tmp_path):
 def test_files_are_where_the_map_says(place):
     root = Path(__file__).parent.parent
     assert list(root.glob(f"**/{place}")), f"CONTRIBUTING names {place}"
+
+
+def test_a_solver_without_its_beginnings_is_told(given):
+    exec(RECIPES["A solver"], given)
+
+    class Bare(given["Plain"]):
+        def __init__(self):
+            pass
+
+    with pytest.raises(ValueError, match=r"super.*Bare without tolerance, memory_limit"):
+        kk.NTKRidgeHead(solver=Bare())

@@ -70,6 +70,14 @@ def test_public_names():
     assert (Path(kk.__file__).parent / "py.typed").exists()
 
 
+@pytest.mark.parametrize(
+    ("room", "registered"),
+    [(kk.solvers, kk.solvers.auto.SOLVERS), (kk.losses, kk.losses.OWN)],
+)
+def test_what_is_registered_is_exported(room, registered):
+    assert {kind.__name__ for kind in registered.values()} <= set(room.__all__)
+
+
 def test_stochastic_is_a_part_of_risk_with_a_name_of_its_own():
     assert importlib.import_module("keras_kare.stochastic") is kk.risk.stochastic
     assert kk.stochastic is kk.risk.stochastic
@@ -77,7 +85,8 @@ def test_stochastic_is_a_part_of_risk_with_a_name_of_its_own():
 
 @pytest.mark.parametrize("name", OBJECTS)
 def test_every_public_object_has_a_docstring(name):
-    assert len(inspect.getdoc(OBJECTS[name]) or "") > 30
+    text = inspect.getdoc(OBJECTS[name]) or ""
+    assert len(text) > 30, f"the docstring of {name} says too little: {text!r}"
 
 
 @pytest.mark.parametrize("name", [name for name in EXAMPLES if name in ONCE.values()])

@@ -263,8 +263,40 @@ class TestRules:
 
         kk.kernels.register_rule(Twice, WrongRule())
         network = networks.with_layers(Twice)()
-        with pytest.raises(ValueError, match="other outputs than without"):
+        with pytest.raises(ValueError, match=r"other outputs than without.*WrongRule of"):
             kk.kernels.NTK(network).gram(rng.normal(size=(4, networks.D)))
+
+    @pytest.mark.parametrize(
+        ("wrong", "error", "told"),
+        [
+            ("variable", TypeError, "rule Rule of layer 'own.*list of the variables"),
+            ("tensor", TypeError, "rule Rule of layer 'own.*must make a factor"),
+            ("shape", ValueError, r"own.*of \[\d+\] numbers.*once for each"),
+        ],
+    )
+    def test_a_wrong_rule_is_named(self, rng, wrong, error, told):
+        class Own(keras.layers.Layer):
+            def build(self, shape):
+                self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+            def call(self, inputs):
+                return inputs * self.scale
+
+        class Rule(kk.kernels.LayerRule):
+            def call(self, layer, watch, inputs):
+                def factor(variables, gradients):
+                    found = inputs[:, None] * gradients
+                    found = found[:, :, :-1] if wrong == "shape" else found
+                    return found if wrong == "tensor" else kk.kernels.FullFactor(found)
+
+                given = layer.scale if wrong == "variable" else [layer.scale]
+                return watch(inputs * layer.scale, given, factor)
+
+        kk.kernels.register_rule(Own, Rule())
+        own = Own(name="own")
+        network = keras.Sequential([keras.Input((3,)), own, layers.Dense(1)])
+        with pytest.raises(error, match=told):
+            kk.kernels.NTK(network).gram(rng.normal(size=(4, 3)))
 
     def test_a_rule_that_declines(self, rng):
         """`NotImplemented` runs the layer's own call; its variables fall back."""

@@ -38,9 +38,10 @@ def get(identifier: Any) -> GramLoss:
         loss = keras.saving.deserialize_keras_object(identifier)
         if isinstance(loss, GramLoss):
             return loss
+    known = ", ".join(f'"{name}"' for name in OWN)
     raise ValueError(
-        '`loss` must be a loss of a Gram matrix: "kare", "holdout_kare", '
-        '"full_kare", `kk.losses.KARE(...)`, or a subclass of `kk.losses.GramLoss`. Keras '
+        f"`loss` must be a loss of a Gram matrix: {known}, "
+        "`kk.losses.KARE(...)`, or a subclass of `kk.losses.GramLoss`. Keras "
         "losses compare targets with predictions and do not apply to a kernel. "
         f"Received: loss={identifier!r}"
     )

@@ -114,7 +114,18 @@ def get(solver: Any) -> Solver | str:
     """
     if isinstance(solver, dict):
         solver = keras.saving.deserialize_keras_object(solver)
-    if isinstance(solver, Solver) or (isinstance(solver, str) and solver == "auto"):
+    if isinstance(solver, Solver):
+        lacking = [
+            n for n in ("name", "tolerance", "memory_limit") if not hasattr(solver, n)
+        ]
+        if lacking:
+            raise ValueError(
+                "A solver has a class attribute `name`, and its `__init__` calls "
+                "`super().__init__(tolerance, memory_limit)`. Received: solver of type "
+                f"{type(solver).__name__} without {', '.join(lacking)}"
+            )
+        return solver
+    if isinstance(solver, str) and solver == "auto":
         return solver
     if isinstance(solver, str) and solver in SOLVERS:
         return SOLVERS[solver]()

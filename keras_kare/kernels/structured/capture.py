@@ -19,9 +19,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_kare.kernels.factors import Factor
 from keras_kare.kernels.jacobian import outputs_of
 from keras_kare.kernels.structured.registry import registered, rule_for
-from keras_kare.kernels.structured.rule import MakeFactor
+from keras_kare.kernels.structured.rule import LayerRule, MakeFactor
 from keras_kare.kernels.structured.untouched import (
     Function,
     from_its_cache,
@@ -91,7 +92,7 @@ class Recorder:
             if self.wanted(layer) and current_graph() is self.graph:
                 given = keras.tree.flatten((args, kwargs))
                 inputs = tuple(part for part in given if tf.is_tensor(part))
-                watch = functools.partial(self._watch, inputs)
+                watch = functools.partial(self._watch, layer, rule, inputs)
                 outputs = rule.call(layer, watch, *args, **kwargs)
             elif rule.corrects:
                 outputs = rule.call(layer, _only_return, *args, **kwargs)
@@ -99,6 +100,8 @@ class Recorder:
 
     def _watch(
         self,
+        layer: keras.layers.Layer,
+        rule: LayerRule,
         inputs: tuple[tf.Tensor, ...],
         h: tf.Tensor,
         variables: Sequence[keras.Variable],
@@ -107,9 +110,29 @@ class Recorder:
     ) -> tf.Tensor:
         if self.tape is None:
             return h
+        if not isinstance(variables, list | tuple):
+            raise TypeError(
+                f"{_name(rule, layer)} must give `watch` a list of the variables that `h` "
+                f"is computed from. Received: {type(variables).__name__}"
+            )
         self.tape.watch(h)
-        self.sites.append(Site(h, tuple(variables), factor, inputs, through))
+
+        def checked(asked: list[keras.Variable], gradients: tf.Tensor) -> Factor:
+            found = factor(asked, gradients)
+            if not isinstance(found, Factor):
+                raise TypeError(
+                    f"{_name(rule, layer)} must make a factor, such as "
+                    "`keras_kare.kernels.FullFactor(...)`, of the gradients by `h`. "
+                    f"Received: {type(found).__name__}"
+                )
+            return found
+
+        self.sites.append(Site(h, tuple(variables), checked, inputs, through))
         return h
+
+
+def _name(rule: LayerRule, layer: keras.layers.Layer) -> str:
+    return f"The rule {type(rule).__name__} of layer {layer.name!r}"
 
 
 def _only_return(

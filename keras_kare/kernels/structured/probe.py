@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -257,11 +258,28 @@ def _rules(
         condensed = factor.condensed()
         parts.extend(condensed.parts())
         arrays = factor.arranged(condensed.vjp(part[:, None]))
+        _refuse_other_shapes(variables, arrays)
         pairs = zip(variables, arrays, strict=True)
         products |= {place[id(variable)]: array for variable, array in pairs}
     all_watched = (id(u) for site in sites for u in site.variables)
     watched = frozenset(place[key] for key in all_watched if key in place)
     return Rules(watched, unproven, products, costs, parts)
+
+
+def _refuse_other_shapes(
+    variables: Sequence[keras.Variable], arrays: Sequence[tf.Tensor]
+) -> None:
+    """Refuse factors whose arrays are not those of the variables they were asked for."""
+    wanted = [math.prod(variable.shape) for variable in variables]
+    found = [array.shape[2:].num_elements() for array in arrays]
+    known = [w if f is None else f for f, w in zip(found, wanted, strict=False)]
+    if len(found) != len(wanted) or known != wanted:
+        raise ValueError(
+            "A layer rule makes gradients that are not those of its variables "
+            f"{[variable.path for variable in variables]}, of {wanted} numbers. (A "
+            "`FullFactor` is for one variable: watch once for each.) Received: "
+            f"gradients of {found} numbers"
+        )
 
 
 def _dense(gradients: list[Any]) -> dict[int, tf.Tensor]:

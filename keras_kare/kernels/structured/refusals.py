@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_kare.kernels.structured.capture import AsCalled, Unruled, run
 from keras_kare.kernels.structured.differentiability import undifferentiable
+from keras_kare.kernels.structured.registry import is_own, rule_for
 from keras_kare.kernels.structured.synthetic import ROWS
 from keras_kare.kernels.structured.untouched import untouched, walk
 
@@ -169,8 +170,18 @@ def refuse_wrong_rules(
         raise ValueError(
             f"With layer rules, {network.name!r} computes other outputs than without. A "
             "rule's `call` must compute what its layer's `call` does: mend the rule that "
-            'you registered, or use `method="jacobian"`.'
+            f'you registered, or use `method="jacobian"`. Received: {_users_rules(network)}'
         )
+
+
+def _users_rules(network: keras.Model) -> str:
+    """Name the rules of the network that are not this library's."""
+    rules = {layer.name: rule_for(layer) for layer in walk(network)}
+    return ", ".join(
+        f"{type(rule).__name__} of layer {name!r}"
+        for name, rule in rules.items()
+        if rule is not None and not is_own(rule)
+    )
 
 
 def refuse_stale_functions(network: keras.Model, x: Any, tolerance: float) -> None:
