@@ -144,6 +144,19 @@ class TestKerasCallbacks:
         expected.fit_head(x, y)
         np.testing.assert_allclose(loaded.predict(x), expected.predict(x), atol=1e-5)
 
+    def test_predictions_within_training_are_those_of_the_head(self, rng):
+        """At its own ridge, on all rows; validation alone takes the ridge of the loss."""
+        x, y = data(rng)
+        seen, predicted = Weights(), []
+        predict = keras.callbacks.LambdaCallback(
+            on_epoch_end=lambda epoch, logs: predicted.append(model.predict(x, verbose=0))
+        )
+        model = compiled(ridge=30.0)
+        model.fit(x, y, epochs=2, callbacks=[seen, predict], verbose=0)
+        for weights, found in zip(seen.weights, predicted, strict=True):
+            twin = twin_of(model, weights).fit_head(x, y)
+            np.testing.assert_allclose(found, twin.predict(x, verbose=0), atol=1e-5)
+
     def test_schedulers(self, rng):
         x, y = data(rng)
         a = compiled(optimizer=keras.optimizers.SGD(1.0))
