@@ -287,3 +287,18 @@ def test_validation_batch_sizes_are_checked(rng):
     model.compile(keras.optimizers.SGD(0.1), "kare")
     with pytest.raises(ValueError, match="`validation_batch_size` must be"):
         model.fit(x, y, validation_split=0.25, validation_batch_size="all")
+
+
+def test_validation_takes_as_many_rows_at_a_time_as_training(rng):
+    class Steps(keras.callbacks.Callback):
+        taken = 0
+
+        def on_test_batch_end(self, batch, logs=None):
+            self.taken += 1
+
+    rows, steps = 1100, Steps()
+    x, y = data(rng, n=rows)
+    model = kk.KAREModel(networks.mlp(depth=1, width=2), head=kk.NTKRidgeHead(ridge=1.0))
+    model.compile(keras.optimizers.SGD(0.1), "kare")
+    model.fit(x, y, validation_data=(x, y), callbacks=[steps], verbose=0)
+    assert steps.taken == 1

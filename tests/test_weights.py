@@ -207,6 +207,10 @@ BAD = {
         {"class_weight": {0: 1.0, 1: 1.0}, "sample_weight": np.ones(ROWS)},
         "either",
     ),
+    "nothing to validate on": (
+        {"sample_weight": np.arange(ROWS) < 6, "validation_split": 0.3},
+        "`validation sample_weight`",
+    ),
 }
 
 

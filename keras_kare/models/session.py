@@ -67,9 +67,8 @@ class Session:
                     f"`validation_data`. Received: validation_split={validation_split}"
                 )
             rows, held = rows.split(validation_split)
-            validation: Rows | None = held
-        else:
-            validation = gathering.gather_validation(validation_data, validation_steps)
+            validation_data = held.parts()
+        validation = gathering.gather_validation(validation_data, validation_steps)
         arrays = not batches.is_dataset(x)
         if arrays and batch_size is None:
             full = model.loss.supplies_gradients
