@@ -302,3 +302,64 @@ def test_validation_takes_as_many_rows_at_a_time_as_training(rng):
     model.compile(keras.optimizers.SGD(0.1), "kare")
     model.fit(x, y, validation_data=(x, y), callbacks=[steps], verbose=0)
     assert steps.taken == 1
+
+
+class Broken(keras.callbacks.Callback):
+    """Ends training by an error."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        raise RuntimeError("broken off")
+
+
+class TestLinesOfWarnings:
+    """Warnings name the line of the user's script."""
+
+    def made(self, ridge="auto", **head):
+        model = kk.KAREModel(network_like(), head=kk.NTKRidgeHead(ridge=ridge, **head))
+        model.compile(keras.optimizers.SGD(0.1), "kare")
+        return model
+
+    def test_of_a_trained_network(self, rng):
+        x, y = data(rng)
+        model = self.made()
+        model.fit(x, y, validation_data=(x, y), verbose=0)
+        with pytest.warns(UserWarning, match="no rows to choose on") as of_head:
+            model.fit_head(x, y)
+        with pytest.warns(UserWarning, match="no rows to choose on") as of_fit:
+            model.fit(x, y, epochs=0, verbose=0)
+        assert [w.filename for w in (*of_head, *of_fit)] == [__file__, __file__]
+
+    def test_of_training_that_was_broken_off(self, rng):
+        x, y = data(rng)
+        model = self.made()
+        with pytest.raises(RuntimeError, match="broken off"):
+            model.fit(x, y, callbacks=[Broken()], verbose=0)
+        with pytest.warns(UserWarning, match="relative ridge of 1, since none") as warned:
+            model.predict(x, verbose=0)
+        assert [w.filename for w in warned] == [__file__]
+
+    def test_of_kare_that_was_fooled(self, rng):
+        x, y = data(rng)
+        model = self.made(ridge=1.0)
+        with pytest.warns(UserWarning, match="overfitted") as warned:
+            model.fit(x, y, validation_data=(x, 100.0 * y), verbose=0)
+        assert [w.filename for w in warned] == [__file__]
+
+    def test_of_a_rehearsal_that_failed(self, rng, monkeypatch):
+        def fails(*arguments):
+            raise ValueError("no choice")
+
+        x, y = data(rng)
+        model = self.made()
+        monkeypatch.setattr(Machine, "choose_ridge", fails)
+        with pytest.warns(UserWarning, match="rehearsal on fewer rows failed") as warned:
+            model.fit(x, y, verbose=0)
+        assert [w.filename for w in warned] == [__file__]
+
+    def test_of_a_machine_that_is_not_solved_well(self, rng):
+        x, y = data(rng)
+        solver = kk.solvers.CG(tolerance=1e-12, max_iterations=1)
+        model = self.made(ridge=1e-3, solver=solver).fit_head(x, y)
+        with pytest.warns(RuntimeWarning, match="relative residual") as warned:
+            model.predict(x, verbose=0)
+        assert [w.filename for w in warned] == [__file__]

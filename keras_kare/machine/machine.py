@@ -193,7 +193,7 @@ class Machine:
             "training rows may be off by that share of the targets. "
             + ADVICE[report["stopped"]],
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
 
     def solve_if_stale(self) -> None:

@@ -446,5 +446,5 @@ def _warn_if_parted(history: keras.callbacks.History) -> None:
         "KARE. Stop earlier, with `keras.callbacks.EarlyStopping('val_loss', "
         "restore_best_weights=True)`, take a larger ridge in the loss, or minimise "
         "`kk.losses.HoldoutKARE`.",
-        stacklevel=4,
+        stacklevel=3,
     )

@@ -421,7 +421,9 @@ class KernelMachine(keras.Model):
         known = isinstance(solver, Solver) and solver.streams(self.kernel)
         return known and batches.is_dataset(x)
 
-    def _choice_without_rows(self, validation: Rows | None) -> Choice | None:
+    def _choice_without_rows(
+        self, validation: Rows | None, stacklevel: int = 3
+    ) -> Choice | None:
         """Return `λ̃ = 1` where neither rows nor leave-one-out may choose the ridge."""
         if self.head.ridge != "auto" or validation is not None or not self._has_trained():
             return None
@@ -430,7 +432,7 @@ class KernelMachine(keras.Model):
             '`ridge="auto"` has no rows to choose on: the network has been trained, so '
             "that leave-one-out on its training rows would choose far too small a ridge. "
             "Using a relative ridge of 1. Pass `validation_data`, or a number as `ridge`.",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
 
     def _has_trained(self) -> bool:

@@ -102,7 +102,7 @@ def rehearse(
             '`ridge="auto"` could not be chosen, since the rehearsal on fewer rows failed '
             f"({str(error).splitlines()[0]}). Using a relative ridge of 1. Pass "
             "`validation_data`, or a number as `ridge`.",
-            stacklevel=5,
+            stacklevel=4,
         )
     finally:
         ended.restore()
