@@ -202,8 +202,9 @@ class TestDamage:
         kernel.gram(x, out=path)
         del written[:]
         path.write_bytes(path.read_bytes()[:-50])  # two rows and a half
-        with pytest.warns(RuntimeWarning, match=r"3 of 6 tiles .* computed again"):
+        with pytest.warns(RuntimeWarning, match=r"3 of 6 tiles .* computed again") as told:
             close(kernel.gram(x, out=path), gram)
+        assert [w.filename for w in told] == [__file__]
         assert written == [(0, 2), (1, 2), (2, 2)]
 
     @pytest.mark.parametrize("size", [1, 40])

@@ -191,7 +191,7 @@ class DiskTarget(ArrayTarget):
                 "not what was written there (a damaged disk, or another program): they "
                 "are computed again.",
                 RuntimeWarning,
-                stacklevel=7,
+                stacklevel=9,
             )
         note.done = sound
 
