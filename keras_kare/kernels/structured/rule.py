@@ -73,7 +73,8 @@ class LayerRule(abc.ABC):
     class ScaleRule(kk.kernels.LayerRule):
         def call(self, layer, watch, inputs):
             def factor(variables, gradients):  # gradients: (rows, outputs, features)
-                return kk.kernels.FullFactor(inputs[:, None] * gradients)
+                a = tf.cast(inputs, gradients.dtype)
+                return kk.kernels.FullFactor(a[:, None] * gradients)
 
             return watch(inputs * layer.scale, [layer.scale], factor)
 
