@@ -298,6 +298,47 @@ class TestRules:
         with pytest.raises(error, match=told):
             kk.kernels.NTK(network).gram(rng.normal(size=(4, 3)))
 
+    @pytest.mark.usefixtures("float64")
+    def test_a_factor_that_computes_its_arrays_has_gradients(self, rng):
+        """Each time they are asked for, as a user's factor may: once, on the tape."""
+
+        class Own(keras.layers.Layer):
+            def build(self, shape):
+                self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+            def call(self, inputs):
+                return inputs * self.scale
+
+        class Lazy(kk.kernels.FullFactor):
+            def __init__(self, inputs, gradients):
+                self.inputs, self.gradients = inputs, gradients
+
+            @property
+            def j(self):
+                return self.inputs[:, None] * self.gradients
+
+            def with_parts(self, parts):
+                return kk.kernels.FullFactor(parts[0])
+
+        class Rule(kk.kernels.LayerRule):
+            def call(self, layer, watch, inputs):
+                h = inputs * layer.scale
+                return watch(h, [layer.scale], lambda _, gradients: Lazy(inputs, gradients))
+
+        kk.kernels.register_rule(Own, Rule())
+        parts = [layers.Dense(4, "tanh"), Own(), layers.Dense(1)]
+        network = keras.Sequential([keras.Input((3,)), *parts])
+        x, upstream = rng.normal(size=(7, 3)), rng.normal(size=(7, 7))
+        found = []
+        for method in ("structured", "jacobian"):
+            kernel = kk.kernels.NTK(network, method=method)
+            with tf.GradientTape() as tape:
+                value = tf.reduce_sum(upstream * kernel.gram(x))
+            weights = [v.value for v in network.trainable_variables[:-1]]
+            found.append(tape.gradient(value, weights))
+        for ours, plain in zip(*found, strict=True):
+            np.testing.assert_allclose(ours, plain, rtol=1e-10, atol=1e-12)
+
     def test_a_rule_that_declines(self, rng):
         """`NotImplemented` runs the layer's own call; its variables fall back."""
 
