@@ -75,6 +75,27 @@ class TestForms:
         np.testing.assert_allclose(primal.predict(x), dual(x), atol=1e-8)
 
 
+@pytest.mark.usefixtures("float64")
+class TestAsALayer:
+    @pytest.mark.parametrize("intercept", [False, True])
+    def test_takes_kernel_values_with_the_anchors(self, rng, intercept):
+        x, y = rows(rng, targets=2)
+        model = machine(rng, form="dual", intercept=intercept).fit_head(x, y)
+        new = rng.normal(size=(4, networks.D))
+        cross = model.kernel.cross(new, model.head.anchors)
+        np.testing.assert_allclose(model.head(cross), model.predict(new), rtol=1e-10)
+        assert model.head.compute_output_shape(cross.shape) == (4, 2)
+
+    def test_without_a_dual_solution_it_says_so(self, rng):
+        x, y = rows(rng)
+        head = kk.NTKRidgeHead(ridge=0.1, keep_anchors=False)
+        with pytest.raises(ValueError, match="no dual solution"):
+            head(np.eye(20))
+        kk.KAREModel(networks.mlp(), head=head).fit_head(x, y)
+        with pytest.raises(ValueError, match="no dual solution"):
+            head(np.eye(20))
+
+
 def form_of(model, x, y):
     model.fit_head(x, y)
     return model.head.report["form"]
