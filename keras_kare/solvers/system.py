@@ -141,11 +141,6 @@ class System(AbstractSystem):
         squares = np.average(np.square(y - self.centre), axis=0, weights=weights)
         return above_rounding(squares, self.centre)
 
-    def rows_given(self, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return targets and weights of some rows, as they were given."""
-        y, weights = self._given
-        return y[numbers], None if weights is None else weights[numbers]
-
     def matmul(self, v: np.ndarray, ridge: float, dtype: str = "float64") -> np.ndarray:
         """Return `(K/n + λI) v`."""
         return self.operator.matmul(v, dtype) / self.rows + ridge * v
