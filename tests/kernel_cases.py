@@ -78,7 +78,6 @@ CASES = {
     "linear": KernelCase(Linear),
     "ntk": ntk(networks.mlp),
     "ntk, trace": ntk(lambda: networks.mlp(c=3), "trace"),
-    "ntk, jacobian": ntk(networks.mlp, method="jacobian"),
     "ntk, tiles": ntk(networks.mlp, memory_limit=2_000_000),
     "ntk, two inputs": ntk(networks.two_inputs),
     "ntk, named inputs": ntk(networks.named_inputs),

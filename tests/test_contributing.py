@@ -16,9 +16,17 @@ import keras_kare as kk
 from keras_kare.kernels.structured import registry
 from keras_kare.machine import ridge
 
-TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text()
+TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
 
 RECIPES = dict(re.findall(r"^### (.*?)\n.*?^```python\n(.*?)^```", TEXT, re.M | re.S))
+
+ROOT = Path(__file__).parent.parent
+
+FILES = [
+    file.relative_to(ROOT).as_posix()
+    for folder in ("keras_kare", "tests")
+    for file in (ROOT / folder).rglob("*.py")
+]
 
 PLACES = re.findall(r"`((?:[a-z_]+/)*_?[a-z_]+\.py)`", TEXT)
 
@@ -138,8 +146,7 @@ def test_a_way_to_choose(given, rows, tmp_path):
 
 @pytest.mark.parametrize("place", sorted(set(PLACES)))
 def test_files_are_where_the_map_says(place):
-    root = Path(__file__).parent.parent
-    assert list(root.glob(f"**/{place}")), f"CONTRIBUTING names {place}"
+    assert any(f"/{file}".endswith(f"/{place}") for file in FILES), place
 
 
 def test_a_solver_without_its_beginnings_is_told(given):
