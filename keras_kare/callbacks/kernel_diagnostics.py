@@ -122,8 +122,7 @@ of centred `K` and `y` |
         gram = self._gram()
         _, y, weights = self._seen.parts()
         ridge = float(self.model.loss.absolute_ridge(tf.constant(gram), weights))
-        decided = self.model._intercept
-        constant = decided is not None and decided.present
+        constant = self.model._has_constant
         logs |= spectrum.diagnose(gram, y, weights, ridge, self.eigenvalues, constant)
         logs["drift"] = spectrum.drift(gram, self._start)
 

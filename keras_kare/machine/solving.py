@@ -90,22 +90,28 @@ def solve(
         choice: The ridge, or a way to choose it.
         validation: Rows for that.
     """
-    system, chosen = problem.system(), isinstance(choice, Choice)
-    decision = decide(system, 1 if chosen else len(ridges.GRID), solver)
-    prepared = decision.solver.prepare(system)
+    prepared, why = prepare(problem, solver, one_ridge=isinstance(choice, Choice))
     if not isinstance(choice, Choice):
         choice = choice(problem, prepared, validation)
     solution = prepared.checked(prepared.solve(choice.absolute(prepared.unit)))
-    return Solved(prepared, solution, choice, decision.why)
+    return Solved(prepared, solution, choice, why)
 
 
 def choose_ridge(
     problem: Problem, solver: Solver | str, validation: Rows, by: str
 ) -> Choice:
     """Choose a ridge on rows that trained nothing, for a machine that is not kept."""
-    system = problem.system()
-    prepared = decide(system, len(ridges.GRID), solver).solver.prepare(system)
+    prepared, _ = prepare(problem, solver)
     return ridges.by_rows(problem, prepared, validation, by)
+
+
+def prepare(
+    problem: Problem, solver: Solver | str, one_ridge: bool = False
+) -> tuple[Prepared, str]:
+    """Prepare the problem's system, for one ridge or many, and say why by this solver."""
+    system = problem.system()
+    decision = decide(system, 1 if one_ridge else len(ridges.GRID), solver)
+    return decision.solver.prepare(system), decision.why
 
 
 def decide(system: System | StreamSystem, count: int, wanted: Solver | str) -> Decision:

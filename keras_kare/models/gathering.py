@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_kare import _rows, _validation
 from keras_kare.machine import Rows
 from keras_kare.models.batches import concatenated, is_dataset, read
-from keras_kare.solvers.stream import Stream
+from keras_kare.solvers.stream import Batch, Stream, joined
 
 FULL_BATCH = 4096
 """Most rows of a default full batch."""
@@ -179,20 +179,12 @@ def stream(dataset: Any, steps: int | None) -> Stream:
 
 def begin(dataset: Any, steps: int | None, most: int) -> Rows:
     """Read the first rows of a dataset, a few batches of them."""
-    xs, ys, ws = [], [], []
-    for x, y, weights in stream(dataset, steps).batches():
-        xs.append(x)
-        ys.append(y)
-        ws.append(weights)
-        if sum(map(len, ys)) >= most:
+    first: list[Batch] = []
+    for batch in stream(dataset, steps).batches():
+        first.append(batch)
+        if sum(len(y) for _, y, _ in first) >= most:
             break
-    given = [w for w in ws if w is not None]
-    return Rows(
-        _rows.joined(xs),
-        np.concatenate(ys),
-        np.concatenate(given) if given else None,
-        len(ys[0]),
-    )
+    return Rows(*joined(first), batch_size=len(first[0][1]))
 
 
 def gather_validation(data: Any, steps: int | None) -> Rows | None:

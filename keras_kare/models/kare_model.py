@@ -106,6 +106,11 @@ class KAREModel(KernelMachine):
         self._session: Session | None = None
         self._intercept: Intercept | None = None
 
+    @property
+    def _has_constant(self) -> bool:
+        """Whether the machine that it trains for has an intercept."""
+        return self._intercept is not None and self._intercept.present
+
     def compile(
         self,
         optimizer: Any = "rmsprop",
@@ -189,7 +194,7 @@ class KAREModel(KernelMachine):
                 x,
                 training_step.several_rows(x, y),
                 *weights,
-                intercept=self._intercept is not None and self._intercept.present,
+                intercept=self._has_constant,
                 step=int(self.optimizer.iterations) if eagerly else 0,
                 extras=lambda: training_step.network_losses(self, x, scope.losses),
                 scale=self.optimizer.scale_loss,
@@ -406,8 +411,7 @@ class KAREModel(KernelMachine):
         """Train for a machine with a constant or without, decided before any tracing."""
         if intercept.present:
             self.loss.check_intercept()
-        before = self._intercept is not None and self._intercept.present
-        if before != intercept.present:
+        if self._has_constant != intercept.present:
             self.train_function = None  # it was traced for the other
         self._intercept = intercept
 

@@ -48,9 +48,8 @@ def step_key(model: Any) -> str | None:
     )
     if not known:
         return None
-    settings = {k: v for k, v in loss.get_config().items() if k != "name"}
-    intercept = model._intercept is not None and model._intercept.present
-    return f"{type(loss).__name__} {sorted(settings.items())!r} intercept={intercept}"
+    settings = sorted((k, v) for k, v in loss.get_config().items() if k != "name")
+    return f"{type(loss).__name__} {settings!r} intercept={model._has_constant}"
 
 
 class SharedStep:

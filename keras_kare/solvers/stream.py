@@ -52,10 +52,10 @@ class Stream:
             waiting.append(batch)
             rows += len(batch[1])
             if rows >= TOGETHER:
-                yield _joined(waiting)
+                yield joined(waiting)
                 waiting, rows = [], 0
         if waiting:
-            yield _joined(waiting)
+            yield joined(waiting)
 
     def check_order(self) -> None:
         """Refuse, before long work, rows that do not even begin the same when read anew."""
@@ -196,7 +196,8 @@ def _check_count(count: float) -> None:
         )
 
 
-def _joined(batches: list[Batch]) -> Batch:
+def joined(batches: list[Batch]) -> Batch:
+    """Put batches one after the other."""
     if len(batches) == 1:
         return batches[0]
     xs, ys, weights = zip(*batches, strict=True)
