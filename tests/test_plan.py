@@ -275,12 +275,8 @@ class TestRules:
         ],
     )
     def test_a_wrong_rule_is_named(self, rng, wrong, error, told):
-        class Own(keras.layers.Layer):
-            def build(self, shape):
-                self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
-
-            def call(self, inputs):
-                return inputs * self.scale
+        class Own(networks.OwnWeight):
+            pass
 
         class Rule(kk.kernels.LayerRule):
             def call(self, layer, watch, inputs):
@@ -302,12 +298,8 @@ class TestRules:
     def test_a_factor_that_computes_its_arrays_has_gradients(self, rng):
         """Each time they are asked for, as a user's factor may: once, on the tape."""
 
-        class Own(keras.layers.Layer):
-            def build(self, shape):
-                self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
-
-            def call(self, inputs):
-                return inputs * self.scale
+        class Own(networks.OwnWeight):
+            pass
 
         class Lazy(kk.kernels.FullFactor):
             def __init__(self, inputs, gradients):
