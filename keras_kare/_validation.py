@@ -103,12 +103,11 @@ def check_rows(name: str, x: Any) -> Any:
     return x
 
 
-def check_targets(name: str, y: Any, rows: int) -> np.ndarray:
-    """Return targets as a float array of shape `(n, c)`.
+def check_target_rows(name: str, y: Any, rows: int) -> np.ndarray:
+    """Return targets or labels as an array, `(n, c)`, of whatever type.
 
     Raises:
-        ValueError: If `y` is missing, not numeric, holds class labels, NaN or Inf,
-            or has other rows than the inputs.
+        ValueError: If `y` is missing, or has other rows than the inputs.
     """
     if y is None:
         raise ValueError(
@@ -124,14 +123,26 @@ def check_targets(name: str, y: Any, rows: int) -> np.ndarray:
     y = y.reshape(rows, -1)
     if y.shape[1] == 0:
         raise ValueError(f"`{name}` has no columns. Received: {name} of shape {y.shape}")
+    if y.dtype.kind == "O":  # as a data frame holds numbers among others
+        plain = np.array(y.tolist())
+        y = plain if plain.dtype.kind in "fiub" else y
+    return y
+
+
+def check_targets(name: str, y: Any, rows: int) -> np.ndarray:
+    """Return targets as a float array of shape `(n, c)`.
+
+    Raises:
+        ValueError: If `y` is missing, not numeric, holds NaN or Inf, or has other rows than
+            the inputs.
+    """
+    y = check_target_rows(name, y, rows)
     if y.dtype.kind not in "fiub":
         raise ValueError(
-            f"`{name}` must hold numbers. Encode class labels as targets, one column a "
-            "class, 1 for the row's class and -1 elsewhere. "
-            f"Received: {name} of dtype {y.dtype}"
+            f"`{name}` must hold numbers here. Encode class labels as targets, one column "
+            f"a class, 1 for the row's class and -1 elsewhere. Received: {name} of dtype "
+            f"{y.dtype}"
         )
-    if y.dtype.kind != "f":
-        _refuse_labels(name, y)
     check_finite(name, y)
     return y if y.dtype.kind == "f" else y.astype(keras.config.floatx())
 
@@ -244,35 +255,6 @@ def check_weights(name: str, weights: Any, rows: int, positive: int = 2) -> np.n
     return weights
 
 
-def weights_of_classes(class_weight: Any, y: np.ndarray) -> np.ndarray:
-    """Return the weight of each row's class, `(n,)`.
-
-    Classes are numbered as Keras numbers them: of one column of targets in {-1, 1} (or
-    {0, 1}), 0 is the lower and 1 the upper; of several columns, the largest is the
-    row's class.
-    """
-    if not isinstance(class_weight, dict):
-        raise ValueError(
-            "`class_weight` must be a dict from the number of a class to its weight. "
-            f"Received: class_weight of type {type(class_weight).__name__}"
-        )
-    classes = (y[:, 0] > 0).astype(int) if y.shape[1] == 1 else np.argmax(y, axis=1)
-    if y.shape[1] == 1 and len(np.unique(y)) > 2:
-        raise ValueError(
-            "`class_weight` needs classes, and `y` has one column of more than two "
-            "values. Use `sample_weight`. Received: y of "
-            f"{len(np.unique(y))} different values"
-        )
-    missing = sorted(set(classes.tolist()) - set(class_weight))
-    if missing:
-        raise ValueError(
-            "`class_weight` must have a weight for every class in `y`, by its number: of "
-            "two targets, 0 is the lower and 1 the upper; else the number of the column. "
-            f"Received: none for {', '.join(map(str, missing))}"
-        )
-    return np.array([class_weight[k] for k in classes.tolist()], "float64")
-
-
 def _numeric(name: str, part: Any) -> tf.Tensor:
     if isinstance(part, tf.data.Dataset):
         raise ValueError(
@@ -309,18 +291,6 @@ def _narrowed(name: str, part: np.ndarray) -> np.ndarray:
             f"{name} with an entry of size {np.max(np.abs(part)):.3g}"
         )
     return narrow
-
-
-def _refuse_labels(name: str, y: np.ndarray) -> None:
-    """Refuse one column of whole numbers, as class labels are, but for -1 and 1."""
-    if y.shape[1] > 1 or (y.dtype.kind == "i" and set(np.unique(y)) <= {-1, 1}):
-        return
-    raise ValueError(
-        f"`{name}` holds integers in one column, which look like class labels; kernels "
-        "need targets. For two classes 0 and 1 pass `2.0 * y - 1.0`; for more pass "
-        "`2.0 * keras.utils.to_categorical(y) - 1.0`; if they are quantities pass "
-        f'`y.astype("float32")`. Received: {name} of dtype {y.dtype}'
-    )
 
 
 def check_ridge_value(name: str, value: Any) -> None:

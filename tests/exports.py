@@ -85,6 +85,8 @@ def make(case: Case) -> tuple[kk.KAREModel, Any, np.ndarray]:
     network = case.network()
     x = inputs_for(network, rng)
     y = np.where(rng.normal(size=(ROWS, case.columns)) > 0, 1.0, -1.0).astype("float32")
+    if case.classes and case.columns > 1:  # one a row
+        y = 2.0 * np.eye(case.columns, dtype="float32")[np.argmax(y, axis=1)] - 1.0
     head = kk.NTKRidgeHead(**{"ridge": 0.1, **dict(case.head)})
     model = kk.KAREModel(kk.kernels.NTK(network, case.outputs), head=head)
     model.fit_head(x, y)

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from exports import CASES, ROWS, make, named
+from scipy.special import softmax
 
 import keras_kare as kk
 
@@ -119,10 +120,10 @@ class TestSignatures:
         assert re.findall(r"outputs\['(\w+)'\]", shown) == ["classes", "scores"]
         assert "DT_STRING" in shown
         scores, names = case.plain["classify scores"], case.plain["classify classes"]
-        predicted = case.model.predict(case.x)
-        if predicted.shape[1] == 1:
-            predicted = np.concatenate([-predicted, predicted], axis=1)
-        np.testing.assert_allclose(scores, (1.0 + predicted) / 2.0, atol=1e-5)
+        logits = case.model.predict(case.x) * case.model.head.inverse_temperature
+        if logits.shape[1] == 1:
+            logits = np.concatenate([0.0 * logits, logits], axis=1)
+        np.testing.assert_allclose(scores, softmax(logits, axis=1), atol=1e-5)
         assert scores.dtype == np.float32
         assert names.tolist() == [[c.encode() for c in classes]] * ROWS
         np.testing.assert_allclose(case.plain["cli classify scores"], scores, atol=1e-6)
@@ -287,7 +288,7 @@ class TestBadInput:
         x = rng.normal(size=(8, networks.D)).astype("float32")
         model = kk.KAREModel(networks.mlp(), head=kk.NTKRidgeHead(ridge=0.1))
         model.fit_head(x, (x[:, 0] > 0).astype("float32"))
-        with pytest.raises(ValueError, match=r"targets of -1 and 1.*from 0 to 1"):
+        with pytest.raises(ValueError, match=r"solved for labels.*from 0 to 1"):
             model.export(tmp_path / "s", classes=["a", "b"])
 
     def test_dual_needs_anchors(self, served, tmp_path):

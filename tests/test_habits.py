@@ -16,7 +16,8 @@ HABITS = {
 
 
 @pytest.mark.parametrize("habit", HABITS.values(), ids=HABITS)
-def test_a_habit_is_right_or_told(habit):
+def test_a_habit_is_right_or_told(habit, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where it may write
     habit.check()
 
 

@@ -20,6 +20,7 @@ ORDER = (
     "_version",
     "_backend",
     "_validation",
+    "_labels",
     "_rows",
     "_progress",
     "_traced_once",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
@@ -9,9 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation, solvers
+from keras_kare._labels import Classes
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.machine import Machine, Settings, State
 from keras_kare.machine import ridge as ridges
+from keras_kare.machine.machine import PROVISIONAL
 from keras_kare.machine.prediction import from_cross
 from keras_kare.machine.state import values
 from keras_kare.solvers import Solver
@@ -82,9 +85,10 @@ class NTKRidgeHead(keras.layers.Layer):
             (`tr K(K + nλI)⁻¹`), `jitter`, `solver`, `why` (it was taken), `form`,
             `residual` (`|y − (K/n + λI) α|/|y|`, the largest of all targets),
             `intercept` (`b`, one number a target, or `None`), `intercept_by` (who said
-            so), `tolerance`, `converged` (`predict` warns where it is not), `iterations`,
-            `stopped`, `kernel_error` (of `"nystrom"`), `seconds`. What a solver cannot
-            know is `None`.
+            so), `calibrated_by` (rows that probabilities of classes are calibrated on, or
+            `None`), `tolerance`, `converged` (`predict` warns where it is not),
+            `iterations`, `stopped`, `kernel_error` (of `"nystrom"`), `seconds`. What a
+            solver cannot know is `None`.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -189,6 +193,17 @@ class NTKRidgeHead(keras.layers.Layer):
         return self._state.targets
 
     @property
+    def classes(self) -> Classes | None:
+        """What the targets stand for, or `None` for numbers: `KAREModel` finds them."""
+        return self._state.classes
+
+    @property
+    def inverse_temperature(self) -> float | None:
+        """What outputs are multiplied by to become probabilities, once it is known."""
+        known: float | None = self._state.facts.get("inverse_temperature")
+        return known
+
+    @property
     def ridge_value(self) -> float | None:
         return self.report.get("ridge_value")
 
@@ -201,6 +216,8 @@ class NTKRidgeHead(keras.layers.Layer):
 
     def load_own_variables(self, store: Any) -> None:
         self._state.load(store)
+        if provisional := self._state.facts.get("provisional"):
+            warnings.warn(PROVISIONAL.format(provisional), RuntimeWarning, stacklevel=2)
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()

@@ -1,5 +1,6 @@
 """The kernel machine: its problem, its ridge, its solution, its predictions."""
 
+from keras_kare.machine import calibration
 from keras_kare.machine.intercept import Intercept
 from keras_kare.machine.machine import Machine, Settings
 from keras_kare.machine.problem import Problem, Rows
@@ -14,5 +15,6 @@ __all__ = [
     "Rows",
     "Settings",
     "State",
+    "calibration",
     "register_way",
 ]

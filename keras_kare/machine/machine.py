@@ -21,6 +21,7 @@ from keras_kare.kernels.kernel import Kernel
 from keras_kare.machine import intercept as intercepts
 from keras_kare.machine import prediction, solving
 from keras_kare.machine import ridge as ridges
+from keras_kare.machine.evidence import LEFT_OUT
 from keras_kare.machine.intercept import Intercept
 from keras_kare.machine.posterior import Posterior
 from keras_kare.machine.problem import Problem, Rows
@@ -37,6 +38,22 @@ STALE = (
     "The head is stale: the network's weights have changed since it was solved, and it "
     'kept no rows to be solved again (as always on a stream, by `solver="nystrom"`, and '
     "with `keep_anchors=False`). Call `fit_head` again."
+)
+
+PROVISIONAL = (
+    "The head holds a machine of a validation during training ({}), not the one that `fit` "
+    "ends with: call `fit_head(x, y, validation_data=...)` for that."
+)
+
+NOT_CALIBRATED = (
+    "Probabilities need rows to be calibrated on, and this machine has kept none (as on a "
+    "stream), or too few, or was not fitted to classes: pass `validation_data` to `fit` or "
+    "`fit_head`."
+)
+
+OPTIMISTIC = (
+    "Probabilities were calibrated by {} on rows that trained the kernel, and are too "
+    "sure: pass `validation_data` to `fit` or `fit_head`."
 )
 
 NOT_FINITE = (
@@ -148,6 +165,7 @@ class Machine:
         choice: Choice | None = None,
         solver: Solver | str | None = None,
         intercept: Intercept | None = None,
+        provisional: str = "",
     ) -> None:
         """Solve on rows, choosing the ridge if it is `"auto"`, and keep the solution.
 
@@ -158,6 +176,7 @@ class Machine:
             solver: How, instead of the settings' own solver.
             intercept: What was decided before, on more rows. Defaults to a decision on
                 these.
+            provisional: In which way this is not the machine that the settings ask for.
 
         Raises:
             ValueError: If the kernel is zero on the rows, `residual=True` does not fit, or
@@ -176,6 +195,7 @@ class Machine:
             validation,
         )
         self._keep(rows, solved)
+        self.state.facts["provisional"] = provisional
         self.state.facts["report"] |= {
             "intercept_by": intercept.by,
             "seconds": time.perf_counter() - begun,
@@ -195,6 +215,34 @@ class Machine:
             RuntimeWarning,
             stacklevel=4,
         )
+
+    def check_asked_for(self) -> None:
+        """Warn where the machine is not the one that `fit` ends with."""
+        if provisional := self.state.facts.get("provisional"):
+            warnings.warn(PROVISIONAL.format(provisional), RuntimeWarning, stacklevel=4)
+
+    def calibrate(self) -> None:
+        """Fit what scores are multiplied by to become probabilities, where it is not known.
+
+        Raises:
+            ValueError: If there are no rows for that.
+        """
+        state, report = self.state, self.state.facts["report"]
+        if state.calibrate():
+            return
+        rows = state.rows()
+        if rows is not None and len(rows) > 2:
+            problem = self._problem(rows, Intercept(state.constant is not None, ""))
+            ridge, solver = report["relative_ridge"], self.settings.solver
+            state.evidence = solving.held_out(problem, solver, ridge)
+        if not state.calibrate():
+            raise ValueError(NOT_CALIBRATED)
+
+    def check_calibration(self) -> None:
+        """Warn where probabilities were fitted on rows that trained the kernel."""
+        by = self.state.facts["report"]["calibrated_by"]
+        if self.state.trained and (by == LEFT_OUT or by.startswith("hold-out")):
+            warnings.warn(OPTIMISTIC.format(by), RuntimeWarning, stacklevel=4)
 
     def solve_if_stale(self) -> None:
         """Solve again where weights have changed since; errors as of `solve_again`."""
@@ -219,7 +267,7 @@ class Machine:
                 "training ended. Call `fit_head(x, y, validation_data=...)` to choose one.",
                 stacklevel=5,
             )
-        self.solve(rows, choice=choice)
+        self.solve(rows, choice=choice, provisional=self.state.facts.get("provisional", ""))
 
     def choose_ridge(
         self, rows: Rows, validation: Rows, by: str, intercept: Intercept
@@ -300,10 +348,11 @@ class Machine:
         state.facts = {
             "fingerprint": kernel.weights_fingerprint(),
             "architecture": [identity.made_by(architecture), architecture],
-            "choice": dataclasses.asdict(solved.choice),
+            "choice": solved.choice.to_json(),
             "inputs": describe(like),
             "report": {**solved.report(self.settings.relative), "form": form},
         }
+        state.evidence = solved.evidence
 
     def _choose_form(self, solved: Solved) -> str:
         """Return the user's form, or the one that takes fewer operations."""

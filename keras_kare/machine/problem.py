@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_kare import _rows
+from keras_kare._labels import Classes
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.machine.prediction import network_outputs
 from keras_kare.solvers import System
@@ -26,12 +27,14 @@ class Rows:
         y: `(n, c)`.
         weights: How often each row counts, `(n,)`; `None` for once.
         batch_size: Of the dataset that the rows came from; all rows for arrays.
+        classes: What the targets stand for; `None` for numbers.
     """
 
     x: Any
     y: np.ndarray
     weights: np.ndarray | None = None
     batch_size: int = 0
+    classes: Classes | None = None
 
     def __len__(self) -> int:
         return len(self.y)
@@ -47,7 +50,8 @@ class Rows:
     def take(self, numbers: np.ndarray) -> Rows:
         """Return the rows with these numbers."""
         weights = None if self.weights is None else self.weights[numbers]
-        return Rows(_rows.take(self.x, numbers), self.y[numbers], weights)
+        taken = _rows.take(self.x, numbers), self.y[numbers], weights
+        return Rows(*taken, classes=self.classes)
 
     def spread(self, most: int) -> Rows:
         """Return at most so many of the rows, evenly spread."""

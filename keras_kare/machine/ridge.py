@@ -19,6 +19,7 @@ change when a target is given in other units. A target that is zero throughout h
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ from typing import Any
 import numpy as np
 
 from keras_kare import _validation
+from keras_kare.machine.calibration import Evidence
+from keras_kare.machine.evidence import left_out, of_rows
 from keras_kare.machine.prediction import Predictor
 from keras_kare.machine.problem import Problem, Rows
 from keras_kare.solvers import Prepared, Solution
@@ -52,11 +55,18 @@ class Choice:
         ridge: `λ̃`, or `λ` where not `relative`.
         by: What it was chosen by, for the head's report.
         relative: Whether `ridge` is in units of `tr(K)/n²`.
+        evidence: What the machine at this ridge said of rows that it had not seen, where
+            targets stand for classes.
     """
 
     ridge: float
     by: str
     relative: bool = True
+    evidence: Evidence | None = dataclasses.field(default=None, compare=False, repr=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what another choice of this ridge is made with."""
+        return {"ridge": self.ridge, "by": self.by, "relative": self.relative}
 
     def absolute(self, unit: float) -> float:
         """Return `λ`, where `unit` is that of a relative ridge, `tr(K)/n²`."""
@@ -127,7 +137,7 @@ def choose(problem: Problem, prepared: Prepared, validation: Rows | None) -> Cho
     if validation is not None:
         return by_rows(problem, prepared, validation, "validation data")
     if prepared.exact_leave_one_out:
-        return by_leave_one_out(prepared)
+        return by_leave_one_out(problem, prepared)
     return by_held_out(problem, prepared)
 
 
@@ -140,12 +150,13 @@ def by_rows(problem: Problem, prepared: Prepared, other: Rows, by: str) -> Choic
         squared = np.mean((predict(solution) - targets) ** 2 / scales, axis=1)
         return float(np.average(squared, weights=other.weights))
 
-    if prepared.direct:
-        return _least(prepared, error, by)
-    return _downhill(prepared, error, by)
+    choose = _least if prepared.direct else _downhill
+    choice, solution = choose(prepared, error, by)
+    found = of_rows(problem, other, predict, solution, by)
+    return dataclasses.replace(choice, evidence=found)
 
 
-def by_leave_one_out(prepared: Prepared) -> Choice:
+def by_leave_one_out(problem: Problem, prepared: Prepared) -> Choice:
     """Choose the ridge with the least leave-one-out error."""
     scales = _scales(prepared)
 
@@ -154,7 +165,8 @@ def by_leave_one_out(prepared: Prepared) -> Choice:
         assert found is not None
         return found
 
-    return _least(prepared, error, "leave-one-out")
+    choice, solution = _least(prepared, error, "leave-one-out")
+    return dataclasses.replace(choice, evidence=left_out(problem, solution))
 
 
 def by_held_out(problem: Problem, prepared: Prepared) -> Choice:
@@ -170,15 +182,23 @@ def _scales(prepared: Prepared) -> np.ndarray:
     return np.where(scales > 0.0, scales, np.inf)
 
 
-def _least(prepared: Prepared, error: Callable[[Solution], float], by: str) -> Choice:
+def _least(
+    prepared: Prepared, error: Callable[[Solution], float], by: str
+) -> tuple[Choice, Solution]:
     """Choose among all candidates; of equals the largest: the simplest machine."""
-    solutions = prepared.solve_grid(GRID * prepared.unit)
-    errors = np.array([error(solution) for solution in solutions])
-    best = len(errors) - 1 - int(np.argmin(errors[::-1]))
-    return Choice(ridge=float(GRID[best]), by=by)
+    least, best, ridge = np.inf, None, 0.0
+    candidates = prepared.solve_grid(GRID * prepared.unit)
+    for candidate, solution in zip(GRID, candidates, strict=True):
+        found = error(solution)
+        if best is None or found <= least or np.isnan(found):
+            least, best, ridge = found, solution, float(candidate)
+    assert best is not None
+    return Choice(ridge=ridge, by=by), best
 
 
-def _downhill(prepared: Prepared, error: Callable[[Solution], float], by: str) -> Choice:
+def _downhill(
+    prepared: Prepared, error: Callable[[Solution], float], by: str
+) -> tuple[Choice, Solution]:
     """Choose from large ridges, which iterations solve at once, to the first rise.
 
     Each solution begins with the last. Where the error has risen twice in a row, or a
@@ -186,11 +206,14 @@ def _downhill(prepared: Prepared, error: Callable[[Solution], float], by: str) -
     """
     rough, solution = prepared.rough(ROUGH), None
     found: list[float] = []
+    solutions: list[Solution] = []
     for ridge in COARSE:
         solution = rough.solve(float(ridge) * prepared.unit, solution)
         if not solution.converged and found:
             break
         found.append(error(solution))
+        solutions.append(solution)
         if len(found) > 2 and found[-1] > found[-2] > found[-3]:
             break
-    return Choice(ridge=float(COARSE[int(np.argmin(found))]), by=by)
+    best = int(np.argmin(found))
+    return Choice(ridge=float(COARSE[best]), by=by), solutions[best]

@@ -8,6 +8,9 @@ from typing import Any
 from keras_kare import solvers
 from keras_kare.kernels import memory
 from keras_kare.machine import ridge as ridges
+from keras_kare.machine.calibration import Evidence
+from keras_kare.machine.evidence import left_out, of_rows
+from keras_kare.machine.prediction import Predictor
 from keras_kare.machine.problem import Problem, Rows
 from keras_kare.machine.ridge import Choice, Way
 from keras_kare.solvers import Decision, Prepared, Solution, Solver, StreamSystem, System
@@ -38,12 +41,15 @@ class Solved:
         solution: At the ridge that was chosen.
         choice: That ridge.
         why: Why this solver.
+        evidence: What the machine says of rows that it has not seen, where targets stand
+            for classes and there are such rows.
     """
 
     prepared: Prepared
     solution: Solution
     choice: Choice
     why: str
+    evidence: Evidence | None
 
     def report(self, relative: bool) -> dict[str, Any]:
         """Return what is told of it, as JSON; the ridge also as the user gave it."""
@@ -58,6 +64,7 @@ class Solved:
             "why": self.why,
             **{name: getattr(solution, name) for name in TOLD},
             "intercept": None if constant is None else constant.tolist(),
+            "calibrated_by": None if self.evidence is None else self.evidence.by,
         }
 
     def check_interrupted(self) -> None:
@@ -94,7 +101,34 @@ def solve(
     if not isinstance(choice, Choice):
         choice = choice(problem, prepared, validation)
     solution = prepared.checked(prepared.solve(choice.absolute(prepared.unit)))
-    return Solved(prepared, solution, choice, why)
+    evidence = choice.evidence or _evidence(problem, prepared, solution, validation)
+    return Solved(prepared, solution, choice, why, evidence)
+
+
+def _evidence(
+    problem: Problem, prepared: Prepared, solution: Solution, validation: Rows | None
+) -> Evidence | None:
+    """Return what a solution says of validation rows, or of each row without it."""
+    if validation is None:
+        return left_out(problem, solution)
+    predict = Predictor(problem.kernel, prepared, validation.x)
+    return of_rows(problem, validation, predict, solution, "validation data")
+
+
+def held_out(problem: Problem, solver: Solver | str, ridge: float) -> Evidence | None:
+    """Return what the machine of nine tenths of the rows says of the others.
+
+    Args:
+        problem: The problem, of rows in memory.
+        solver: How.
+        ridge: `λ̃`.
+    """
+    rest, held = problem.held_out(ridges.MOST_HELD_OUT)
+    prepared, _ = prepare(rest, solver, one_ridge=True)
+    prepared = prepared.rough(ridges.ROUGH)
+    solution = prepared.solve(ridge * prepared.unit)
+    predict = Predictor(rest.kernel, prepared, held.x)
+    return of_rows(rest, held, predict, solution, f"hold-out ({len(held)} rows)")
 
 
 def choose_ridge(

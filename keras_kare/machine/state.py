@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare._labels import Classes
+from keras_kare.machine.calibration import Evidence
 from keras_kare.machine.problem import Rows
 
 
@@ -39,6 +41,10 @@ class State:
         constant: `b`, `(c,)` float64.
         facts: What is known beside arrays (choice, report, fingerprint), as JSON.
         trained: Whether the kernel has been trained on rows.
+        classes: What targets stand for; `None` for numbers.
+        evidence: What the machine said of rows that it had not seen.
+        inverse_temperature: What scores are multiplied by, for functions that are traced;
+            NaN before `calibrate`.
         shelf: Where TensorFlow finds the variables.
     """
 
@@ -51,6 +57,9 @@ class State:
         self.constant: tf.Variable | None = None
         self.facts: dict[str, Any] = {}
         self.trained = False
+        self.classes: Classes | None = None
+        self.evidence: Evidence | None = None
+        self.inverse_temperature = tf.Variable(np.nan, trainable=False, dtype=tf.float64)
         self.shelf = Shelf()
         self._damage: str | None = None
 
@@ -89,12 +98,14 @@ class State:
     ) -> None:
         """Keep anchors, and their targets if they are all that is solved on.
 
-        An earlier solution is forgotten, but for the ridge that was chosen; its
-        variables stay, for traced functions.
+        An earlier solution is forgotten, but for the ridge that was chosen and whether it
+        is provisional; its variables stay, for traced functions.
         """
         self.anchors = _assigned(self.anchors, x)
         self.targets, self.row_weights = y, row_weights
-        self.facts = {k: v for k, v in self.facts.items() if k == "choice"}
+        kept = ("choice", "provisional")
+        self.facts = {k: v for k, v in self.facts.items() if k in kept}
+        self.evidence = None
         self.shelf.held = self.read()
 
     def drop_anchors(self) -> None:
@@ -118,6 +129,17 @@ class State:
         wanted = [] if constant is None else [tf.constant(constant, tf.float64)]
         self.constant = _exact(before, wanted)[0] if wanted else None
         self.shelf.held = self.read()
+
+    def calibrate(self) -> bool:
+        """Fit, once a solution, what scores are multiplied by; tell whether it is known."""
+        if "inverse_temperature" not in self.facts and self.evidence is not None:
+            factor = self.evidence.inverse_temperature()
+            self.facts["inverse_temperature"] = factor
+            self.facts["report"]["calibrated_by"] = self.evidence.by
+        known = self.facts.get("inverse_temperature")
+        if known is not None:
+            self.inverse_temperature.assign(known)
+        return known is not None
 
     def key(self) -> Any:
         """Return what a traced prediction depends on besides the values of variables."""
@@ -152,7 +174,9 @@ class State:
         weights = self.weights if self.solved else None
         for i, weight in enumerate(weights or []):
             store[f"weight_{i}"] = weight.numpy()
+        self.calibrate()  # what a file has no rows for
         meta = {
+            "classes": self.classes and self.classes.to_json(),
             "facts": self.facts,
             "trained": self.trained,
             "anchors": _skeleton(self.anchors),
@@ -182,13 +206,16 @@ class State:
             raise ValueError(damage)
 
     def _clear(self) -> None:
-        self.__dict__.update({**State().__dict__, "shelf": self.shelf})
+        kept = {"shelf": self.shelf, "inverse_temperature": self.inverse_temperature}
+        self.__dict__.update({**State().__dict__, **kept})
         self.shelf.held = []
 
     def _fill(self, store: Any) -> None:
         keys = set(store.keys())
         meta = json.loads(np.asarray(store["meta"], "uint8").tobytes().decode())
         self.facts, self.trained = meta["facts"], meta["trained"]
+        labels = meta.get("classes")
+        self.classes = labels and Classes.from_json(labels)
         if meta["anchors"] is not None:
             x = _filled(meta["anchors"], lambda i: _sound(store, f"anchor_{i}"))
             self.anchors = _assigned(None, x)

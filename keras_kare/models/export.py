@@ -11,8 +11,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _rows, _validation
+from keras_kare._labels import are_signs
 from keras_kare.kernels.structured.synthetic import ROWS, described, synthetic_rows
-from keras_kare.machine import Machine, State
+from keras_kare.machine import Machine, State, calibration
 
 ELSEWHERE = {
     "onnx": "the converter to ONNX (tf2onnx) knows no gradients of activations, such as "
@@ -41,7 +42,7 @@ def export_saved_model(
     verbose: bool | None,
     **kwargs: Any,
 ) -> None:
-    """Write the signatures `serve`, `serving_default` and, with classes, `classify`.
+    """Write the signatures `serve`, `serving_default` and, of classes, `classify`.
 
     Axes that the network's inputs leave open stay open in the signatures; where the
     network cannot be traced so, as with `unroll=True`, a warning says that they do not.
@@ -53,7 +54,7 @@ def export_saved_model(
         model: A `KAREModel` with a fresh head.
         filepath: The folder to write.
         form: `"primal"` or `"dual"`.
-        classes: Names of the classes, or `None`.
+        classes: Names of the classes. Defaults to the labels, of a classification.
         verbose: Whether to print where it was written.
         **kwargs: For `keras.export.ExportArchive.write_out`.
 
@@ -61,7 +62,7 @@ def export_saved_model(
         TypeError: If `classes` is no sequence of names.
         ValueError: If `classes` do not fit the targets.
     """
-    labels = None if classes is None else class_labels(classes, model.machine.state)
+    labels = _calibrated_labels(model, classes)
     machine = model.machine.in_form(form)
 
     def serve(inputs: Any) -> tf.Tensor:
@@ -74,9 +75,12 @@ def export_saved_model(
     signature = [_named(_open_signature(serve, machine))]
     endpoint = archive.add_endpoint("serve", serve, input_signature=signature)
     if labels is not None:
+        factor = model.machine.state.facts["inverse_temperature"]
 
         def classify(inputs: Any) -> dict[str, tf.Tensor]:
-            return classification(endpoint(inputs), labels)
+            scores = calibration.probabilities(endpoint(inputs), factor)
+            names = tf.tile(tf.constant([labels]), [tf.shape(scores)[0], 1])
+            return {"classes": names, "scores": scores}
 
         archive.add_endpoint("classify", classify, input_signature=signature)
     archive.write_out(str(filepath), verbose=True if verbose is None else verbose, **kwargs)
@@ -128,17 +132,33 @@ def _named(signature: Any) -> Any:
     }
 
 
-def classification(outputs: tf.Tensor, labels: Sequence[str]) -> dict[str, tf.Tensor]:
-    """Return names and scores of the classes, both `(n, classes)`.
+def _calibrated_labels(model: Any, classes: Any) -> list[str] | None:
+    """Return names of classes, where the machine knows probabilities of them.
 
-    A machine fitted to targets of -1 and 1 estimates `2 P(class | x) - 1` by least
-    squares; the scores are that estimate of `P`.
+    Raises:
+        TypeError: If `classes` is no sequence of names.
+        ValueError: If `classes` do not fit the targets, or were asked for, and there are
+            no rows to calibrate on.
     """
-    scores = 0.5 * (1.0 + outputs)
-    if outputs.shape[1] == 1:
-        scores = tf.concat([1.0 - scores, scores], axis=1)
-    names = tf.tile(tf.constant([list(labels)]), [tf.shape(scores)[0], 1])
-    return {"classes": names, "scores": scores}
+    known, labels = model.classes, None
+    if classes is not None:
+        labels = class_labels(classes, model.machine.state)
+    elif known is not None:
+        labels = [_as_text(label) for label in known.tolist()]
+    if labels is None:
+        return None
+    try:
+        model.machine.calibrate()
+    except ValueError as error:
+        if classes is not None:
+            raise
+        warnings.warn(f"There is no signature `classify`. {error}", stacklevel=4)
+        return None
+    return labels
+
+
+def _as_text(label: Any) -> str:
+    return label.decode("utf-8", "replace") if isinstance(label, bytes) else str(label)
 
 
 def class_labels(classes: Any, state: State) -> list[str]:
@@ -148,7 +168,7 @@ def class_labels(classes: Any, state: State) -> list[str]:
             "`classes` must be a sequence of names, one a class. "
             f"Received: classes={classes!r} of type {type(classes).__name__}"
         )
-    labels, columns = [str(label) for label in classes], state.columns
+    labels, columns = [_as_text(label) for label in classes], state.columns
     if len(set(labels)) < len(labels):
         raise ValueError(f"`classes` must be different. Received: classes={labels}")
     if len(labels) != max(2, columns):
@@ -162,10 +182,10 @@ def class_labels(classes: Any, state: State) -> list[str]:
             f"column{'s' * (columns > 1)}"
         )
     targets = state.targets
-    if targets is not None and not np.all(np.abs(targets) == 1.0):
+    if targets is not None and not are_signs(targets):
         raise ValueError(
-            "`classes` needs a machine solved for targets of -1 and 1, whose outputs "
-            "its scores are made of. Received: targets from "
+            "`classes` needs a machine solved for labels, or for targets of -1 and, once a "
+            "row, 1, whose outputs its scores are made of. Received: targets from "
             f"{targets.min():g} to {targets.max():g}"
         )
     return labels

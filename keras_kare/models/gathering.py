@@ -10,7 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare import _rows, _validation
+from keras_kare import _labels, _rows, _validation
+from keras_kare._labels import Classes
 from keras_kare.machine import Rows
 from keras_kare.models.batches import concatenated, is_dataset, read
 from keras_kare.solvers.stream import Batch, Stream, joined
@@ -104,6 +105,8 @@ def gather(
     name: str = "",
     sample_weight: Any = None,
     class_weight: Any = None,
+    task: str = "auto",
+    classes: Classes | None = None,
 ) -> Rows:
     """Gather all rows of arrays, of a `tf.data.Dataset` or of a `PyDataset`.
 
@@ -113,7 +116,10 @@ def gather(
         steps: How many batches of a dataset to read, at most; `None` for all.
         name: Prefix of argument names in errors: "" or "validation ".
         sample_weight: How often each row counts, `(n,)`; `None` for a dataset.
-        class_weight: How often rows of each class count, by its number; arrays only.
+        class_weight: How often rows of each class count, by its label or number; arrays
+            only.
+        task: How targets are read; see `keras_kare._labels.read`.
+        classes: Those that labels must be of, where they are known.
 
     Raises:
         ValueError: As the checks of inputs and targets; for generators, which can be
@@ -131,40 +137,42 @@ def gather(
         )
     x = _validation.check_rows(f"{name}x", without_pandas(x))
     rows = _rows.count(x)
-    y = _validation.check_targets(f"{name}y", y, rows)
+    y, classes = _labels.read(f"{name}y", without_pandas(y), rows, task, classes)
     _validation.check_fits(f"{name}y", y)
-    weights = _row_weights(f"{name}sample_weight", sample_weight, class_weight, y)
-    return Rows(x, y, weights, batch_size or rows)
-
-
-def _row_weights(
-    name: str, sample_weight: Any, class_weight: Any, y: np.ndarray
-) -> np.ndarray | None:
     if class_weight is not None:
         if sample_weight is not None:
             raise ValueError(
-                f"Pass either `{name}` or `class_weight`: multiply them yourself to "
-                "combine them. Received: both"
+                f"Pass either `{name}sample_weight` or `class_weight`: multiply them "
+                "yourself to combine them. Received: both"
             )
-        sample_weight = _validation.weights_of_classes(class_weight, y)
-    if sample_weight is None:
-        return None
-    return _validation.check_weights(name, sample_weight, len(y))
+        sample_weight = _labels.weights_of_classes(class_weight, y, classes)
+    if sample_weight is not None:
+        sample_weight = _validation.check_weights(
+            f"{name}sample_weight", sample_weight, len(y)
+        )
+    return Rows(x, y, sample_weight, batch_size or rows, classes)
 
 
-def stream(dataset: Any, steps: int | None) -> Stream:
+def stream(
+    dataset: Any,
+    steps: int | None,
+    task: str = "auto",
+    classes: Classes | None = None,
+) -> Stream:
     """Return the batches of a dataset, checked as they come; read anew each time.
 
     Args:
         dataset: A `tf.data.Dataset` or `PyDataset` of (x, y) or (x, y, sample_weight).
         steps: How many batches to read, at most; `None` for all.
+        task: How targets are read.
+        classes: What labels are of.
     """
 
     def batches() -> Iterator[Any]:
         for x, y, weights in read(dataset, steps):
             x = _validation.check_rows("x", x)
             rows = _rows.count(x)
-            y = _validation.check_targets("y", y, rows)
+            y, _ = _labels.read("y", y, rows, task, classes)
             _validation.check_fits("y", y)
             y = np.asarray(y, "float64")
             if weights is not None:  # a batch alone may have no row that counts
@@ -177,29 +185,43 @@ def stream(dataset: Any, steps: int | None) -> Stream:
         raise ValueError("`x` has no rows. Received: an empty dataset") from None
 
 
-def begin(dataset: Any, steps: int | None, most: int) -> Rows:
+def begin(
+    dataset: Any, steps: int | None, most: int, task: str, classes: Classes | None
+) -> Rows:
     """Read the first rows of a dataset, a few batches of them."""
     first: list[Batch] = []
-    for batch in stream(dataset, steps).batches():
+    for batch in stream(dataset, steps, task, classes).batches():
         first.append(batch)
         if sum(len(y) for _, y, _ in first) >= most:
             break
-    return Rows(*joined(first), batch_size=len(first[0][1]))
+    return Rows(*joined(first), len(first[0][1]), classes)
 
 
-def gather_validation(data: Any, steps: int | None) -> Rows | None:
-    """Gather rows of `validation_data`, in any of the forms that Keras takes."""
+def gather_validation(data: Any, steps: int | None, classes: Classes | None) -> Rows | None:
+    """Gather rows of `validation_data`, in any of the forms that Keras takes.
+
+    Args:
+        data: As `validation_data` of `fit`.
+        steps: How many batches of a dataset to read, at most.
+        classes: Those of the training rows; `None`: targets are numbers, as theirs.
+    """
     if data is None:
         return None
     if is_dataset(data):
-        return gather(data, None, steps, "validation ")
+        return gather(data, None, steps, "validation ", **read_as(classes))
     if not isinstance(data, list | tuple) or len(data) not in (2, 3):
         raise ValueError(
             "`validation_data` must be (x, y) or a dataset. "
             f"Received: validation_data of type {type(data).__name__}"
         )
     weights = data[2] if len(data) == 3 else None
-    return gather(data[0], data[1], None, "validation ", weights)
+    x, y = data[:2]
+    return gather(x, y, None, "validation ", weights, **read_as(classes))
+
+
+def read_as(classes: Classes | None) -> dict[str, Any]:
+    """Return arguments of `gather`: as labels of these classes, or as numbers."""
+    return {"task": "regression" if classes is None else "auto", "classes": classes}
 
 
 def default_batch_size(rows: int) -> int:

@@ -10,12 +10,13 @@ import tensorflow as tf
 
 from keras_kare import _validation, losses
 from keras_kare import metrics as metrics_module
+from keras_kare._labels import Classes
 from keras_kare._step import columns, differentiated
 from keras_kare.kernels import Kernel
 from keras_kare.kernels.structured.untouched import untouched
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.machine import Intercept, Rows
-from keras_kare.models import gathering, training_step
+from keras_kare.models import classification, gathering, training_step
 from keras_kare.models.kernel_machine import KernelMachine
 from keras_kare.models.session import Session
 from keras_kare.models.shared_step import SharedStep, shares_steps
@@ -38,6 +39,10 @@ class KAREModel(KernelMachine):
         kernel: A `keras.Model`, of which the NTK is taken (`kernels.NTK(network)`), or
             any kernel of `keras_kare.kernels`.
         head: A `keras_kare.NTKRidgeHead`. Defaults to one with `ridge="auto"`.
+        task: How `y` is read. `"classification"`: as labels, in one column or one-hot;
+            `"regression"`: as numbers; `"auto"`: integers, booleans and text are labels,
+            floats are numbers. Labels of two classes become one column of -1 and 1, of more
+            one column a class. Defaults to `"auto"`.
         validation_anchors: Most training rows that the machine is solved on for
             validation during `fit`. Defaults to `4096`.
         name: Name of the model.
@@ -47,6 +52,7 @@ class KAREModel(KernelMachine):
         network: The network of the kernel; `model.network.predict(x)` gives its own
             outputs.
         head: The head; `head.report` tells of the last solution.
+        classes: Labels of the classes, `(k,)`, or `None` for numbers.
 
     Raises:
         TypeError: If `kernel` is neither a model nor a kernel, or `head` no head.
@@ -92,6 +98,7 @@ class KAREModel(KernelMachine):
         self,
         kernel: keras.Model | Kernel,
         head: NTKRidgeHead | None = None,
+        task: str = "auto",
         validation_anchors: int = 4096,
         name: str | None = None,
         **kwargs: Any,
@@ -101,7 +108,7 @@ class KAREModel(KernelMachine):
                 "`validation_anchors` must be a whole number of at least 2. "
                 f"Received: validation_anchors={validation_anchors!r}"
             )
-        super().__init__(kernel, head, name=name, **kwargs)
+        super().__init__(kernel, head, task, name=name, **kwargs)
         self.validation_anchors = validation_anchors
         self._session: Session | None = None
         self._intercept: Intercept | None = None
@@ -130,11 +137,13 @@ class KAREModel(KernelMachine):
                 Defaults to `"kare"`: `KARE(ridge=0.1)`. With `kk.losses.FullKARE`,
                 training steps run outside of graphs.
             metrics: As in Keras; `"accuracy"` means sign or argmax accuracy
-                (`kk.metrics.SignedAccuracy`). During training they are computed on
-                the batch's leave-one-out predictions: right for a fixed kernel,
-                optimistic once the kernel has been trained on these rows. Metrics of
-                probabilities (`AUC`, `BinaryCrossentropy`, …) do not fit targets in
-                {-1, 1}: compute those from `(1 + predictions) / 2`.
+                (`kk.metrics.SignedAccuracy`). Where `y` holds labels, metrics of classes
+                (`AUC`, `F1Score`, `BinaryCrossentropy`, …) and your own get 0 and 1 (of two
+                classes), one-hot columns or numbers of classes, as they expect, and
+                calibrated probabilities; metrics of numbers get targets in -1 and 1, and
+                outputs (`kk.metrics.OfClasses`). During training they are computed on
+                the batch's leave-one-out predictions, calibrated on themselves: right for
+                a fixed kernel, optimistic once the kernel has been trained on these rows.
             weighted_metrics: As in Keras: metrics to which weights of rows apply.
             jit_compile: Must be false: XLA cannot say what jitter a Cholesky needed.
             **kwargs: As in `keras.Model.compile`.
@@ -153,14 +162,19 @@ class KAREModel(KernelMachine):
                 "`loss_weights` is not supported: there is one loss, of the Gram matrix. "
                 f"Received: loss_weights={kwargs['loss_weights']!r}"
             )
+        metrics, weighted_metrics = (
+            keras.tree.map_structure(metrics_module.get, given)
+            for given in (metrics, weighted_metrics)
+        )
+        self._wanted = metrics_module.Wanted.by(metrics, weighted_metrics)
         optimizer = keras.optimizers.get(optimizer)
         if kwargs.get("auto_scale_loss", True) and self._needs_scaling(optimizer):
             optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         super().compile(
             optimizer=optimizer,
             loss=losses.get(loss),
-            metrics=keras.tree.map_structure(metrics_module.get, metrics),
-            weighted_metrics=keras.tree.map_structure(metrics_module.get, weighted_metrics),
+            metrics=metrics,
+            weighted_metrics=weighted_metrics,
             jit_compile=False,
             **kwargs,
         )
@@ -216,7 +230,10 @@ class KAREModel(KernelMachine):
         ):
             self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
         self._loss_tracker.update_state(loss, sample_weight=training_step.count(y, weights))
-        return self.compute_metrics(x, y, predictions, weights)
+        given = classification.beside(
+            self, predictions, lambda: classification.of_batch(predictions, y, weights)
+        )
+        return self.compute_metrics(x, y, given, weights)
 
     def make_train_function(self, force: bool = False) -> Any:
         """Make what trains, as Keras does, and outside of graphs where a loss needs that.
@@ -267,7 +284,8 @@ class KAREModel(KernelMachine):
                 while epochs go on in it as in Keras; where it is known to end (see
                 `tf.data.experimental.assert_cardinality`), or without
                 `steps_per_epoch`, all of them are.
-            y: Targets `(n,)` or `(n, c)`, floats; classes are encoded as -1 and 1.
+            y: Labels of classes, `(n,)` or one-hot, or numbers, `(n,)` or `(n, c)`: see
+                `task`.
             batch_size: Rows of a Gram matrix. Defaults to all of them up to 4,096
                 rows, and to batches of about 1,024, evenly split, above. (Keras's 32
                 would make a poor Gram matrix.) With `kk.losses.FullKARE`, all of
@@ -285,18 +303,20 @@ class KAREModel(KernelMachine):
             sample_weight: How often each row counts, `(n,)`, non-negative: KARE, the
                 machine and its ridge are those of rows repeated so often (see
                 `keras_kare.risk`). Their scale matters; Keras averages instead.
-            class_weight: The same by class: a dict from the number of a class (0 for
-                the lower and 1 for the upper of two targets, else the column) to the
-                weight of its rows.
+            class_weight: The same by class: a dict from labels, or from numbers of classes
+                (0 for the lower and 1 for the upper of two targets, else the column) to the
+                weight of their rows.
 
         Without validation rows, `ridge="auto"` takes a rehearsal after training: the
         same training from the same start on four fifths of the rows, whose kernel the
         remaining fifth never trained; they choose the ridge. That doubles the time; a
         number as `ridge`, or validation rows, avoid it.
 
-        A model that a callback saves during training holds the machine of the last
-        validation, at the ridge of the loss; without validation it is solved when it
-        first predicts.
+        A model that a callback saves during training (`ModelCheckpoint`) holds the machine
+        that was asked for: it is solved for each file, on all rows, as at the end of `fit`.
+        Where that cannot be, as for `ridge="auto"` without validation rows, and in files of
+        weights alone, it is the one of the last validation, and loading and predicting
+        warn.
 
         With a head whose `solver` is `"primal"`, `"nystrom"` or `"eigenpro"`, a dataset is
         streamed: it trains and is solved on batch by batch, and its rows are never in
@@ -383,14 +403,17 @@ class KAREModel(KernelMachine):
         return_dict: bool = False,
     ) -> Any:
         """Update the network once, on one batch; the head is stale afterwards."""
+        known = self.head.classes  # as the first batch, or the last `fit`, said
         rows = gathering.gather(
-            x, y, None, sample_weight=sample_weight, class_weight=class_weight
+            x, y, None, "", sample_weight, class_weight, self.task, known
         )
         self._check_rows(rows, None)
         self._check_trainable(rows, None)
+        if self._intercept is None:
+            classification.tell_of_targets(self, rows)
         self.machine.state.trained = True
-        if self._intercept is None:  # else as the first batch, or the last `fit`, said
-            self._train_with(self.machine.decide_intercept(rows))
+        intercept = self._intercept or self.machine.decide_intercept(rows)
+        self._train_with(intercept, rows.classes)
         return super().train_on_batch(*rows.parts(), return_dict=return_dict)
 
     def _check_trainable(self, rows: Rows, validation: Rows | None) -> None:
@@ -407,13 +430,32 @@ class KAREModel(KernelMachine):
         if validation is not None:
             _validation.check_squares("validation y", validation.y, keras.config.floatx())
 
-    def _train_with(self, intercept: Intercept) -> None:
-        """Train for a machine with a constant or without, decided before any tracing."""
+    def _train_with(self, intercept: Intercept, classes: Classes | None) -> None:
+        """Train for a constant or none, and labels or none, decided before any tracing."""
         if intercept.present:
             self.loss.check_intercept()
-        if self._has_constant != intercept.present:
+        state = self.machine.state
+        others = (len(each or ()) for each in (state.classes, classes))
+        if self._has_constant != intercept.present or len(set(others)) > 1:
             self.train_function = None  # it was traced for the other
-        self._intercept = intercept
+        self._intercept, state.classes = intercept, classes
+
+    @property
+    def _trains(self) -> bool:
+        return self._session is not None
+
+    def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
+        if self._session is not None:
+            self._session.solve_for_file()
+        super().save(filepath, overwrite=overwrite, **kwargs)
+
+    def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
+        with warnings.catch_warnings():
+            if self._trains:  # `BackupAndRestore`: what was solved then does not matter
+                warnings.filterwarnings(
+                    "ignore", "The head holds a machine of a validation"
+                )
+            super().load_weights(filepath, *args, **kwargs)
 
     def _validates(self) -> bool:
         if self._session is not None:

@@ -9,15 +9,22 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare import _validation
+from keras_kare import _labels, _validation
 from keras_kare._step import columns
 from keras_kare.kernels import NTK, Kernel
 from keras_kare.kernels.operator import ONE_VALUE
 from keras_kare.kernels.structured.untouched import restored
 from keras_kare.layers import NTKRidgeHead
-from keras_kare.machine import Choice, Machine, Rows
+from keras_kare.machine import Choice, Machine, Rows, calibration
 from keras_kare.machine import ridge as ridges
-from keras_kare.models import batches, gathering, training_step
+from keras_kare.metrics import Wanted
+from keras_kare.models import (
+    batches,
+    classification,
+    gathering,
+    labelled,
+    training_step,
+)
 from keras_kare.models.export import check_format, export_saved_model
 from keras_kare.models.watch import Watch, watched
 from keras_kare.solvers import Solver
@@ -27,16 +34,18 @@ class KernelMachine(keras.Model):
     """A kernel machine whose kernel stays as it is: the half of `KAREModel` that predicts.
 
     Args:
-        kernel, head, name: As of `KAREModel`.
+        kernel, head, task, name: As of `KAREModel`.
     """
 
     def __init__(
         self,
         kernel: keras.Model | Kernel,
         head: NTKRidgeHead | None = None,
+        task: str = "auto",
         name: str | None = None,
         **kwargs: Any,
     ):
+        _validation.check_option("task", task, _labels.TASKS)
         if isinstance(kernel, keras.Model):
             kernel = NTK(kernel)
         if not isinstance(kernel, Kernel):
@@ -60,6 +69,8 @@ class KernelMachine(keras.Model):
         super().__init__(name=name, dtype=policy.variable_dtype, **kwargs)
         self.kernel = kernel
         self.head = head
+        self.task = task
+        self._wanted = Wanted()
         self._traced_for: Any = None
         network = self.network
         if network is not None and network.built:
@@ -74,6 +85,12 @@ class KernelMachine(keras.Model):
     def machine(self) -> Machine:
         """The kernel machine of the head and the kernel."""
         return self.head.on(self.kernel)
+
+    @property
+    def classes(self) -> np.ndarray | None:
+        """The classes of a classification, `(k,)`, sorted, in the type of the labels."""
+        classes = self.head.classes
+        return None if classes is None else classes.labels
 
     def build(self, input_shape: Any) -> None:
         if not self.kernel.built:
@@ -113,7 +130,7 @@ class KernelMachine(keras.Model):
                 `solver` is `"primal"`, `"nystrom"` or `"eigenpro"`, a dataset is
                 streamed: its rows are never in memory together, and none are kept but
                 the centres of `"nystrom"`.
-            y: Targets `(n,)` or `(n, c)`.
+            y: Labels or targets, as in `fit`. (Of a stream, labels take one more pass.)
             validation_data: Rows to choose `ridge="auto"` on, as in `fit`. Without
                 them, leave-one-out chooses, if the network has not been trained; for
                 a trained one the errors of its own training rows choose far too small
@@ -127,15 +144,20 @@ class KernelMachine(keras.Model):
         Raises:
             ValueError: For bad input, named.
         """
-        validation = gathering.gather_validation(validation_data, None)
+        stream = None
         if self._streams(x):
             gathering.check_alone(y, sample_weight)
-            self._check_rows(gathering.begin(x, None, 2), validation)
-            self.machine.solve(gathering.stream(x, None), validation)
-            return self
-        rows = gathering.gather(x, y, None, sample_weight=sample_weight)
+            classes = labelled.classes_in(x, None, self.task)
+            rows = gathering.begin(x, None, 2, self.task, classes)
+            stream = gathering.stream(x, None, self.task, classes)
+        else:
+            rows = gathering.gather(x, y, None, "", sample_weight, None, self.task)
+        validation = gathering.gather_validation(validation_data, None, rows.classes)
         self._check_rows(rows, validation)
-        self.machine.solve(rows, validation, self._choice_without_rows(validation))
+        classification.tell_of_targets(self, rows)
+        choice = None if stream else self._choice_without_rows(validation)
+        self.machine.state.classes = rows.classes
+        self.machine.solve(stream or rows, validation, choice)
         return self
 
     def predict(
@@ -180,6 +202,72 @@ class KernelMachine(keras.Model):
         self._forget_stale_traces()
         return super().predict_on_batch(x)
 
+    def predict_proba(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> np.ndarray:
+        """Return calibrated probabilities of the classes, `(n, k)`; rows sum to one.
+
+        The sigmoid (two classes) or softmax of the outputs times one number (temperature
+        scaling), so that the most likely class is that of `predict_classes`. The number is
+        the one with which probabilities of rows fit best that the machine has not seen:
+        validation rows, those that chose the ridge, or, by leave-one-out, all rows;
+        `head.report["calibrated_by"]` names them. Where they trained the kernel, a warning
+        says that probabilities are too sure.
+
+        Args:
+            x, batch_size, verbose, steps, callbacks: As of `predict`.
+
+        Returns:
+            Columns in the order of `classes`.
+
+        Raises:
+            ValueError: As `predict`; if targets were no classes; if there are no rows to
+                calibrate on, as after `fit_head` on a stream without `validation_data`.
+
+        Example:
+
+        ```python
+        model = kk.KAREModel(network)
+        model.fit_head(x, labels)  # integers or text
+        model.predict_proba(x)[:, 0]  # of model.classes[0]
+        ```
+
+        References:
+            - Guo, Pleiss, Sun, Weinberger, "On calibration of modern neural networks",
+              arXiv:1706.04599.
+        """
+        classification.check_classes(self)
+        self._refresh_head()
+        self.machine.calibrate()
+        self.machine.check_calibration()
+        scores = tf.constant(self.predict(x, batch_size, verbose, steps, callbacks))
+        factor = self.machine.state.inverse_temperature
+        return np.asarray(calibration.probabilities(scores, factor))
+
+    def predict_classes(
+        self,
+        x: Any,
+        batch_size: int | None = None,
+        verbose: Any = "auto",
+        steps: int | None = None,
+        callbacks: Any = None,
+    ) -> np.ndarray:
+        """Return the most likely class of each row, `(n,)`, in the type of the labels.
+
+        Args:
+            x, batch_size, verbose, steps, callbacks: As of `predict`.
+
+        Raises:
+            ValueError: As `predict`, and if targets were no classes.
+        """
+        classes = classification.check_classes(self)
+        return classes.of(self.predict(x, batch_size, verbose, steps, callbacks))
+
     def evaluate(
         self,
         x: Any = None,
@@ -206,14 +294,20 @@ class KernelMachine(keras.Model):
             self.compile()
         if not self._validates():
             self._refresh_head()
+        if not kwargs.get("_use_cached_eval_dataset"):  # else it is `fit` that validates
+            classes = self.head.classes
+            x = labelled.encoded(x, classes)
             if not batches.is_dataset(x):
-                rows = gathering.gather(x, y, None, sample_weight=sample_weight)
+                read_as = gathering.read_as(classes)
+                rows = gathering.gather(x, y, None, "", sample_weight, **read_as)
+                classification.check_metrics(self, rows)
                 _validation.check_squares("y", rows.y, keras.config.floatx())
                 x, y, sample_weight = rows.parts()
                 batch_size = gathering.prediction_batch_size(batch_size)
                 whole = gathering.in_one_batch(self, rows.parts(), batch_size, steps)
                 if whole is not None:
                     x, y, sample_weight, steps = whole, None, None, 1
+        classification.calibrate_for_metrics(self)
         self._forget_stale_traces()
         return super().evaluate(
             x=x,
@@ -231,9 +325,11 @@ class KernelMachine(keras.Model):
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """Return the mean squared error and metrics of one batch."""
-        rows = gathering.gather(x, y, None, sample_weight=sample_weight)
-        _validation.check_squares("y", rows.y, keras.config.floatx())
         self._refresh_head()
+        read_as = gathering.read_as(self.head.classes)
+        rows = gathering.gather(x, y, None, "", sample_weight, **read_as)
+        _validation.check_squares("y", rows.y, keras.config.floatx())
+        classification.calibrate_for_metrics(self)
         self._forget_stale_traces()
         return super().test_on_batch(*rows.parts(), return_dict=return_dict)
 
@@ -256,7 +352,9 @@ class KernelMachine(keras.Model):
             total = tf.reduce_mean(tf.reduce_sum(each * squared, axis=0))
             loss = tf.math.divide_no_nan(total, count)  # a batch may count for nothing
         self._loss_tracker.update_state(loss, sample_weight=count)
-        return self.compute_metrics(x, y, predictions, weights)
+        factor = self.machine.state.inverse_temperature
+        given = classification.beside(self, predictions, lambda: factor)
+        return self.compute_metrics(x, y, given, weights)
 
     def save(self, filepath: Any, overwrite: bool = True, **kwargs: Any) -> None:
         """Write a `.keras` file: network, head and optimizer; as in Keras.
@@ -327,10 +425,9 @@ class KernelMachine(keras.Model):
 
         - `serving_default`, also callable as `serve`: `inputs` to `output_0`, the
           kernel machine's outputs, `(n, c)`.
-        - `classify`, with `classes`: `inputs` to `classes`, `(n, k)` strings, the names
-          in the order given, and `scores`, `(n, k)`: `(1 + ŷ)/2`, which estimate the
-          classes' probabilities by least squares. They sum to about 1 and may leave
-          [0, 1]; the largest is that of the predicted class.
+        - `classify`, of a classification: `inputs` to `classes`, `(n, k)` strings, the
+          labels in their order, and `scores`, `(n, k)`: the probabilities that
+          `predict_proba` returns; the largest is that of the predicted class.
 
         Rows with NaN or Inf are refused when they are served.
 
@@ -346,9 +443,9 @@ class KernelMachine(keras.Model):
                 `"dual"`: the anchors are in the files, and each served row is compared
                 with each of them. Defaults to `"primal"`.
             verbose: Whether to print where it was written.
-            classes: Names of the classes, for targets of -1 and 1: one a column, or
-                two for a single column, first that of -1. Defaults to `None`: no
-                signature `classify`.
+            classes: Other names of the classes, or names for targets of -1 and 1: one a
+                column, or two for a single column, first that of -1. Defaults to the
+                labels; for numbers, to no signature `classify`.
             **kwargs: For `keras.export.ExportArchive.write_out`.
 
         Raises:
@@ -361,8 +458,8 @@ class KernelMachine(keras.Model):
 
         ```python
         model = kk.KAREModel(network)
-        model.fit_head(x, np.sign(y))
-        model.export("serving", classes=["down", "up"])
+        model.fit_head(x, np.where(y[:, 0] > 0, "up", "down"))
+        model.export("serving")
         served = tf.saved_model.load("serving")
         served.signatures["classify"](inputs=tf.constant(x))["scores"]  # (n, 2)
         ```
@@ -377,6 +474,11 @@ class KernelMachine(keras.Model):
         self.kernel.check_shapes("x", x)
         return x
 
+    @property
+    def _trains(self) -> bool:
+        """Whether this happens within `fit`."""
+        return False
+
     def _validates(self) -> bool:
         """Solve on rows that train at present, if any do, and tell whether."""
         return False
@@ -385,6 +487,8 @@ class KernelMachine(keras.Model):
         """Solve a stale head again, or refuse; warn of a solution that is not good."""
         self.machine.solve_if_stale()
         self.machine.check_converged()
+        if not self._trains:
+            self.machine.check_asked_for()
 
     def _follow_callbacks(self) -> None:
         """Solve again where a callback has changed the weights."""
@@ -393,7 +497,8 @@ class KernelMachine(keras.Model):
     def _forget_stale_traces(self) -> None:
         """Drop traced functions that read variables the head no longer uses."""
         kernel_key = tuple(id(v) for v in self.kernel.trainable_variables)
-        key = (self.machine.state.key(), kernel_key, self.kernel.architecture())
+        state = self.machine.state
+        key = (state.key(), kernel_key, self.kernel.architecture(), repr(state.classes))
         if self._traced_for != key:
             self.test_function = self.predict_function = None
             self._traced_for = key
@@ -449,6 +554,7 @@ class KernelMachine(keras.Model):
             **config,
             "kernel": keras.saving.serialize_keras_object(self.kernel),
             "head": keras.saving.serialize_keras_object(self.head),
+            "task": self.task,
         }
 
     @classmethod

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_kare.machine import Rows
 from keras_kare.machine import ridge as ridges
-from keras_kare.models import batches, gathering, rehearsal
+from keras_kare.models import batches, classification, gathering, labelled, rehearsal
 from keras_kare.models.watch import Watch
 from keras_kare.solvers.stream import Stream
 
@@ -53,13 +53,14 @@ class Session:
         Raises:
             ValueError: For bad input, named.
         """
-        steps, stream = batches.steps_of_rows(x, steps), None
+        steps, stream, task = batches.steps_of_rows(x, steps), None, model.task
         if model._streams(x):
             gathering.check_alone(y, **weights)
-            rows = gathering.begin(x, steps, model.validation_anchors)
-            stream = gathering.stream(x, steps)
+            classes = labelled.classes_in(x, steps, task)
+            rows = gathering.begin(x, steps, model.validation_anchors, task, classes)
+            stream = gathering.stream(x, steps, task, classes)
         else:
-            rows = gathering.gather(x, y, steps, **weights)
+            rows = gathering.gather(x, y, steps, task=task, **weights)
         if validation_split and validation_data is None:
             if batches.is_dataset(x):
                 raise ValueError(
@@ -67,8 +68,11 @@ class Session:
                     f"`validation_data`. Received: validation_split={validation_split}"
                 )
             rows, held = rows.split(validation_split)
-            validation_data = held.parts()
-        validation = gathering.gather_validation(validation_data, validation_steps)
+            validation = gathering.gather_validation(held.parts(), None, None)
+        else:
+            validation = gathering.gather_validation(
+                validation_data, validation_steps, rows.classes
+            )
         arrays = not batches.is_dataset(x)
         if arrays and batch_size is None:
             full = model.loss.supplies_gradients
@@ -78,6 +82,8 @@ class Session:
         model._check_trainable(rows, validation)
         if arrays:
             gathering.check_batch_size(size, len(rows))
+        classification.tell_of_targets(model, rows)
+        x = labelled.encoded(x, rows.classes)
         session = cls(model, x, rows, stream or rows, validation, size)
         model.machine.check_rows(session.solved_on, validation is not None)
         return session
@@ -102,6 +108,7 @@ class Session:
             steps: As `validation_steps` of `fit`.
         """
         if self.validation is None or batches.is_dataset(given):
+            given = labelled.encoded(given, self.rows.classes)
             return {"validation_data": given, "validation_steps": steps}
         if batch_size is None and not batches.is_dataset(self.x):
             batch_size = self.batch_size
@@ -116,7 +123,8 @@ class Session:
     def begin(self, trains: bool) -> rehearsal.Snapshot | None:
         """Make the model ready; the values it starts from, if a rehearsal is to come."""
         model, machine = self.model, self.model.machine
-        model._train_with(machine.decide_intercept(self.solved_on))
+        intercept = machine.decide_intercept(self.solved_on)
+        model._train_with(intercept, self.rows.classes)
         machine.state.hold(*self.rows.parts())
         if not machine.settings.keep_anchors:
             machine.state.drop_anchors()
@@ -128,11 +136,23 @@ class Session:
 
     def solve_for_validation(self) -> None:
         """Solve an exact head at the ridge of the loss, on not too many rows."""
+        some = self.rows.spread(self.model.validation_anchors)
         self.model.machine.solve(
-            self.rows.spread(self.model.validation_anchors),
+            some,
             choice=ridges.of_loss(self.model.loss),
             solver="auto",
             intercept=self.model._intercept,
+            provisional=f"the ridge of the loss, on {len(some)} of {len(self.rows)} rows",
+        )
+
+    def solve_for_file(self) -> None:
+        """Solve the machine that was asked for, as far as it is known before the end."""
+        model, choice, provisional = self.model, None, ""
+        if model.machine.settings.ridge == "auto" and self.validation is None:
+            choice = ridges.of_loss(model.loss)
+            provisional = "the ridge of the loss, since one is chosen at the end"
+        model.machine.solve(
+            self.solved_on, self.validation, choice, None, model._intercept, provisional
         )
 
     def end(

@@ -9,7 +9,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 
-from keras_kare.sklearn import calibration
+from keras_kare.machine import calibration
 from keras_kare.sklearn.base import KAREEstimator
 
 
@@ -82,8 +82,10 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
         scaled = (signs - self.target_mean_) / self.target_scale_
         evidence = self._fit_machines(x, scaled, order=codes)
         scores = self.target_mean_ + self.target_scale_ * evidence.predictions
-        self.inverse_temperature_ = calibration.inverse_temperature(
-            scores, codes[evidence.rows]
+        self.inverse_temperature_ = float(
+            calibration.inverse_temperature(
+                scores, signs[evidence.rows], np.ones(len(scores))
+            )
         )
         return self
 
@@ -110,7 +112,7 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
         as machines of the other folds predict them.
         """
         scores = self._scores(X)
-        return calibration.probabilities(self.inverse_temperature_ * scores)
+        return np.asarray(calibration.probabilities(scores, self.inverse_temperature_))
 
     def _scores(self, X: Any) -> np.ndarray:
         return self._outputs(self._inputs(X))

@@ -1,0 +1,317 @@
+"""Labels: what classes are, and the targets in {-1, 1} that stand for them.
+
+Kernel machines fit numbers. Labels of two classes become one column, 1 for the second of
+them; labels of more become one column a class, 1 for a row's own. Columns that are one-hot
+already, with 0 or with -1 elsewhere, stay as many.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare import _validation
+
+TASKS = ("auto", "regression", "classification")
+
+FEW_A_CLASS = 5
+"""Rows a class, below which whole numbers may be quantities."""
+
+QUANTITIES = 'if they are quantities pass `KAREModel(..., task="regression")`'
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a classification.
+
+    Attributes:
+        labels: `(k,)`, sorted, of the type that they came in.
+        columns: Whether rows of one-hot columns stand for them.
+    """
+
+    labels: np.ndarray
+    columns: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def width(self) -> int:
+        """Columns of the targets."""
+        return 1 if len(self) == 2 and not self.columns else len(self)
+
+    def codes(self, name: str, y: np.ndarray) -> np.ndarray:
+        """Return the numbers of rows' classes, `(n,)`.
+
+        Args:
+            name: Of the argument.
+            y: `(n, 1)` labels, or `(n, k)` one-hot.
+
+        Raises:
+            ValueError: If one is not known, or columns are none of these.
+        """
+        if y.shape[1] == len(self) and is_one_hot(y):
+            return np.asarray(np.argmax(y, axis=1))
+        if y.shape[1] != 1:
+            raise ValueError(
+                f"`{name}` must hold labels of the {len(self)} classes in one column, or "
+                f"be one-hot. Received: {name} of shape {y.shape}"
+            )
+        labels, given = self.labels, _like(self.labels, y[:, 0])
+        known = np.zeros(len(given), bool)
+        if _is_text(labels) == _is_text(given):
+            places = np.searchsorted(labels, given)
+            known = labels[np.minimum(places, len(labels) - 1)] == given
+        if not np.all(known):
+            unknown = np.unique(given[~known].astype(str))[:3].tolist()
+            raise ValueError(
+                f"`{name}` holds labels that are none of the {len(labels)} classes "
+                f"({in_words(labels)}). Received: {', '.join(unknown)}"
+            )
+        return places
+
+    def targets(self, name: str, y: np.ndarray) -> np.ndarray:
+        """Return what stands for labels, `(n, width)`; errors as of `codes`."""
+        own = self.codes(name, y)[:, None] == np.arange(len(self))
+        return (2.0 * own[:, -self.width :] - 1.0).astype(keras.config.floatx())
+
+    def targets_in_graph(self, y: tf.Tensor) -> tf.Tensor:
+        """Return what stands for a batch of labels, for `tf.data`.
+
+        Raises:
+            tf.errors.InvalidArgumentError: For labels that are none of the classes, when
+                they come.
+        """
+        y = tf.reshape(y, (tf.shape(y)[0], -1 if y.shape.rank == 1 else y.shape[-1]))
+        if y.shape[1] == len(self) > 1:
+            own = tf.equal(y, tf.reduce_max(y, axis=1, keepdims=True))
+        else:
+            labels = self.labels
+            kind = tf.string if y.dtype == tf.string else tf.float64
+            labels = tf.constant(labels.tolist(), kind)
+            given = y if kind == tf.string else tf.cast(y, kind)
+            own = tf.equal(tf.reshape(given, (-1, 1)), labels)
+        each = tf.debugging.assert_equal(
+            tf.reduce_sum(tf.cast(own, tf.int32), axis=1),
+            1,
+            f"`y` holds labels that are none of the {len(self)} classes "
+            f"({in_words(self.labels)}).",
+        )
+        with tf.control_dependencies([] if each is None else [each]):
+            return 2.0 * tf.cast(own[:, -self.width :], keras.config.floatx()) - 1.0
+
+    def of(self, scores: np.ndarray) -> np.ndarray:
+        """Return the labels of the largest scores, `(n,)`; of one column, of its sign."""
+        one = scores.shape[1] == 1
+        codes = (scores[:, 0] > 0.0).astype(int) if one else np.argmax(scores, axis=1)
+        return self.labels[codes]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `from_json` takes."""
+        labels, kind = self.labels.tolist(), self.labels.dtype.str
+        if labels and isinstance(labels[0], bytes):
+            labels = [label.decode("utf-8", "surrogateescape") for label in labels]
+            kind += " bytes"
+        return {"labels": labels, "type": kind, "columns": self.columns}
+
+    @classmethod
+    def from_json(cls, config: dict[str, Any]) -> Classes:
+        """Return the classes of `to_json()`."""
+        kind, *of_bytes = config["type"].split()
+        labels = config["labels"]
+        if of_bytes:
+            labels = [label.encode("utf-8", "surrogateescape") for label in labels]
+        return cls(np.array(labels, kind), config["columns"])
+
+
+def read(
+    name: str, y: Any, rows: int, task: str = "auto", known: Classes | None = None
+) -> tuple[np.ndarray, Classes | None]:
+    """Return targets, `(n, c)` floats, and the classes that they stand for, if any.
+
+    Args:
+        name: Of the argument.
+        y: Labels, one-hot columns, or numbers: `(n,)` or `(n, ...)`.
+        rows: `n`.
+        task: `"auto"`: integers, booleans and text are labels, floats are numbers;
+            `"regression"`, `"classification"`.
+        known: Classes that were found before.
+
+    Raises:
+        ValueError: For what is neither, and labels that are not known.
+    """
+    y = _validation.check_target_rows(name, y, rows)
+    if known is None:
+        if task == "regression" or (task == "auto" and y.dtype.kind == "f"):
+            return _validation.check_targets(name, y, rows), None
+        known = found(name, y, task)
+    elif y.dtype.kind == "f":
+        _validation.check_finite(name, y)
+    return known.targets(name, y), known
+
+
+def found(name: str, y: np.ndarray, task: str = "auto") -> Classes:
+    """Return the classes of labels `(n, 1)`, or of one-hot columns `(n, k)`.
+
+    Raises:
+        ValueError: If they are neither, or all of one class.
+    """
+    if y.shape[1] > 1:
+        return _of_columns(name, y)
+    column = y[:, 0]
+    if y.dtype.kind == "O":
+        _check_objects(name, column)
+    elif y.dtype.kind == "f":
+        _validation.check_finite(name, y)
+        if np.any(column != np.round(column)):
+            raise ValueError(
+                f"`{name}` must hold labels, and holds numbers with fractions: "
+                f"{QUANTITIES}. Received: task={task!r}"
+            )
+    elif y.dtype.kind not in "iubUS":
+        raise ValueError(
+            f"`{name}` must hold numbers or labels. Received: {name} of dtype {y.dtype}"
+        )
+    labels = np.unique(column)
+    if len(labels) < 2:
+        raise ValueError(
+            f"`{name}` must hold labels of at least two classes; {QUANTITIES}. "
+            f"Received: only {in_words(labels)}"
+        )
+    return Classes(labels)
+
+
+def many(classes: Classes | None, rows: int) -> str:
+    """Return what to tell of whole numbers with so few rows each; or nothing."""
+    if classes is None or classes.columns or classes.labels.dtype.kind not in "iu":
+        return ""
+    if rows >= FEW_A_CLASS * len(classes) or len(classes) == 2:
+        return ""
+    return (
+        f"`y` holds {len(classes)} different whole numbers in {rows} rows, which are taken "
+        f"for labels of as many classes; {QUANTITIES}, or floats."
+    )
+
+
+def resemblance(y: np.ndarray, outputs: int | None) -> str:
+    """Return what to tell of floats that look like labels; or nothing.
+
+    Args:
+        y: Targets, `(n, c)`, which are taken for numbers.
+        outputs: How many outputs the network has, if known.
+    """
+    few = np.unique(y[: 2**14])[:101]
+    if y.shape[1] > 1:
+        looks = np.array_equal(few, [0.0, 1.0]) and is_one_hot(y)
+    else:
+        most = 2 if outputs is None else max(2, outputs)
+        looks = 2 <= len(few) <= most and bool(np.all(np.isin(few, np.arange(most))))
+    if not looks or not np.all(np.isin(np.unique(y), few)):
+        return ""
+    return (
+        f"`y` holds {'one-hot' if y.shape[1] > 1 else 'the'} floats {in_words(few)}, which "
+        "are taken for numbers. If they are labels, pass integers or "
+        '`KAREModel(..., task="classification")`; if not, `task="regression"`.'
+    )
+
+
+def is_one_hot(y: np.ndarray) -> bool:
+    """Tell whether each row of `(n, k)` has one 1, and throughout 0 or -1 elsewhere."""
+    if y.dtype.kind not in "fiub" or y.shape[1] < 2:
+        return False
+    y = y.astype("float64")
+    ones = y == 1.0
+    others = np.unique(y[~ones])
+    alike = len(others) == 1 and others[0] in (0.0, -1.0)
+    return alike and bool(np.all(np.sum(ones, axis=1) == 1))
+
+
+def are_signs(y: np.ndarray) -> bool:
+    """Tell whether targets `(n, c)` stand for classes: -1 and 1, one 1 a row."""
+    if y.shape[1] > 1:
+        return is_one_hot(y) and not np.any(y == 0.0)
+    return bool(np.all(np.abs(y) == 1.0))
+
+
+def weights_of_classes(class_weight: Any, y: np.ndarray, classes: Classes | None) -> Any:
+    """Return the weight of each row's class, `(n,)`.
+
+    Args:
+        class_weight: A dict, by labels or by their numbers: of one column of targets, 0 is
+            the lower and 1 the upper; of several columns, the largest is the row's class.
+        y: Targets, `(n, c)`.
+        classes: What they stand for, if known.
+
+    Raises:
+        ValueError: If it is no dict, or there are no classes, or none for one of them.
+    """
+    if not isinstance(class_weight, dict):
+        raise ValueError(
+            "`class_weight` must be a dict from the number of a class to its weight. "
+            f"Received: class_weight of type {type(class_weight).__name__}"
+        )
+    codes = (y[:, 0] > 0).astype(int) if y.shape[1] == 1 else np.argmax(y, axis=1)
+    if classes is None and y.shape[1] == 1 and len(np.unique(y)) > 2:
+        raise ValueError(
+            "`class_weight` needs classes, and `y` has one column of more than two "
+            "values. Use `sample_weight`. Received: y of "
+            f"{len(np.unique(y))} different values"
+        )
+    if classes is not None and set(classes.labels.tolist()) <= set(class_weight):
+        weights = [class_weight[label] for label in classes.labels.tolist()]
+        class_weight = dict(enumerate(weights))
+    missing = sorted(set(codes.tolist()) - set(class_weight))
+    if missing:
+        raise ValueError(
+            "`class_weight` must have a weight for every class in `y`, by its label or its "
+            "number: of two, 0 is the lower and 1 the upper; else that of the column. "
+            f"Received: none for {', '.join(map(str, missing))}"
+        )
+    return np.array([class_weight[k] for k in codes.tolist()], "float64")
+
+
+def in_words(labels: np.ndarray, most: int = 5) -> str:
+    """Return a few labels as text."""
+    listed = [str(label) for label in labels[:most].tolist()]
+    return ", ".join(listed) + (", …" if len(labels) > most else "")
+
+
+def _of_columns(name: str, y: np.ndarray) -> Classes:
+    if is_one_hot(y):
+        return Classes(np.arange(y.shape[1]), columns=True)
+    zeros_and_ones = y.dtype.kind in "fiub" and set(np.unique(y)) <= {-1, 0, 1}
+    what = (
+        "rows with several classes, or none: those are targets, one column a label, which "
+        'need `2.0 * y - 1.0` and `task="regression"`'
+        if zeros_and_ones
+        else f"columns that are no one-hot classes: {QUANTITIES}, labels in one column"
+    )
+    raise ValueError(f"`{name}` has {what}. Received: {name} of shape {y.shape}")
+
+
+def _check_objects(name: str, column: np.ndarray) -> None:
+    """Refuse objects that are not all text, or all bytes."""
+    kinds = sorted({type(label).__name__ for label in column.tolist()})
+    if len(kinds) == 1 and isinstance(column[0], str | bytes):
+        return
+    raise ValueError(
+        f"`{name}` must hold numbers or labels of one type, without holes. "
+        f"Received: {name} with entries of type {', '.join(kinds)}"
+    )
+
+
+def _like(labels: np.ndarray, given: np.ndarray) -> np.ndarray:
+    """Return text as bytes, or bytes as text, where labels are such."""
+    if isinstance(labels[0], str) and isinstance(given[0], bytes):
+        return np.array([label.decode("utf-8", "replace") for label in given])
+    if isinstance(labels[0], bytes) and isinstance(given[0], str):
+        return np.array([label.encode("utf-8") for label in given])
+    return given
+
+
+def _is_text(labels: np.ndarray) -> bool:
+    return isinstance(labels[0], str | bytes)

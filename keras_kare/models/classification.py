@@ -1,0 +1,98 @@
+"""Labels as targets: what a model tells of them, and what metrics of classes get."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from keras_kare import _labels
+from keras_kare._labels import Classes
+from keras_kare.machine import Rows, calibration
+
+
+def check_classes(model: Any) -> Classes:
+    """Return the classes of a model.
+
+    Raises:
+        ValueError: If its head has not been solved for labels.
+    """
+    classes: Classes | None = model.head.classes
+    if classes is None:
+        raise ValueError(
+            "There are no classes: the head has not been solved for labels. Pass `y` to "
+            "`fit` or `fit_head` as integers, booleans or text, or floats of labels to a "
+            '`KAREModel(..., task="classification")`.'
+        )
+    return classes
+
+
+def tell_of_targets(model: Any, rows: Rows) -> None:
+    """Warn of floats that look like labels, and of labels that look like quantities.
+
+    Raises:
+        ValueError: As `check_metrics`.
+    """
+    check_metrics(model, rows)
+    told = _labels.many(rows.classes, len(rows))
+    if rows.classes is None and model.task == "auto":
+        shape: Any = getattr(model.network, "output_shape", None)
+        outputs = shape[-1] if isinstance(shape, tuple) else None
+        told = _labels.resemblance(rows.y, outputs if isinstance(outputs, int) else None)
+    if told:
+        warnings.warn(told, stacklevel=4)
+
+
+def check_metrics(model: Any, rows: Rows) -> None:
+    """Refuse metrics of classes where targets are numbers.
+
+    Raises:
+        ValueError: That names them.
+    """
+    if rows.classes is not None or model.task != "auto":
+        return
+    if model._wanted.classes:
+        raise ValueError(
+            "`metrics` holds metrics of classes, and `y` numbers: pass labels (integers or "
+            'text), or floats of labels to a `KAREModel(..., task="classification")`. '
+            f"Received: metrics={list(model._wanted.classes)}"
+        )
+
+
+def calibrate_for_metrics(model: Any) -> None:
+    """Fit what makes probabilities, where metrics are to be given some.
+
+    Raises:
+        ValueError: If there are no rows for that.
+    """
+    if _wanted(model):
+        model.machine.calibrate()
+
+
+def beside(model: Any, outputs: tf.Tensor, factor: Callable[[], Any]) -> tf.Tensor:
+    """Put probabilities of the classes beside outputs, where metrics are to be given some.
+
+    Args:
+        model: The model.
+        outputs: `(n, c)`.
+        factor: Returns what they are multiplied by.
+
+    Returns:
+        `(n, c)`, or `(n, c + k)`, as `kk.metrics.OfClasses` takes them.
+    """
+    if not _wanted(model):
+        return outputs
+    return tf.concat([outputs, calibration.probabilities(outputs, factor())], axis=1)
+
+
+def of_batch(outputs: tf.Tensor, y: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+    """Return what makes probabilities of a batch's own leave-one-out predictions."""
+    if weights is None:
+        weights = tf.ones_like(y[:, 0])
+    return calibration.inverse_temperature(outputs, y, tf.reshape(weights, (-1,)))
+
+
+def _wanted(model: Any) -> bool:
+    return bool(model._wanted.probabilities) and model.head.classes is not None

@@ -1,0 +1,91 @@
+"""Labels as people have them, the metrics they compile, and files of `ModelCheckpoint`."""
+
+from habits import Habit
+
+FIT = "model.fit(x, {}); "
+COMPILE = "model.compile('adam', 'kare', metrics=[{}]); "
+FIT_AND_ASK = FIT + "model.predict_classes(x)"
+FLOATS = "bits.astype('float32')"
+TOLD = "which are taken for numbers"
+
+HABITS = [
+    Habit(FIT_AND_ASK.format("bits"), gives="(out == bits).mean() > 0.9"),
+    Habit(FIT_AND_ASK.format("codes"), gives="(out == codes).mean() > 0.7"),
+    Habit(FIT_AND_ASK.format("words"), gives="(out == words).mean() > 0.7"),
+    Habit(FIT_AND_ASK.format("bits == 1"), gives="out.dtype == bool"),
+    Habit(
+        FIT_AND_ASK.format("words.tolist()"), gives="set(out) <= {'no', 'perhaps', 'yes'}"
+    ),
+    Habit(FIT_AND_ASK.format("2 * bits - 1"), gives="set(out) == {-1, 1}"),
+    Habit(
+        FIT_AND_ASK.format("keras.utils.to_categorical(codes).astype(int)"),
+        gives="set(out) <= {0, 1, 2}",
+    ),
+    Habit(FIT.format(FLOATS), says=TOLD, gives="model.classes is None"),
+    Habit(FIT.format("keras.utils.to_categorical(codes)"), says=TOLD, gives="True"),
+    Habit(
+        "net = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)]);"
+        "kk.KAREModel(net).fit_head(x, codes.astype('float32'))",
+        says=TOLD,
+        gives="True",
+    ),
+    Habit(
+        f"kk.KAREModel(network, task='classification').fit_head(x, {FLOATS})",
+        gives="out.classes.tolist() == [0.0, 1.0] and (out.predict_proba(x) > 0).all()",
+    ),
+    Habit(
+        "kk.KAREModel(network, task='regression').fit_head(x, codes)",
+        gives="out.classes is None and out.predict(x).shape == (60, 1)",
+    ),
+    Habit("model.fit(x, np.arange(60))", says="60 different whole numbers", gives="True"),
+    Habit("kk.KAREModel(network, task='classify')", says="`task` must be one of"),
+    Habit("model.fit(x, y); model.predict_proba(x)", says="There are no classes"),
+    Habit(COMPILE.format("'AUC'") + "model.fit(x, y)", says="metrics of classes"),
+    Habit(
+        COMPILE.format("'AUC'") + "model.fit(x, bits); model.evaluate(x, bits)[1]",
+        gives="out > 0.95",
+    ),
+    Habit(
+        COMPILE.format("'accuracy', 'binary_accuracy'")
+        + "model.fit(x, bits); model.evaluate(x, bits)",
+        gives="out[1] == out[2] > 0.9",
+    ),
+    Habit(
+        COMPILE.format("'sparse_categorical_accuracy', 'categorical_accuracy'")
+        + "model.fit(x, words); model.evaluate(x, words)",
+        gives="out[1] == out[2] > 0.7",
+    ),
+    Habit(
+        COMPILE.format("keras.metrics.F1Score(threshold=0.5)")
+        + "model.fit(x, bits); model.evaluate(x, bits)[1]",
+        gives="0.9 < out[0] <= 1.0",
+    ),
+    Habit(
+        "model.fit(x, words, class_weight={'no': 1.0, 'perhaps': 2.0, 'yes': 1.0})",
+        gives="model.classes.tolist() == ['no', 'perhaps', 'yes']",
+    ),
+    Habit(FIT.format("bits") + "model.evaluate(x, words)", says="none of the 2 classes"),
+    Habit(
+        "data = tf.data.Dataset.from_tensor_slices((x, words)).batch(30);"
+        "model.fit(data); model.evaluate(data), model.predict_classes(x)",
+        gives="set(out[1]) <= {b'no', b'perhaps', b'yes'} and out[0] < 1.0",
+    ),
+    Habit(
+        FIT.format("words") + "model.save('m.keras');"
+        "keras.saving.load_model('m.keras').predict_classes(x)",
+        gives="np.array_equal(out, model.predict_classes(x))",
+    ),
+    Habit(
+        "best = keras.callbacks.ModelCheckpoint('m.keras', save_best_only=True);"
+        "model.fit(x[:40], y[:40], validation_data=(x[40:], y[40:]), callbacks=[best]);"
+        "keras.saving.load_model('m.keras').predict(x)",
+        gives="np.allclose(out, model.predict(x), atol=1e-6)",
+    ),
+    Habit(
+        "keep = keras.callbacks.ModelCheckpoint('m.weights.h5', save_weights_only=True);"
+        "model.fit(x[:40], y[:40], validation_data=(x[40:], y[40:]), callbacks=[keep]);"
+        "model.load_weights('m.weights.h5')",
+        says="a validation during training",
+        gives="True",
+    ),
+]
