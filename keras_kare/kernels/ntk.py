@@ -308,6 +308,9 @@ class NTK(Kernel):
     def check_gradient(self, x: Any) -> None:
         second_derivative(self._plan(_validation.check_rows("x", x)).undifferentiable)
 
+    def is_constant(self, x: Any) -> bool:
+        return self._plan(_validation.check_rows("x", x)).constant
+
     def check_shapes(self, name: str, x: Any) -> None:
         check_shapes(self.network, name, x)
 
