@@ -163,7 +163,7 @@ CONSTANT = {
         frozen(layers.Dense(5, "tanh")), layers.Dense(2), layers.LeakyReLU()
     ),
     "before kinks": lambda: network_of(layers.Dense(5, "relu"), frozen(layers.Dense(1))),
-    "biases": lambda: network_of(frozen(layers.LayerNormalization()), layers.Dense(1)),
+    "after a normalisation": lambda: network_of(frozen(layers.LayerNormalization()), layers.Dense(1)),
 }
 NOT_CONSTANT = {
     "all": mlp,
