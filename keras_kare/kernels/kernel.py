@@ -142,6 +142,14 @@ class Kernel(keras.layers.Layer, abc.ABC):
             x: `(n, ...)`, which `check` has let through.
         """
 
+    def is_constant(self, x: Any) -> bool:
+        """Tell whether no variable that trains has any influence on kernel values.
+
+        Args:
+            x: `(n, ...)`, which `check` has let through.
+        """
+        return False
+
     def check_shapes(self, name: str, x: Any) -> None:
         """Refuse rows of a shape that the kernel does not take; name the argument."""
 

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _rows, _validation
-from keras_kare.kernels import adapters, memory
+from keras_kare.kernels import adapters, frozen, memory
 from keras_kare.kernels.destinations import check_no_out
 from keras_kare.kernels.identity import Identity
 from keras_kare.kernels.inputs import check_shapes
@@ -125,6 +125,7 @@ class NTK(Kernel):
         self.has_features = outputs != "full"
         self._runtime = Runtime()
         self._adapted: dict[str, np.ndarray] = {}
+        self._frozen: list[int] = []  # until the network has its variables
 
     def build(self, input_shape: Any) -> None:
         if not self.network.built:
@@ -308,6 +309,9 @@ class NTK(Kernel):
     def check_gradient(self, x: Any) -> None:
         second_derivative(self._plan(_validation.check_rows("x", x)).undifferentiable)
 
+    def is_constant(self, x: Any) -> bool:
+        return self._plan(_validation.check_rows("x", x)).constant
+
     def check_shapes(self, name: str, x: Any) -> None:
         check_shapes(self.network, name, x)
 
@@ -407,6 +411,7 @@ class NTK(Kernel):
     def load_own_variables(self, store: Any) -> None:
         # The network's own come after; see `weights_fingerprint`.
         self._adapted = adapters.load(store)
+        frozen.freeze(self.network, self._frozen)
 
     def weights_fingerprint(self) -> str:
         self._finish_loading()
@@ -424,16 +429,22 @@ class NTK(Kernel):
         config["outputs"] = self.outputs
         config["method"] = self.method
         config["memory_limit"] = self.memory_limit
+        config["frozen"] = frozen.numbers(self.network)
         return config
 
     @classmethod
     def from_config(
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> NTK:
-        network = keras.saving.deserialize_keras_object(
+        config = dict(config)
+        config["network"] = keras.saving.deserialize_keras_object(
             config["network"], custom_objects=custom_objects
         )
-        return cls(**{**config, "network": network})
+        places = config.pop("frozen", [])
+        kernel = cls(**config)
+        kernel._frozen = places
+        frozen.freeze(kernel.network, places)
+        return kernel
 
 
 def _finite(x: Any) -> tf.Tensor:

@@ -10,7 +10,7 @@ import keras
 from keras_kare.kernels.identity import Identity
 from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.planning import make_plan
-from keras_kare.kernels.structured.reasons import warn_of_fallback
+from keras_kare.kernels.structured.reasons import warn_of_fallback, warn_of_quantized
 from keras_kare.kernels.structured.registry import version
 from keras_kare.kernels.structured.synthetic import described
 from keras_kare.kernels.structured.untouched import aside
@@ -43,6 +43,7 @@ class Plans:
             plan = self._common_plan(x) or self._make_plan(x)
             self._is_new()  # planning may have built layers,
             runtime.plans[self._key()] = plan  # and made variables
+            warn_of_quantized(self.network)
             runtime.pool(self.identity.common)
             if runtime.pooled:
                 variables = list(self.network.trainable_variables)

@@ -28,16 +28,20 @@ from keras_kare.machine.problem import Problem, Rows
 from keras_kare.machine.ridge import Choice
 from keras_kare.machine.solving import Solved
 from keras_kare.machine.state import State, describe, values
+from keras_kare.machine.trains import changed, trains
 from keras_kare.solvers import Solver
 from keras_kare.solvers.solution import ADVICE
 from keras_kare.solvers.stream import Stream
 
 NOT_SOLVED = "The head has not been solved. Call `fit` or `fit_head(x, y)` first."
 
+NO_ROWS = (
+    "It kept no rows to be solved again (as always on a stream, by "
+    '`solver="nystrom"`, and with `keep_anchors=False`). Call `fit_head` again.'
+)
+
 STALE = (
-    "The head is stale: the network's weights have changed since it was solved, and it "
-    'kept no rows to be solved again (as always on a stream, by `solver="nystrom"`, and '
-    "with `keep_anchors=False`). Call `fit_head` again."
+    f"The head is stale: the network's weights have changed since it was solved. {NO_ROWS}"
 )
 
 PROVISIONAL = (
@@ -245,9 +249,16 @@ class Machine:
             warnings.warn(OPTIMISTIC.format(by), RuntimeWarning, stacklevel=4)
 
     def solve_if_stale(self) -> None:
-        """Solve again where weights have changed since; errors as of `solve_again`."""
-        if not self.is_fresh():
-            self.solve_again()
+        """Solve again where weights have changed since; errors as of `solve_again`.
+
+        A warning says so where other variables train than when it was solved.
+        """
+        if self.is_fresh():
+            return
+        others = changed(self.state.facts, self.kernel)
+        if others and self.state.rows() is not None:
+            warnings.warn(f"{others} It is solved again.", stacklevel=4)
+        self.solve_again()
 
     def solve_again(self) -> None:
         """Solve on the rows that were kept, at the relative ridge chosen before.
@@ -257,7 +268,9 @@ class Machine:
         """
         rows = self.state.rows()
         if rows is None:
-            raise ValueError(STALE if self.state.solved else NOT_SOLVED)
+            others = changed(self.state.facts, self.kernel)
+            stale = f"{others} {NO_ROWS}" if others else STALE
+            raise ValueError(stale if self.state.solved else NOT_SOLVED)
         before, choice = self.state.facts.get("choice"), None
         if isinstance(self.settings.ridge, str):
             choice = Choice(**before) if before else None
@@ -348,6 +361,7 @@ class Machine:
         state.facts = {
             "fingerprint": kernel.weights_fingerprint(),
             "architecture": [identity.made_by(architecture), architecture],
+            "trains": trains(kernel),
             "choice": solved.choice.to_json(),
             "inputs": describe(like),
             "report": {**solved.report(self.settings.relative), "form": form},

@@ -20,6 +20,7 @@ from keras_kare.models import classification, gathering, training_step
 from keras_kare.models.kernel_machine import KernelMachine
 from keras_kare.models.session import Session
 from keras_kare.models.shared_step import SharedStep, shares_steps
+from keras_kare.models.transfer import Retraced, Told, before_training
 from keras_kare.models.watch import Watch, keeps_best, watched
 
 PARTED = 3.0
@@ -112,6 +113,7 @@ class KAREModel(KernelMachine):
         self.validation_anchors = validation_anchors
         self._session: Session | None = None
         self._intercept: Intercept | None = None
+        self._told = Told()
 
     @property
     def _has_constant(self) -> bool:
@@ -248,10 +250,15 @@ class KAREModel(KernelMachine):
         if shares_steps(self, KAREModel):
             self.train_function = SharedStep(self)
             return self.train_function
+        self.train_function = Retraced(self, self._make_own_train_function)
+        return self.train_function
+
+    def _make_own_train_function(self) -> Any:
         eagerly = self.run_eagerly
         self.run_eagerly = eagerly or getattr(self.loss, "supplies_gradients", False)
         try:
-            return super().make_train_function(force=True)
+            super().make_train_function(force=True)
+            return self.train_function
         finally:
             self.run_eagerly = eagerly
 
@@ -372,6 +379,7 @@ class KAREModel(KernelMachine):
             sample_weight=sample_weight,
             class_weight=class_weight,
         )
+        before_training(self, session.rows.x)
         data = session.training_data(shuffle, steps_per_epoch) | session.validation_data(
             validation_data, validation_batch_size or batch_size, validation_steps
         )
@@ -409,6 +417,7 @@ class KAREModel(KernelMachine):
         )
         self._check_rows(rows, None)
         self._check_trainable(rows, None)
+        before_training(self, rows.x)
         if self._intercept is None:
             classification.tell_of_targets(self, rows)
         self.machine.state.trained = True
@@ -471,7 +480,7 @@ class KAREModel(KernelMachine):
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built and self.optimizer is not None:
-            self.optimizer.build(self.trainable_variables)
+            self._told.build(self.optimizer, self.trainable_variables)
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()

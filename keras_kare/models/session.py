@@ -129,8 +129,6 @@ class Session:
         if not machine.settings.keep_anchors:
             machine.state.drop_anchors()
         machine.state.trained |= trains
-        if not model.optimizer.built:  # else the step would be traced twice
-            model.optimizer.build(model.trainable_variables)
         rehearses = machine.settings.ridge == "auto" and self.validation is None
         return rehearsal.Snapshot(model) if rehearses else None
 

@@ -83,6 +83,24 @@ def undifferentiable(
     return list(found)
 
 
+def depends(
+    operations: Sequence[tf.Operation],
+    sources: Iterable[tf.Tensor],
+    results: Iterable[tf.Tensor],
+) -> bool:
+    """Tell whether any of some tensors has a derivative by others that may not be zero.
+
+    A road counts as in `undifferentiable`; of the other side of a kink (`ReluGrad`) no
+    derivative knows. Without a road, the derivative is zero at all values.
+
+    Args:
+        operations, sources, results: As of `undifferentiable`.
+    """
+    reached = {id(t) for t in sources}
+    _ahead(operations, reached)
+    return any(id(t) in reached for t in results)
+
+
 def _between(
     operations: Sequence[tf.Operation], reached: set[int], wanted: set[int]
 ) -> Iterator[_Step]:

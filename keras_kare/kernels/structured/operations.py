@@ -17,14 +17,20 @@ ASIDE = {
     "FusedBatchNormGrad": (3, 4),
     "FusedBatchNormGradV2": (3, 4),
     "FusedBatchNormGradV3": (3, 4, 5),
+    "LeakyReluGrad": (1,),
     "LRNGrad": (2,),
+    "MaxPool3DGrad": (0, 1),
+    "MaxPoolGrad": (0, 1),
+    "MaxPoolGradV2": (0, 1),
+    "Relu6Grad": (1,),
+    "ReluGrad": (1,),
     "ResizeBicubicGrad": (1,),
     "ResizeBilinearGrad": (1,),
     "ScaleAndTranslateGrad": (1,),
 }
-"""Inputs that tell a size only, or are functions of other inputs whose gradient says all.
+"""Inputs that tell a size only, or which side of a kink, or are functions of other inputs.
 
-Neither has a gradient, nor should it have one.
+The first two have no gradient but zero, and of the last the gradient by others says all.
 """
 
 APPROXIMATE = frozenset({"ImageProjectiveTransformV2", "ImageProjectiveTransformV3"})

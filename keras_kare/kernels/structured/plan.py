@@ -40,6 +40,8 @@ class Plan:
             go back through them one after another.
         undifferentiable: Operations through which TensorFlow cannot differentiate kernel
             values; these themselves are exact.
+        constant: Whether the derivative of kernel values by all these variables is zero,
+            whatever their values: training changes nothing.
         outputs: Number of outputs of the network.
         shares: What each group of variables costs.
         footprint: Bytes that the forward and the backward pass hold, a row.
@@ -53,6 +55,7 @@ class Plan:
     vectorizes: bool = True
     loops: bool = False
     undifferentiable: tuple[str, ...] = ()
+    constant: bool = False
     outputs: int = 1
     shares: tuple[PlannedShare, ...] = ()
     footprint: float = 0.0

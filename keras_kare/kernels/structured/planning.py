@@ -120,6 +120,7 @@ def _plan(probe: Probe, why: dict[int, str]) -> Plan:
         vectorizes=probe.abilities.vectorizes,
         loops=probe.abilities.loops,
         undifferentiable=probe.lacking,
+        constant=probe.constant,
         outputs=probe.count_outputs,
         shares=_shares(probe, served, why),
         footprint=probe.footprint,

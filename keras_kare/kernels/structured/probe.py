@@ -17,7 +17,7 @@ from keras_kare.kernels.graphs import ancestors
 from keras_kare.kernels.structured import reasons, refusals
 from keras_kare.kernels.structured.abilities import Abilities
 from keras_kare.kernels.structured.capture import Recorder, Site, Unruled, run
-from keras_kare.kernels.structured.differentiability import undifferentiable
+from keras_kare.kernels.structured.differentiability import depends, undifferentiable
 from keras_kare.kernels.structured.plan import holds
 from keras_kare.kernels.structured.roads import Roads
 from keras_kare.kernels.structured.synthetic import ROWS
@@ -83,6 +83,8 @@ class Probe:
         rules: What the rules make of it.
         abilities: What TensorFlow can do with it.
         lacking: Operations through which kernel values cannot be differentiated.
+        constant: Whether no variable that trains is on a road to kernel values, so that
+            their derivative is zero.
         count: Number of outputs `C` whose gradients are features.
         footprint: Bytes a row that the forward and the backward pass hold.
     """
@@ -95,6 +97,7 @@ class Probe:
     rules: Rules
     abilities: Abilities
     lacking: tuple[str, ...]
+    constant: bool
     count: int
     footprint: float
 
@@ -166,6 +169,7 @@ def _probe(
     # Once more: what kernel values could not be differentiated through.
     passes = [t for t in (f, *watched, *by_site, *plain.values()) if t is not None]
     lacking = undifferentiable(graph.get_operations(), handles, passes)
+    constant = not depends(graph.get_operations(), handles, plain.values())
     # The proof, and what the rules make of what is proven.
     place = {id(u): i for i, u in enumerate(variables)}
     unproven = _unproven(roads, place, sites, f, by_site)
@@ -184,6 +188,7 @@ def _probe(
         rules=rules,
         abilities=abilities,
         lacking=tuple(lacking),
+        constant=constant,
         count=count,
         footprint=footprint,
     )
