@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _rows, _validation
+from keras_kare._sentences import sentence
 from keras_kare.kernels import adapters, memory
 from keras_kare.kernels.destinations import check_no_out
 from keras_kare.kernels.identity import Identity
@@ -30,6 +31,10 @@ from keras_kare.kernels.work import Work
 
 OUTPUTS = ("sum", "trace", "full")
 METHODS = ("auto", "structured", "jacobian")
+
+_NOT_FINITE = sentence(
+    "An input of the kernel holds NaN or Inf. Remove or impute those entries. Input"
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -438,7 +443,4 @@ class NTK(Kernel):
 
 def _finite(x: Any) -> tf.Tensor:
     x = tf.convert_to_tensor(x)
-    message = (
-        "An input of the kernel holds NaN or Inf. Remove or impute those entries. Input"
-    )
-    return tf.debugging.check_numerics(x, message) if x.dtype.is_floating else x
+    return tf.debugging.check_numerics(x, _NOT_FINITE) if x.dtype.is_floating else x

@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from keras_kare import solvers
+from keras_kare._sentences import sentence
 from keras_kare.kernels import identity
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.machine import intercept as intercepts
@@ -39,7 +40,7 @@ STALE = (
     "with `keep_anchors=False`). Call `fit_head` again."
 )
 
-NOT_FINITE = (
+NOT_FINITE = sentence(
     "A prediction is not finite: it is too large for the type that models compute in, or "
     "the network's derivatives at its row are. Scale targets and inputs to about one, or "
     'use `keras.config.set_floatx("float64")`. Predictions'
@@ -193,7 +194,7 @@ class Machine:
             "training rows may be off by that share of the targets. "
             + ADVICE[report["stopped"]],
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
     def solve_if_stale(self) -> None:
@@ -217,7 +218,7 @@ class Machine:
                 "default",
                 "The head is solved at a relative ridge of 1, since none was chosen before "
                 "training ended. Call `fit_head(x, y, validation_data=...)` to choose one.",
-                stacklevel=5,
+                stacklevel=6,
             )
         self.solve(rows, choice=choice)
 

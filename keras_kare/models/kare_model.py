@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_kare import _validation, losses
 from keras_kare import metrics as metrics_module
+from keras_kare._sentences import alone
 from keras_kare._step import columns, differentiated
 from keras_kare.kernels import Kernel
 from keras_kare.kernels.structured.untouched import untouched
@@ -238,6 +239,7 @@ class KAREModel(KernelMachine):
         finally:
             self.run_eagerly = eagerly
 
+    @alone
     def fit(
         self,
         x: Any = None,
@@ -374,6 +376,7 @@ class KAREModel(KernelMachine):
             _warn_if_parted(history)
         return history
 
+    @alone
     def train_on_batch(
         self,
         x: Any,
@@ -450,5 +453,5 @@ def _warn_if_parted(history: keras.callbacks.History) -> None:
         "KARE. Stop earlier, with `keras.callbacks.EarlyStopping('val_loss', "
         "restore_best_weights=True)`, take a larger ridge in the loss, or minimise "
         "`kk.losses.HoldoutKARE`.",
-        stacklevel=3,
+        stacklevel=4,
     )

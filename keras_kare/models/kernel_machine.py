@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
+from keras_kare._sentences import alone
 from keras_kare._step import columns
 from keras_kare.kernels import NTK, Kernel
 from keras_kare.kernels.operator import ONE_VALUE
@@ -80,6 +81,7 @@ class KernelMachine(keras.Model):
             self.kernel.build(input_shape)
         self.built = True
 
+    @alone
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         # Keras forgets losses of all layers inside; those of the network are its user's.
         with restored(self.kernel if self.network is None else self.network):
@@ -96,6 +98,7 @@ class KernelMachine(keras.Model):
             self._refresh_head()
         return self.machine(inputs)
 
+    @alone
     def fit_head(
         self,
         x: Any,
@@ -138,6 +141,7 @@ class KernelMachine(keras.Model):
         self.machine.solve(rows, validation, self._choice_without_rows(validation))
         return self
 
+    @alone
     def predict(
         self,
         x: Any,
@@ -173,6 +177,7 @@ class KernelMachine(keras.Model):
             callbacks=watched(callbacks, Watch(self)),
         )
 
+    @alone
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """Return the kernel machine's outputs for one batch, `(n, c)`, as `predict`."""
         self._refresh_head()
@@ -180,6 +185,7 @@ class KernelMachine(keras.Model):
         self._forget_stale_traces()
         return super().predict_on_batch(x)
 
+    @alone
     def evaluate(
         self,
         x: Any = None,
@@ -227,6 +233,7 @@ class KernelMachine(keras.Model):
             **kwargs,
         )
 
+    @alone
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
@@ -271,6 +278,7 @@ class KernelMachine(keras.Model):
             )
         super().save(filepath, overwrite=overwrite, **kwargs)
 
+    @alone
     def variance(self, x: Any, noise: bool = False) -> np.ndarray:
         """Return how uncertain predictions are: a Gaussian process' variance, `(n, c)`.
 
@@ -422,7 +430,7 @@ class KernelMachine(keras.Model):
         return known and batches.is_dataset(x)
 
     def _choice_without_rows(
-        self, validation: Rows | None, stacklevel: int = 3
+        self, validation: Rows | None, stacklevel: int = 4
     ) -> Choice | None:
         """Return `λ̃ = 1` where neither rows nor leave-one-out may choose the ridge."""
         if self.head.ridge != "auto" or validation is not None or not self._has_trained():

@@ -159,5 +159,5 @@ class Session:
                 model, self.rows, start, ran, first, self.batch_size, shuffle
             )
         elif not ran:
-            choice = model._choice_without_rows(self.validation, stacklevel=4)
+            choice = model._choice_without_rows(self.validation, stacklevel=5)
         model.machine.solve(self.solved_on, self.validation, choice, None, model._intercept)
