@@ -20,6 +20,7 @@ ORDER = (
     "_version",
     "_backend",
     "_sentences",
+    "_arrays",
     "_validation",
     "_rows",
     "_progress",

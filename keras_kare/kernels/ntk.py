@@ -221,8 +221,7 @@ class NTK(Kernel):
         return self._run("jvp", (x,), (list(w),), "float64" if wide else None)
 
     def operator(self, x: Any) -> KernelOperator:
-        x = _validation.check_rows("x", x)
-        self.check_shapes("x", x)
+        x = self._rows("x", x)
         self._check_weights()
         return super().operator(x)
 
@@ -282,8 +281,7 @@ class NTK(Kernel):
         print(kernel.plan(x))
         ```
         """
-        x = _validation.check_rows("x", x)
-        self.check_shapes("x", x)
+        x = self._rows("x", x)
         features = self._feature_map(x, None)
         rows = _rows.count(x)
         return kernel_plan(features.plan, Sizes.of(features), rows, self._limit())
@@ -300,8 +298,7 @@ class NTK(Kernel):
         Raises:
             ValueError: As listed in the class and in `gram`.
         """
-        x = _validation.check_rows("x", x)
-        self.check_shapes("x", x)
+        x = self._rows("x", x)
         self._check_weights()
         self._plan(x)
         tolerance = tolerance_of(walk(self.network))
@@ -309,6 +306,12 @@ class NTK(Kernel):
         check_outputs(self._outputs, self._diagonal, name, x, tolerance)
         self._runtime.expected_rows = rows or _rows.count(x)
         self.built = True
+
+    def _rows(self, name: str, x: Any) -> Any:
+        """Return rows as tensors that the network takes."""
+        x = _validation.check_rows(name, x, self.network)
+        self.check_shapes(name, x)
+        return x
 
     def check_gradient(self, x: Any) -> None:
         second_derivative(self._plan(_validation.check_rows("x", x)).undifferentiable)
@@ -355,9 +358,7 @@ class NTK(Kernel):
             with untouched(self.network):
                 return self._work(rows[0], dtype).inline(verb, rows, extra)
         names = ("x",) if len(rows) == 1 else ("x1", "x2")
-        rows = tuple(_validation.check_rows(n, x) for n, x in zip(names, rows, strict=True))
-        for name, x in zip(names, rows, strict=True):
-            self.check_shapes(name, x)
+        rows = tuple(self._rows(name, x) for name, x in zip(names, rows, strict=True))
         self._check_weights()
         work = self._work(rows[0], dtype)
         if verb in ("gram", "cross"):

@@ -16,7 +16,7 @@ from keras_kare.kernels import Kernel
 from keras_kare.kernels.structured.untouched import untouched
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.machine import Intercept, Rows
-from keras_kare.models import gathering, training_step
+from keras_kare.models import gathering, intake, training_step
 from keras_kare.models.kernel_machine import KernelMachine
 from keras_kare.models.session import Session
 from keras_kare.models.shared_step import SharedStep, shares_steps
@@ -342,6 +342,8 @@ class KAREModel(KernelMachine):
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size,
         )
+        x, y = intake.taken(self.kernel, x, y)
+        validation_data = intake.validation_taken(self.kernel, validation_data)
         session = Session.gathered(
             self,
             x,
@@ -386,6 +388,7 @@ class KAREModel(KernelMachine):
         return_dict: bool = False,
     ) -> Any:
         """Update the network once, on one batch; the head is stale afterwards."""
+        x, y = intake.taken(self.kernel, x, y)
         rows = gathering.gather(
             x, y, None, sample_weight=sample_weight, class_weight=class_weight
         )
@@ -404,6 +407,7 @@ class KAREModel(KernelMachine):
                 "without by `fit_head`. Received: a kernel of type "
                 f"{type(self.kernel).__name__}"
             )
+        _validation.check_counts_a_row("sample_weight", rows.weights)
         self.kernel.check_gradient(rows.x)
         wide = any(v.dtype == "float64" for v in self.trainable_variables)
         _validation.check_squares("y", rows.y, "float64" if wide else "float32")

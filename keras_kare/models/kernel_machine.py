@@ -18,7 +18,7 @@ from keras_kare.kernels.structured.untouched import restored
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.machine import Choice, Machine, Rows
 from keras_kare.machine import ridge as ridges
-from keras_kare.models import batches, gathering, training_step
+from keras_kare.models import batches, gathering, intake, training_step
 from keras_kare.models.export import check_format, export_saved_model
 from keras_kare.models.watch import Watch, watched
 from keras_kare.solvers import Solver
@@ -130,7 +130,10 @@ class KernelMachine(keras.Model):
         Raises:
             ValueError: For bad input, named.
         """
-        validation = gathering.gather_validation(validation_data, None)
+        x, y = intake.taken(self.kernel, x, y)
+        validation = gathering.gather_validation(
+            intake.validation_taken(self.kernel, validation_data), None
+        )
         if self._streams(x):
             gathering.check_alone(y, sample_weight)
             self._check_rows(gathering.begin(x, None, 2), validation)
@@ -153,7 +156,8 @@ class KernelMachine(keras.Model):
         """Return the kernel machine's outputs, `(n, c)`.
 
         Args:
-            x: Inputs `(n, ...)` or a dataset.
+            x: Inputs `(n, ...)`, a dataset, or a generator of batches: of inputs, `(x,)`
+                or `(x, y)`.
             batch_size: Rows at a time. Defaults to 1,024.
             verbose, steps, callbacks: As in Keras.
 
@@ -163,7 +167,9 @@ class KernelMachine(keras.Model):
         """
         batches.check_ends(x, steps)
         self._refresh_head()
-        if not batches.is_dataset(x):
+        if batches.is_dataset(x) or intake.is_iterator(x):
+            x = intake.opened(self.kernel, x, targets=False)
+        else:
             batch_size = gathering.prediction_batch_size(batch_size)
             x = self._prediction_rows(x)
             whole = gathering.in_one_batch(self, (x,), batch_size, steps)
@@ -202,7 +208,8 @@ class KernelMachine(keras.Model):
 
         Needs no `compile`, except for metrics. With `sample_weight`, a weighted mean.
 
-        Args as in `keras.Model.evaluate`; `batch_size` defaults to 1,024.
+        Args as in `keras.Model.evaluate`; `batch_size` defaults to 1,024. A generator of
+        (x, y) or (x, y, sample_weight) batches is read once.
 
         Raises:
             ValueError: For bad input, and as `predict`.
@@ -212,8 +219,13 @@ class KernelMachine(keras.Model):
             self.compile()
         if not self._validates():
             self._refresh_head()
-            if not batches.is_dataset(x):
+            if batches.is_dataset(x) or intake.is_iterator(x):
+                gathering.check_alone(y, sample_weight)
+                x = intake.opened(self.kernel, x, targets=True)
+            else:
+                x, y = intake.taken(self.kernel, x, y)
                 rows = gathering.gather(x, y, None, sample_weight=sample_weight)
+                self.kernel.check_shapes("x", rows.x)
                 _validation.check_squares("y", rows.y, keras.config.floatx())
                 x, y, sample_weight = rows.parts()
                 batch_size = gathering.prediction_batch_size(batch_size)
@@ -238,7 +250,9 @@ class KernelMachine(keras.Model):
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """Return the mean squared error and metrics of one batch."""
+        x, y = intake.taken(self.kernel, x, y)
         rows = gathering.gather(x, y, None, sample_weight=sample_weight)
+        self.kernel.check_shapes("x", rows.x)
         _validation.check_squares("y", rows.y, keras.config.floatx())
         self._refresh_head()
         self._forget_stale_traces()
@@ -381,7 +395,7 @@ class KernelMachine(keras.Model):
         export_saved_model(self, filepath, form, classes, verbose, **kwargs)
 
     def _prediction_rows(self, x: Any) -> Any:
-        x = _validation.check_rows("x", gathering.without_pandas(x))
+        x = _validation.check_rows("x", x, self.network)
         self.kernel.check_shapes("x", x)
         return x
 
