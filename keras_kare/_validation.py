@@ -254,13 +254,12 @@ def check_weights(name: str, weights: Any, rows: int, positive: int = 2) -> np.n
 
 def check_counts_a_row(name: str, weights: np.ndarray | None) -> None:
     """Refuse weights under which no machine has KARE: all rows count for one, or less."""
-    if weights is None or np.sum(weights, dtype="float64") > 1.0 + 1e-5:
-        return
-    raise ValueError(
-        f"`{name}` says how often each row counts, and must sum to more than one row: KARE "
-        "compares rows. Weights that average to one leave it as it is without. Received: "
-        f"{name} with a sum of {np.sum(weights, dtype='float64'):.3g}"
-    )
+    if weights is not None and (total := np.sum(weights, dtype="float64")) <= 1.0 + 1e-5:
+        raise ValueError(
+            f"`{name}` says how often each row counts, and must sum to more than one row. "
+            "Weights that average to one leave KARE as it is without. Received: "
+            f"{name} with a sum of {total:.3g}"
+        )
 
 
 def weights_of_classes(class_weight: Any, y: np.ndarray) -> np.ndarray:
