@@ -15,11 +15,15 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
+from keras_kare._sentences import sentence
 
 TASKS = ("auto", "regression", "classification")
 
 FEW_A_CLASS = 5
 """Rows a class, below which whole numbers may be quantities."""
+
+UNKNOWN = "`{name}` holds labels that are none of the {count} classes ({labels})."
+sentence("`y` holds labels that are none of the")
 
 QUANTITIES = 'if they are quantities pass `KAREModel(..., task="regression")`'
 
@@ -68,10 +72,7 @@ class Classes:
             known = labels[np.minimum(places, len(labels) - 1)] == given
         if not np.all(known):
             unknown = np.unique(given[~known].astype(str))[:3].tolist()
-            raise ValueError(
-                f"`{name}` holds labels that are none of the {len(labels)} classes "
-                f"({in_words(labels)}). Received: {', '.join(unknown)}"
-            )
+            raise ValueError(f"{self._unknown(name)} Received: {', '.join(unknown)}")
         return places
 
     def targets(self, name: str, y: np.ndarray) -> np.ndarray:
@@ -98,11 +99,13 @@ class Classes:
         each = tf.debugging.assert_equal(
             tf.reduce_sum(tf.cast(own, tf.int32), axis=1),
             1,
-            f"`y` holds labels that are none of the {len(self)} classes "
-            f"({in_words(self.labels)}).",
+            self._unknown("y"),
         )
         with tf.control_dependencies([] if each is None else [each]):
             return 2.0 * tf.cast(own[:, -self.width :], keras.config.floatx()) - 1.0
+
+    def _unknown(self, name: str) -> str:
+        return UNKNOWN.format(name=name, count=len(self), labels=in_words(self.labels))
 
     def of(self, scores: np.ndarray) -> np.ndarray:
         """Return the labels of the largest scores, `(n,)`; of one column, of its sign."""

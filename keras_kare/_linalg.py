@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from threadpoolctl import ThreadpoolController
 
+from keras_kare._sentences import sentence
 from keras_kare._traced_once import Rescued, TracedOnce
 from keras_kare._validation import all_finite
 
@@ -28,7 +29,7 @@ SMALL = 512
 ALONE = 1000
 """Rows up to which NumPy's algebra gets one thread."""
 
-_FAILED = (
+_FAILED = sentence(
     "K/n + z I is not positive definite, even with jitter on its diagonal. Use a larger "
     "ridge, or float64. At the first step of training, scale inputs to about one; after "
     "steps that went well, it may have diverged: use a smaller learning rate or clip "
@@ -36,7 +37,7 @@ _FAILED = (
 )
 
 
-_NOT_FINITE = (
+_NOT_FINITE = sentence(
     "The Gram matrix holds NaN or Inf. At the first step of training, the network's "
     "derivatives overflow on these inputs: scale inputs and weights to about one; after "
     "steps that went well, training has diverged: use a smaller learning rate or clip "

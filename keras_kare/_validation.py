@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare._arrays import plain
+
 
 def check_option(name: str, value: Any, options: Sequence[str]) -> None:
     """Refuse a value that is none of the known strings."""
@@ -69,14 +71,20 @@ def check_memory_limit(value: Any) -> None:
         )
 
 
-def check_rows(name: str, x: Any) -> Any:
+def check_rows(name: str, x: Any, network: Any = None) -> Any:
     """Return inputs as tensors: numeric, finite, the same positive number of rows each.
+
+    Args:
+        name: Of the argument.
+        x: Rows, in any form that `plain` knows.
+        network: What takes them; `None` where there is none.
 
     Returns:
         The same nested structure of `tf.Tensor`s.
     """
     if x is None:
         raise ValueError(f"`{name}` is missing. Received: {name}=None")
+    x = plain(name, x, network)
     x = keras.tree.map_structure(lambda part: _numeric(name, part), x)
     parts = keras.tree.flatten(x)
     if not parts:
@@ -253,6 +261,16 @@ def check_weights(name: str, weights: Any, rows: int, positive: int = 2) -> np.n
             "positive weights"
         )
     return weights
+
+
+def check_counts_a_row(name: str, weights: np.ndarray | None) -> None:
+    """Refuse weights under which no machine has KARE: all rows count for one, or less."""
+    if weights is not None and (total := np.sum(weights, dtype="float64")) <= 1.0 + 1e-5:
+        raise ValueError(
+            f"`{name}` says how often each row counts, and must sum to more than one row. "
+            "Weights that average to one leave KARE as it is without. Received: "
+            f"{name} with a sum of {total:.3g}"
+        )
 
 
 def _numeric(name: str, part: Any) -> tf.Tensor:

@@ -171,7 +171,7 @@ DATA = {
     "rows interact": (lambda f: f(network=centred_rows()), "depend on the other rows"),
     "rows follow rows": (lambda f: f(network=previous_rows()), "depend on the other rows"),
     "another width": (lambda f: f(x=X[:, :3]), "`x` does not fit the network"),
-    "python lists": (lambda f: f(x=X.tolist()), "np.asarray"),
+    "a list of numbers": (lambda f: f(x=X[0].tolist()), "`y` must have one row for each"),
     "single rows": (
         lambda f: f(x=tf.data.Dataset.from_tensor_slices((X, Y[:, 0])), y=None),
         "single rows",

@@ -19,6 +19,8 @@ PACKAGE = Path(kk.__file__).parent
 ORDER = (
     "_version",
     "_backend",
+    "_sentences",
+    "_arrays",
     "_validation",
     "_labels",
     "_rows",

@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _rows, _validation
+from keras_kare._sentences import sentence
 from keras_kare.kernels import adapters, frozen, memory
 from keras_kare.kernels.destinations import check_no_out
 from keras_kare.kernels.identity import Identity
@@ -30,6 +31,10 @@ from keras_kare.kernels.work import Work
 
 OUTPUTS = ("sum", "trace", "full")
 METHODS = ("auto", "structured", "jacobian")
+
+_NOT_FINITE = sentence(
+    "An input of the kernel holds NaN or Inf. Remove or impute those entries. Input"
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -217,8 +222,7 @@ class NTK(Kernel):
         return self._run("jvp", (x,), (list(w),), "float64" if wide else None)
 
     def operator(self, x: Any) -> KernelOperator:
-        x = _validation.check_rows("x", x)
-        self.check_shapes("x", x)
+        x = self._rows("x", x)
         self._check_weights()
         return super().operator(x)
 
@@ -278,8 +282,7 @@ class NTK(Kernel):
         print(kernel.plan(x))
         ```
         """
-        x = _validation.check_rows("x", x)
-        self.check_shapes("x", x)
+        x = self._rows("x", x)
         features = self._feature_map(x, None)
         rows = _rows.count(x)
         return kernel_plan(features.plan, Sizes.of(features), rows, self._limit())
@@ -296,8 +299,7 @@ class NTK(Kernel):
         Raises:
             ValueError: As listed in the class and in `gram`.
         """
-        x = _validation.check_rows("x", x)
-        self.check_shapes("x", x)
+        x = self._rows("x", x)
         self._check_weights()
         self._plan(x)
         tolerance = tolerance_of(walk(self.network))
@@ -305,6 +307,12 @@ class NTK(Kernel):
         check_outputs(self._outputs, self._diagonal, name, x, tolerance)
         self._runtime.expected_rows = rows or _rows.count(x)
         self.built = True
+
+    def _rows(self, name: str, x: Any) -> Any:
+        """Return rows as tensors that the network takes."""
+        x = _validation.check_rows(name, x, self.network)
+        self.check_shapes(name, x)
+        return x
 
     def check_gradient(self, x: Any) -> None:
         second_derivative(self._plan(_validation.check_rows("x", x)).undifferentiable)
@@ -354,9 +362,7 @@ class NTK(Kernel):
             with untouched(self.network):
                 return self._work(rows[0], dtype).inline(verb, rows, extra)
         names = ("x",) if len(rows) == 1 else ("x1", "x2")
-        rows = tuple(_validation.check_rows(n, x) for n, x in zip(names, rows, strict=True))
-        for name, x in zip(names, rows, strict=True):
-            self.check_shapes(name, x)
+        rows = tuple(self._rows(name, x) for name, x in zip(names, rows, strict=True))
         self._check_weights()
         work = self._work(rows[0], dtype)
         if verb in ("gram", "cross"):
@@ -449,7 +455,4 @@ class NTK(Kernel):
 
 def _finite(x: Any) -> tf.Tensor:
     x = tf.convert_to_tensor(x)
-    message = (
-        "An input of the kernel holds NaN or Inf. Remove or impute those entries. Input"
-    )
-    return tf.debugging.check_numerics(x, message) if x.dtype.is_floating else x
+    return tf.debugging.check_numerics(x, _NOT_FINITE) if x.dtype.is_floating else x

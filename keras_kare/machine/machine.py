@@ -16,6 +16,7 @@ import keras
 import tensorflow as tf
 
 from keras_kare import solvers
+from keras_kare._sentences import sentence
 from keras_kare.kernels import identity
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.machine import intercept as intercepts
@@ -60,7 +61,7 @@ OPTIMISTIC = (
     "sure: pass `validation_data` to `fit` or `fit_head`."
 )
 
-NOT_FINITE = (
+NOT_FINITE = sentence(
     "A prediction is not finite: it is too large for the type that models compute in, or "
     "the network's derivatives at its row are. Scale targets and inputs to about one, or "
     'use `keras.config.set_floatx("float64")`. Predictions'
@@ -217,13 +218,13 @@ class Machine:
             "training rows may be off by that share of the targets. "
             + ADVICE[report["stopped"]],
             RuntimeWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
     def check_asked_for(self) -> None:
         """Warn where the machine is not the one that `fit` ends with."""
         if provisional := self.state.facts.get("provisional"):
-            warnings.warn(PROVISIONAL.format(provisional), RuntimeWarning, stacklevel=4)
+            warnings.warn(PROVISIONAL.format(provisional), RuntimeWarning, stacklevel=5)
 
     def calibrate(self) -> None:
         """Fit what scores are multiplied by to become probabilities, where it is not known.
@@ -257,7 +258,7 @@ class Machine:
             return
         others = changed(self.state.facts, self.kernel)
         if others and self.state.rows() is not None:
-            warnings.warn(f"{others} It is solved again.", stacklevel=4)
+            warnings.warn(f"{others} It is solved again.", stacklevel=5)
         self.solve_again()
 
     def solve_again(self) -> None:
@@ -278,7 +279,7 @@ class Machine:
                 "default",
                 "The head is solved at a relative ridge of 1, since none was chosen before "
                 "training ended. Call `fit_head(x, y, validation_data=...)` to choose one.",
-                stacklevel=5,
+                stacklevel=6,
             )
         self.solve(rows, choice=choice, provisional=self.state.facts.get("provisional", ""))
 

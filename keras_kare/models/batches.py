@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _rows
+from keras_kare._arrays import plain_targets
 from keras_kare.kernels.memory import available, in_words
 
 LARGE = 2**28
@@ -131,11 +132,12 @@ def read(dataset: Any, steps: int | None, name: str = "") -> Iterator[Any]:
             )
         x = keras.tree.map_structure(np.asarray, x)
         inputs = keras.tree.flatten(x)[0]
-        if np.ndim(y) == 0 or (np.ndim(inputs) == 1 and len(inputs) != len(y)):
+        y = plain_targets(f"{name}y", y, len(inputs) if np.ndim(inputs) else None)
+        if np.ndim(y) == 0 or np.ndim(inputs) == 0 or len(inputs) != len(y):
             raise ValueError(
-                f"`{name}x` yields single rows: use `dataset.batch(...)`, so that KARE "
-                f"sees many rows at once. Received: x of shape {inputs.shape}, y of shape "
-                f"{np.shape(y)}"
+                f"`{name}x` yields single rows, or other numbers of x than of y: use "
+                "`dataset.batch(...)`, so that KARE sees many rows at once. Received: x of "
+                f"shape {inputs.shape}, y of shape {np.shape(y)}"
             )
         now = int(np.prod(np.shape(y)[1:])), weights is not None
         first = first or now

@@ -29,8 +29,13 @@ def check_classes(model: Any) -> Classes:
     return classes
 
 
-def tell_of_targets(model: Any, rows: Rows) -> None:
+def tell_of_targets(model: Any, rows: Rows, stacklevel: int = 4) -> None:
     """Warn of floats that look like labels, and of labels that look like quantities.
+
+    Args:
+        model: The model.
+        rows: What it is to be fitted to.
+        stacklevel: Of the warnings, that of the user's line.
 
     Raises:
         ValueError: As `check_metrics`.
@@ -42,7 +47,7 @@ def tell_of_targets(model: Any, rows: Rows) -> None:
         outputs = shape[-1] if isinstance(shape, tuple) else None
         told = _labels.resemblance(rows.y, outputs if isinstance(outputs, int) else None)
     if told:
-        warnings.warn(told, stacklevel=4)
+        warnings.warn(told, stacklevel=stacklevel)
 
 
 def check_metrics(model: Any, rows: Rows) -> None:

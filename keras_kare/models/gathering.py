@@ -129,15 +129,15 @@ def gather(
     if is_dataset(x):
         check_alone(y, sample_weight, class_weight, name)
         x, y, sample_weight, batch_size = concatenated(x, steps, name)
-    elif hasattr(x, "__next__") or (hasattr(x, "__iter__") and not hasattr(x, "__len__")):
+    elif hasattr(x, "__next__"):
         raise ValueError(
             f"`{name}x` must be arrays, a `tf.data.Dataset` or a `keras.utils.PyDataset`: "
             "the rows are read once more to solve the head, and a generator can be read "
             f"only once. Received: {name}x of type {type(x).__name__}"
         )
-    x = _validation.check_rows(f"{name}x", without_pandas(x))
+    x = _validation.check_rows(f"{name}x", x)
     rows = _rows.count(x)
-    y, classes = _labels.read(f"{name}y", without_pandas(y), rows, task, classes)
+    y, classes = _labels.read(f"{name}y", y, rows, task, classes)
     _validation.check_fits(f"{name}y", y)
     if class_weight is not None:
         if sample_weight is not None:
@@ -271,8 +271,3 @@ def check_batch_size(batch_size: Any, rows: int) -> None:
 def _fitting(batch_size: int, rows: int) -> int:
     larger = range(batch_size + 1, rows + 1)
     return next(size for size in larger if rows % size != 1)
-
-
-def without_pandas(x: Any) -> Any:
-    """Return the array of a data frame; anything else as it is."""
-    return x.to_numpy() if hasattr(x, "to_numpy") else x

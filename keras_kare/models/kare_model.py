@@ -11,12 +11,13 @@ import tensorflow as tf
 from keras_kare import _validation, losses
 from keras_kare import metrics as metrics_module
 from keras_kare._labels import Classes
+from keras_kare._sentences import alone
 from keras_kare._step import columns, differentiated
 from keras_kare.kernels import Kernel
 from keras_kare.kernels.structured.untouched import untouched
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.machine import Intercept, Rows
-from keras_kare.models import classification, gathering, training_step
+from keras_kare.models import classification, gathering, intake, training_step
 from keras_kare.models.kernel_machine import KernelMachine
 from keras_kare.models.session import Session
 from keras_kare.models.shared_step import SharedStep, shares_steps
@@ -262,6 +263,7 @@ class KAREModel(KernelMachine):
         finally:
             self.run_eagerly = eagerly
 
+    @alone
     def fit(
         self,
         x: Any = None,
@@ -367,6 +369,8 @@ class KAREModel(KernelMachine):
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size,
         )
+        x, y = intake.taken(self.kernel, x, y)
+        validation_data = intake.validation_taken(self.kernel, validation_data)
         session = Session.gathered(
             self,
             x,
@@ -402,6 +406,7 @@ class KAREModel(KernelMachine):
             _warn_if_parted(history)
         return history
 
+    @alone
     def train_on_batch(
         self,
         x: Any,
@@ -412,6 +417,7 @@ class KAREModel(KernelMachine):
     ) -> Any:
         """Update the network once, on one batch; the head is stale afterwards."""
         known = self.head.classes  # as the first batch, or the last `fit`, said
+        x, y = intake.taken(self.kernel, x, y)
         rows = gathering.gather(
             x, y, None, "", sample_weight, class_weight, self.task, known
         )
@@ -433,6 +439,7 @@ class KAREModel(KernelMachine):
                 "without by `fit_head`. Received: a kernel of type "
                 f"{type(self.kernel).__name__}"
             )
+        _validation.check_counts_a_row("sample_weight", rows.weights)
         self.kernel.check_gradient(rows.x)
         wide = any(v.dtype == "float64" for v in self.trainable_variables)
         _validation.check_squares("y", rows.y, "float64" if wide else "float32")
@@ -501,5 +508,5 @@ def _warn_if_parted(history: keras.callbacks.History) -> None:
         "KARE. Stop earlier, with `keras.callbacks.EarlyStopping('val_loss', "
         "restore_best_weights=True)`, take a larger ridge in the loss, or minimise "
         "`kk.losses.HoldoutKARE`.",
-        stacklevel=3,
+        stacklevel=4,
     )

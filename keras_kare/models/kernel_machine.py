@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _labels, _validation
+from keras_kare._sentences import alone
 from keras_kare._step import columns
 from keras_kare.kernels import NTK, Kernel
 from keras_kare.kernels.operator import ONE_VALUE
@@ -22,6 +23,7 @@ from keras_kare.models import (
     batches,
     classification,
     gathering,
+    intake,
     labelled,
     training_step,
 )
@@ -97,6 +99,7 @@ class KernelMachine(keras.Model):
             self.kernel.build(input_shape)
         self.built = True
 
+    @alone
     def __call__(self, *args: Any, **kwargs: Any) -> tf.Tensor:
         # Keras forgets losses of all layers inside; those of the network are its user's.
         with restored(self.kernel if self.network is None else self.network):
@@ -113,6 +116,7 @@ class KernelMachine(keras.Model):
             self._refresh_head()
         return self.machine(inputs)
 
+    @alone
     def fit_head(
         self,
         x: Any,
@@ -144,6 +148,7 @@ class KernelMachine(keras.Model):
         Raises:
             ValueError: For bad input, named.
         """
+        x, y = intake.taken(self.kernel, x, y)
         stream = None
         if self._streams(x):
             gathering.check_alone(y, sample_weight)
@@ -152,6 +157,7 @@ class KernelMachine(keras.Model):
             stream = gathering.stream(x, None, self.task, classes)
         else:
             rows = gathering.gather(x, y, None, "", sample_weight, None, self.task)
+        validation_data = intake.validation_taken(self.kernel, validation_data)
         validation = gathering.gather_validation(validation_data, None, rows.classes)
         self._check_rows(rows, validation)
         classification.tell_of_targets(self, rows)
@@ -160,6 +166,7 @@ class KernelMachine(keras.Model):
         self.machine.solve(stream or rows, validation, choice)
         return self
 
+    @alone
     def predict(
         self,
         x: Any,
@@ -171,7 +178,8 @@ class KernelMachine(keras.Model):
         """Return the kernel machine's outputs, `(n, c)`.
 
         Args:
-            x: Inputs `(n, ...)` or a dataset.
+            x: Inputs `(n, ...)`, a dataset, or a generator of batches: of inputs, `(x,)`
+                or `(x, y)`.
             batch_size: Rows at a time. Defaults to 1,024.
             verbose, steps, callbacks: As in Keras.
 
@@ -181,7 +189,9 @@ class KernelMachine(keras.Model):
         """
         batches.check_ends(x, steps)
         self._refresh_head()
-        if not batches.is_dataset(x):
+        if batches.is_dataset(x) or intake.is_iterator(x):
+            x = intake.opened(self.kernel, x, targets=False)
+        else:
             batch_size = gathering.prediction_batch_size(batch_size)
             x = self._prediction_rows(x)
             whole = gathering.in_one_batch(self, (x,), batch_size, steps)
@@ -195,6 +205,7 @@ class KernelMachine(keras.Model):
             callbacks=watched(callbacks, Watch(self)),
         )
 
+    @alone
     def predict_on_batch(self, x: Any) -> np.ndarray:
         """Return the kernel machine's outputs for one batch, `(n, c)`, as `predict`."""
         self._refresh_head()
@@ -202,6 +213,7 @@ class KernelMachine(keras.Model):
         self._forget_stale_traces()
         return super().predict_on_batch(x)
 
+    @alone
     def predict_proba(
         self,
         x: Any,
@@ -249,6 +261,7 @@ class KernelMachine(keras.Model):
         factor = self.machine.state.inverse_temperature
         return np.asarray(calibration.probabilities(scores, factor))
 
+    @alone
     def predict_classes(
         self,
         x: Any,
@@ -268,6 +281,7 @@ class KernelMachine(keras.Model):
         classes = classification.check_classes(self)
         return classes.of(self.predict(x, batch_size, verbose, steps, callbacks))
 
+    @alone
     def evaluate(
         self,
         x: Any = None,
@@ -284,7 +298,8 @@ class KernelMachine(keras.Model):
 
         Needs no `compile`, except for metrics. With `sample_weight`, a weighted mean.
 
-        Args as in `keras.Model.evaluate`; `batch_size` defaults to 1,024.
+        Args as in `keras.Model.evaluate`; `batch_size` defaults to 1,024. A generator of
+        (x, y) or (x, y, sample_weight) batches is read once.
 
         Raises:
             ValueError: For bad input, and as `predict`.
@@ -296,10 +311,15 @@ class KernelMachine(keras.Model):
             self._refresh_head()
         if not kwargs.get("_use_cached_eval_dataset"):  # else it is `fit` that validates
             classes = self.head.classes
-            x = labelled.encoded(x, classes)
-            if not batches.is_dataset(x):
+            if batches.is_dataset(x) or intake.is_iterator(x):
+                gathering.check_alone(y, sample_weight)
+                x = intake.opened(self.kernel, x, targets=True)
+                x = labelled.encoded(x, classes)
+            else:
+                x, y = intake.taken(self.kernel, x, y)
                 read_as = gathering.read_as(classes)
                 rows = gathering.gather(x, y, None, "", sample_weight, **read_as)
+                self.kernel.check_shapes("x", rows.x)
                 classification.check_metrics(self, rows)
                 _validation.check_squares("y", rows.y, keras.config.floatx())
                 x, y, sample_weight = rows.parts()
@@ -321,10 +341,12 @@ class KernelMachine(keras.Model):
             **kwargs,
         )
 
+    @alone
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> Any:
         """Return the mean squared error and metrics of one batch."""
+        x, y = intake.taken(self.kernel, x, y)
         self._refresh_head()
         read_as = gathering.read_as(self.head.classes)
         rows = gathering.gather(x, y, None, "", sample_weight, **read_as)
@@ -369,6 +391,7 @@ class KernelMachine(keras.Model):
             )
         super().save(filepath, overwrite=overwrite, **kwargs)
 
+    @alone
     def variance(self, x: Any, noise: bool = False) -> np.ndarray:
         """Return how uncertain predictions are: a Gaussian process' variance, `(n, c)`.
 
@@ -470,7 +493,7 @@ class KernelMachine(keras.Model):
         export_saved_model(self, filepath, form, classes, verbose, **kwargs)
 
     def _prediction_rows(self, x: Any) -> Any:
-        x = _validation.check_rows("x", gathering.without_pandas(x))
+        x = _validation.check_rows("x", x, self.network)
         self.kernel.check_shapes("x", x)
         return x
 
@@ -527,7 +550,7 @@ class KernelMachine(keras.Model):
         return known and batches.is_dataset(x)
 
     def _choice_without_rows(
-        self, validation: Rows | None, stacklevel: int = 3
+        self, validation: Rows | None, stacklevel: int = 4
     ) -> Choice | None:
         """Return `λ̃ = 1` where neither rows nor leave-one-out may choose the ridge."""
         if self.head.ridge != "auto" or validation is not None or not self._has_trained():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -26,9 +27,11 @@ def classes_in(dataset: Any, steps: int | None, task: str) -> Classes | None:
 
 
 def encoded(dataset: Any, classes: Classes | None) -> Any:
-    """Return a dataset whose targets stand for classes, as Keras is to be given it."""
-    if classes is None or not is_dataset(dataset):
+    """Return a dataset, or a generator, whose targets stand for classes, for Keras."""
+    if classes is None:
         return dataset
+    if not is_dataset(dataset):
+        return _each_encoded(dataset, classes)
     if isinstance(dataset, keras.utils.PyDataset):
         return EncodedBatches(dataset, classes)
 
@@ -37,6 +40,12 @@ def encoded(dataset: Any, classes: Classes | None) -> Any:
         return (x, classes.targets_in_graph(y), *weights)
 
     return dataset.map(stood_for)
+
+
+def _each_encoded(batches: Iterator[Any], classes: Classes) -> Iterator[Any]:
+    for x, y, *weights in batches:
+        y = _validation.check_target_rows("y", y, len(y))
+        yield (x, classes.targets("y", y), *weights)
 
 
 class EncodedBatches(keras.utils.PyDataset):

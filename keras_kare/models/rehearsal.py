@@ -15,6 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _sentences
 from keras_kare.machine import Choice, Rows
 from keras_kare.machine import ridge as ridges
 from keras_kare.models.gathering import even_batch_size, for_training
@@ -100,9 +101,9 @@ def rehearse(
         return ridges.without_evidence(
             "default (rehearsal failed)",
             '`ridge="auto"` could not be chosen, since the rehearsal on fewer rows failed '
-            f"({str(error).splitlines()[0]}). Using a relative ridge of 1. Pass "
+            f"({_sentences.first_line(error)}). Using a relative ridge of 1. Pass "
             "`validation_data`, or a number as `ridge`.",
-            stacklevel=4,
+            stacklevel=5,
         )
     finally:
         ended.restore()

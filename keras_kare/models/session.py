@@ -82,7 +82,7 @@ class Session:
         model._check_trainable(rows, validation)
         if arrays:
             gathering.check_batch_size(size, len(rows))
-        classification.tell_of_targets(model, rows)
+        classification.tell_of_targets(model, rows, stacklevel=5)
         x = labelled.encoded(x, rows.classes)
         session = cls(model, x, rows, stream or rows, validation, size)
         model.machine.check_rows(session.solved_on, validation is not None)
@@ -177,5 +177,5 @@ class Session:
                 model, self.rows, start, ran, first, self.batch_size, shuffle
             )
         elif not ran:
-            choice = model._choice_without_rows(self.validation, stacklevel=4)
+            choice = model._choice_without_rows(self.validation, stacklevel=5)
         model.machine.solve(self.solved_on, self.validation, choice, None, model._intercept)

@@ -8,16 +8,17 @@ import keras
 import tensorflow as tf
 
 from keras_kare import _rows
+from keras_kare._sentences import sentence
 from keras_kare.kernels.structured.capture import run
 from keras_kare.kernels.structured.untouched import untouched
 
-ONE_ROW = (
+ONE_ROW = sentence(
     "`x` yields a batch of one row, which has no KARE. Use `drop_remainder=True`, or "
     "another batch size. (The model has been trained on the batches before it; `fit_head` "
     "takes batches of any size.)"
 )
 
-NOT_FINITE = (
+NOT_FINITE = sentence(
     "The gradient of the loss by the weight `{path}` is not finite at the present weights "
     "and inputs; no weight has been changed by this step. Scale inputs and targets to "
     "about one, take a larger ridge in the loss, use "

@@ -93,7 +93,7 @@ class Retraced:
         return self._function(iterator)
 
 
-def before_training(model: Any, x: Any, stacklevel: int = 3) -> None:
+def before_training(model: Any, x: Any, stacklevel: int = 4) -> None:
     """Say what training will not do, once a model; refuse what its optimizer cannot.
 
     Args:

@@ -7,7 +7,16 @@ from typing import Any
 import tensorflow as tf
 
 from keras_kare._linalg import square_of
+from keras_kare._sentences import sentence
 from keras_kare.risk.regression import OVERFLOW, Regression, in_closed_form, regress
+
+_OVERFLOW = sentence(f"KARE {OVERFLOW}")
+
+_TOO_LITTLE = sentence(
+    "The weights sum to less than the degrees of freedom of the kernel machine, so that "
+    "KARE is not defined: `sample_weight` says how often a row counts. Give larger "
+    "weights, or a larger ridge. Received: (1/N) tr A⁻¹ ="
+)
 
 
 def kare(
@@ -60,7 +69,7 @@ def kare(
         - Jacot et al., "Kernel alignment risk estimator", arXiv:2006.09796.
     """
     risk = kare_of(regress(y, gram, ridge, sample_weight, intercept))
-    return tf.debugging.check_numerics(risk, f"KARE {OVERFLOW}")
+    return tf.debugging.check_numerics(risk, _OVERFLOW)
 
 
 def kare_of(solved: Regression) -> tf.Tensor:
@@ -100,9 +109,7 @@ def _positive(t: tf.Tensor) -> tf.Tensor:
     check = tf.debugging.Assert(
         t > 0,
         [
-            "The weights sum to less than the degrees of freedom of the kernel machine, so "
-            "that KARE is not defined: `sample_weight` says how often a row counts. Give "
-            "larger weights, or a larger ridge. Received: (1/N) tr A⁻¹ =",
+            _TOO_LITTLE,
             t,
         ],
     )

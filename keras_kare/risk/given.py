@@ -8,6 +8,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
+from keras_kare._sentences import sentence
+
+_NOT_FINITE = sentence("`y` holds NaN or Inf")
+
+_NOT_POSITIVE = sentence("`ridge` must be a positive finite number. Received: ridge=")
 
 
 def checked(y: Any, gram: Any, ridge: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -39,10 +44,10 @@ def checked(y: Any, gram: Any, ridge: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Ten
         _validation.check_finite("gram", gram)
         _refuse_asymmetric(gram)
         return y, gram, ridge
-    y = tf.debugging.check_numerics(y, "`y` holds NaN or Inf")
+    y = tf.debugging.check_numerics(y, _NOT_FINITE)
     positive = tf.debugging.Assert(
         tf.math.is_finite(ridge) & (ridge > 0),
-        ["`ridge` must be a positive finite number. Received: ridge=", ridge],
+        [_NOT_POSITIVE, ridge],
     )
     with tf.control_dependencies([positive]):
         return y, gram, tf.identity(ridge)

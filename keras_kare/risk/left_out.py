@@ -6,6 +6,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_kare._sentences import sentence
 from keras_kare.risk.regression import (
     OVERFLOW,
     Regression,
@@ -14,6 +15,8 @@ from keras_kare.risk.regression import (
     mean_of,
     regress,
 )
+
+_OVERFLOW = sentence(f"Leave-one-out {OVERFLOW}")
 
 
 def leave_one_out(
@@ -46,7 +49,7 @@ def leave_one_out(
     ```
     """
     found = leave_one_out_of(regress(y, gram, ridge, sample_weight, intercept))
-    return tf.debugging.check_numerics(found, f"Leave-one-out {OVERFLOW}")
+    return tf.debugging.check_numerics(found, _OVERFLOW)
 
 
 def leave_one_out_of(solved: Regression) -> tf.Tensor:

@@ -109,7 +109,8 @@ class Run(abc.ABC):
 
     def go(self) -> Self:
         """Iterate until something says stop; `best` is then the best iterate."""
-        progress = Progress(self.solver.most_steps, self.solver.step_name)
+        # Most runs end long before the most steps: no total, and so no time that is left.
+        progress = Progress(None, self.solver.step_name)
         try:
             self.stopped = self._iterate(progress)
         except KeyboardInterrupt:

@@ -1,0 +1,37 @@
+"""Rows in the forms that people have them, and what cannot be rows."""
+
+from habits import Habit
+
+HABITS = [
+    Habit(
+        "model.fit_head(x.tolist(), y.tolist())", gives="out.predict(x).shape == (60, 1)"
+    ),
+    Habit("model.fit_head(list(x), [y])", gives="out.head.anchors.shape == x.shape"),
+    Habit("model.fit_head([x], y).predict([x])", gives="out.shape == (60, 1)"),
+    Habit("kk.kernels.NTK(network).gram(x[:3].tolist())", gives="out.shape == (3, 3)"),
+    Habit(
+        "model.fit_head(tf.Variable(x), tf.Variable(y))", gives="out.head.dual is not None"
+    ),
+    Habit(
+        "import pandas\nf = pandas.DataFrame(x).astype('Float32')\n"
+        "model.fit_head(f, pandas.Series(y[:, 0])).predict(f)",
+        gives="out.shape == (60, 1)",
+    ),
+    Habit(
+        "model.fit_head(x, y).predict((x[i:i + 20] for i in (0, 20, 40)), steps=3)",
+        gives="out.shape == (60, 1)",
+    ),
+    Habit(
+        "model.fit_head(x, y).evaluate(iter([(x, y), (x, y)]), steps=2, verbose=0)",
+        gives="np.isfinite(out)",
+    ),
+    Habit("model.fit(iter([(x, y)]))", says="a generator can be read only once"),
+    Habit("model.fit_head(x, y).variance(iter([x]))", says="must be arrays here"),
+    Habit(
+        "model.fit(tf.data.Dataset.from_tensor_slices((x, y)))", says="yields single rows"
+    ),
+    Habit("model.fit(x, [y, y])", says="side by side as columns"),
+    Habit("model.fit(x, {'a': y, 'b': y})", says="side by side as columns"),
+    Habit("model.fit(tf.sparse.from_dense(x), y)", says="must be dense"),
+    Habit("model.fit(x, y, sample_weight=np.full(60, 1 / 60))", says="more than one row"),
+]
