@@ -350,6 +350,7 @@ class KernelMachine(keras.Model):
         self._refresh_head()
         read_as = gathering.read_as(self.head.classes)
         rows = gathering.gather(x, y, None, "", sample_weight, **read_as)
+        self.kernel.check_shapes("x", rows.x)
         _validation.check_squares("y", rows.y, keras.config.floatx())
         classification.calibrate_for_metrics(self)
         self._forget_stale_traces()

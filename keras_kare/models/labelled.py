@@ -27,11 +27,14 @@ def classes_in(dataset: Any, steps: int | None, task: str) -> Classes | None:
 
 
 def encoded(dataset: Any, classes: Classes | None) -> Any:
-    """Return a dataset, or a generator, whose targets stand for classes, for Keras."""
-    if classes is None:
-        return dataset
-    if not is_dataset(dataset):
+    """Return a dataset, or a generator, whose targets stand for classes, for Keras.
+
+    Arrays, which are encoded where they are gathered, are returned as they are.
+    """
+    if classes is not None and hasattr(dataset, "__next__"):
         return _each_encoded(dataset, classes)
+    if classes is None or not is_dataset(dataset):
+        return dataset
     if isinstance(dataset, keras.utils.PyDataset):
         return EncodedBatches(dataset, classes)
 
