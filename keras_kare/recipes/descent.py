@@ -42,14 +42,14 @@ class Descent:
         self._start = [np.array(v) for v in optimizer.variables]
         dtype = self._variables[0].dtype
         inputs = kernel.network.inputs[0]
-        self._run = tf.function(
-            self._steps,
-            autograph=False,
-            input_signature=[
-                tf.TensorSpec((None, *inputs.shape[1:]), inputs.dtype),
-                tf.TensorSpec((None, None), dtype),
-                *[tf.TensorSpec((), tf.int32)] * 3,
-            ],
+        signature = [
+            tf.TensorSpec((None, *inputs.shape[1:]), inputs.dtype),
+            tf.TensorSpec((None, None), dtype),
+            *[tf.TensorSpec((), tf.int32)] * 3,
+        ]
+        self._run, self._run_weighted = (
+            tf.function(self._steps, autograph=False, input_signature=signature + more)
+            for more in ([], [tf.TensorSpec((None,), dtype)])
         )
 
     def restart(self) -> None:
@@ -65,6 +65,7 @@ class Descent:
         steps: int,
         batches: int = 1,
         seed: int = 0,
+        weights: np.ndarray | None = None,
     ) -> np.ndarray:
         """Take steps, on all rows or on even batches of them.
 
@@ -76,6 +77,7 @@ class Descent:
             batches: Into how many the rows are cut, anew after each pass. Defaults to `1`.
             seed: Seed of the cuts, which also depend on the optimizer's count of steps: two
                 runs of 10 steps do what one of 20 does. Defaults to `0`.
+            weights: How often each row counts, `(n,)`. Defaults to once.
 
         Returns:
             The loss before each step. Where one is not finite, the weights stay as they
@@ -92,10 +94,14 @@ class Descent:
         dtype = self._variables[0].dtype
         x = tf.cast(x, self.kernel.network.inputs[0].dtype)
         y = tf.cast(y, dtype)
+        run: Any = self._run
+        more: tuple[tf.Tensor, ...] = ()
+        if weights is not None:
+            run, more = self._run_weighted, (tf.cast(weights, dtype),)
         state = [*self._variables, *self.optimizer.variables]
         before, count = [np.array(v) for v in state], int(self.optimizer.iterations)
         try:
-            losses, taken = self._run(x, y, steps, batches, seed)
+            losses, taken = run(x, y, steps, batches, seed, *more)
         except tf.errors.InvalidArgumentError:
             # The loss refuses a kernel that is not finite, or not positive definite.
             if not all(map(_validation.all_finite, (x, y))):
@@ -103,18 +109,18 @@ class Descent:
             taken = int(self.optimizer.iterations) - count
             for variable, value in zip(state, before, strict=True):
                 variable.assign(value)
-            losses, _ = self._run(x, y, taken, batches, seed)  # those before were fine
+            losses, _ = run(x, y, taken, batches, seed, *more)  # those before were fine
             losses = losses.numpy()
             return np.append(losses, losses.dtype.type("nan"))
         return losses.numpy()[: int(taken)]
 
     def _steps(
-        self, x: tf.Tensor, y: tf.Tensor, steps: Any, batches: Any, seed: Any
+        self, x: tf.Tensor, y: tf.Tensor, steps: Any, batches: Any, seed: Any, *weights: Any
     ) -> tuple[Any, Any]:
         losses = tf.TensorArray(y.dtype, size=steps)
         n = tf.shape(x)[0]
 
-        def batch() -> tf.Tensor:
+        def cut() -> tf.Tensor:
             count = tf.cast(self.optimizer.iterations, tf.int32)
             epoch, part = count // batches, count % batches
             order = tf.random.experimental.stateless_shuffle(
@@ -123,10 +129,10 @@ class Descent:
             return order[n * part // batches : n * (part + 1) // batches]
 
         def step(i: tf.Tensor, fine: tf.Tensor, losses: Any) -> tuple[Any, Any, Any]:
-            rows = tf.cond(batches > 1, batch, lambda: tf.range(n))
-            batch_x, batch_y = tf.gather(x, rows), tf.gather(y, rows)
+            rows = tf.cond(batches > 1, cut, lambda: tf.range(n))
+            batch = [tf.gather(part, rows) for part in (x, y, *weights)]
             loss, _, gradients = differentiated(
-                self.loss, self.kernel, self._variables, batch_x, batch_y
+                self.loss, self.kernel, self._variables, *batch
             )
             for part in (loss, *gradients):
                 fine &= tf.reduce_all(tf.math.is_finite(part))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from keras_kare import _rows
 from keras_kare.kernels import DenseOperator
@@ -18,6 +20,7 @@ from keras_kare.recipes.mixtures import (
     laplace_scale,
     mean_kernels,
     mix,
+    quick_laplace,
     unit_of,
 )
 from keras_kare.recipes.recipe import Key, Recipe, Start
@@ -25,7 +28,13 @@ from keras_kare.recipes.workbench import Workbench
 from keras_kare.solvers import Cholesky, System
 
 CHUNK = 4096
-"""Rows that are predicted at a time."""
+"""Most rows that are predicted at a time."""
+
+CHUNK_VALUES = 2**23
+"""Most kernel values that are formed at a time."""
+
+DUAL_ROWS = 1000
+"""Anchors up to which predictions are sums over them, and not of the primal form."""
 
 NO_GRAM = np.empty((0, 0))
 """The Gram matrix of kernels of which only other rows are looked at."""
@@ -53,6 +62,7 @@ class Ensemble:
         scale: That of the Laplace kernel.
         states: Networks by number of steps.
         machines: The machines.
+        weights: How often each anchor counts, `(n,)`. Defaults to once.
     """
 
     def __init__(
@@ -61,14 +71,23 @@ class Ensemble:
         scale: float,
         states: dict[int, list[Trained]],
         machines: list[Averaged],
+        weights: np.ndarray | None = None,
     ):
         self.anchors, self.scale = anchors, scale
         self.states, self.machines = states, machines
+        self.weights = weights
+        self._primal: list[tuple[list[np.ndarray], list[np.ndarray]]] | None = None
 
     def predict(self, bench: Workbench, x: np.ndarray) -> np.ndarray:
-        """Return the mean of the machines' predictions, `(m, c)`."""
+        """Return the mean of the machines' predictions, `(m, c)`.
+
+        Up to `DUAL_ROWS` anchors they are sums over them. Of more, they are of the primal
+        form, in which networks cost the same for any number of anchors.
+        """
+        if len(self.anchors) > DUAL_ROWS:
+            return self._predict_primal(bench, x)
         parts = []
-        for rows in _rows.slices(x, CHUNK):
+        for rows in self._slices(x):
             found = self._kernels(bench, rows)
             each = [found[key].cross @ dual / len(dual) for key, dual in self.machines]
             parts.append(np.mean(each, axis=0))
@@ -83,11 +102,12 @@ class Ensemble:
             y: Targets of the anchors, `(n, c)`.
         """
         posteriors = {}
-        for key, kernels in self._kernels(bench, self.anchors).items():
-            system = System(DenseOperator(kernels.cross), y)
+        for key, _ in self.machines:
+            gram = self._mixed(bench, key, self.anchors).cross
+            system = System(DenseOperator(gram), y, self.weights)
             posteriors[key] = Posterior(system, key.ridge * system.unit)
         parts = []
-        for rows in _rows.slices(x, CHUNK):
+        for rows in self._slices(x):
             found = self._kernels(bench, rows)
             variances = [
                 posterior.unit_variance(found[key].prior, found[key].cross)
@@ -97,15 +117,29 @@ class Ensemble:
             parts.append(np.mean(variances, axis=0))
         return np.concatenate(parts)
 
+    def _slices(self, x: np.ndarray) -> Iterator[np.ndarray]:
+        step = max(1, min(CHUNK, CHUNK_VALUES // len(self.anchors)))
+        yield from _rows.slices(x, step)
+
     def _kernels(self, bench: Workbench, x: np.ndarray) -> dict[Key, Kernels]:
         """Return each machine's `K(x, X)` and `K(x, x)`."""
         smooth = {steps: self._smooth(bench, steps, x) for steps in self.states}
-        cross = laplace(x, self.anchors, self.scale)
-        rough = Kernels(NO_GRAM, cross, np.ones(len(x)))
+        rough = self._rough(x)
         return {
             key: mix(smooth.get(key.steps, rough), rough, key.share)
             for key, _ in self.machines
         }
+
+    def _mixed(self, bench: Workbench, key: Key, x: np.ndarray) -> Kernels:
+        """Return one machine's `K(x, X)` and `K(x, x)`."""
+        rough = self._rough(x)
+        if key.steps not in self.states:
+            return mix(rough, rough, key.share)
+        return mix(self._smooth(bench, key.steps, x), rough, key.share)
+
+    def _rough(self, x: np.ndarray) -> Kernels:
+        """Return the Laplace kernel."""
+        return Kernels(NO_GRAM, laplace(x, self.anchors, self.scale), np.ones(len(x)))
 
     def _smooth(self, bench: Workbench, steps: int, x: np.ndarray) -> Kernels:
         """Return the networks' mean kernel."""
@@ -116,6 +150,43 @@ class Ensemble:
             found.append(Kernels(NO_GRAM, cross, prior))
         return mean_kernels(found)
 
+    def _predict_primal(self, bench: Workbench, x: np.ndarray) -> np.ndarray:
+        """Return `Σ J(x) w` of the networks, and the Laplace kernel's sum over anchors."""
+        if self._primal is None:
+            self._primal = list(self._primal_of(bench))
+        outputs = np.zeros((len(x), self.machines[0].dual.shape[1]))
+        for weights, w in self._primal:
+            bench.network.set_weights(weights)
+            tensors = [tf.constant(part) for part in w]
+            begin = 0
+            for rows in _rows.slices(x, CHUNK):
+                outputs[begin : begin + len(rows)] += bench.jvp(rows, tensors)
+                begin += len(rows)
+        rough = self._dual_sum(lambda key: key.share)
+        if np.any(rough):
+            begin = 0
+            for rows in self._slices(x):
+                cross = quick_laplace(rows, self.anchors, self.scale)
+                outputs[begin : begin + len(rows)] += cross @ rough
+                begin += len(rows)
+        return outputs
+
+    def _primal_of(
+        self, bench: Workbench
+    ) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
+        """Yield each network's weights, and its part `w = J(X)ᵀ v` of the machines' mean."""
+        for steps, networks in self.states.items():
+            v = self._dual_sum(lambda key, s=steps: (key.steps == s) * (1.0 - key.share))
+            for weights, unit in networks:
+                bench.network.set_weights(weights)
+                w = bench.vjp(self.anchors, v / (unit * len(networks)))
+                yield weights, [np.asarray(part) for part in w]
+
+    def _dual_sum(self, share: Callable[[Key], float]) -> np.ndarray:
+        """Return `α/n`, averaged over the machines by their shares of a kernel, `(n, c)`."""
+        parts = [share(key) * dual for key, dual in self.machines]
+        return np.asarray(np.mean(parts, axis=0) / len(self.anchors))
+
 
 def refit(
     bench: Workbench,
@@ -125,49 +196,73 @@ def refit(
     keys: list[Key],
     starts: list[Start],
     deadline: float | None,
+    weights: np.ndarray | None = None,
 ) -> Ensemble:
     """Train on all rows, for as many steps as were chosen, and solve the machines.
 
     Args:
-        bench, recipe, x, y: As for `checkpoints`.
+        bench, recipe, x, y, weights: As for `checkpoints`.
         keys: What was chosen, one a machine.
         starts: One a network.
         deadline: On the clock `time.perf_counter`: after it no further network starts.
     """
     needed = sorted({key.steps for key in keys if key.share < 1.0})
     states: dict[int, list[Trained]] = {steps: [] for steps in needed}
-    grams: dict[int, list[np.ndarray]] = {steps: [] for steps in needed}
+    grams: dict[int, np.ndarray] = {}
     shorter = Recipe(recipe.learning_rate, tuple(needed), recipe.batch_size)
     for number, start in enumerate(starts if needed else ()):
         if number and deadline is not None and time.perf_counter() >= deadline:
             break
-        for steps in checkpoints(bench, shorter, x, y, start):
+        for steps in checkpoints(bench, shorter, x, y, start, weights=weights):
             gram = bench.gram(x)
             unit = unit_of(gram)
             if unit is None:
                 break
             states[steps].append(Trained(bench.network.get_weights(), unit))
-            grams[steps].append(gram / unit)
-    lost = [steps for steps in needed if not states[steps]]
-    if lost:
-        warnings.warn(
-            f"Training on all rows failed before steps {lost}, so machines without it take "
-            "their place. A smaller `learning_rate` may help.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-        keys = [key for key in keys if key.steps not in lost or key.share == 1.0]
-        keys = keys or [Key(0, 1.0, 1.0)]
+            gram = gram / unit
+            if steps in grams:
+                grams[steps] += gram
+            else:
+                grams[steps] = gram
+    keys = _without(keys, [steps for steps in needed if not states[steps]])
+    for steps, total in grams.items():
+        total /= len(states[steps])
     scale = laplace_scale(x, recipe.bandwidth)
-    rough = laplace(x, x, scale)
-    machines = []
-    for key in keys:
-        gram = key.share * rough
-        if key.share < 1.0:
-            gram = gram + (1.0 - key.share) * np.mean(grams[key.steps], axis=0)
-        prepared = Cholesky().prepare(System(DenseOperator(gram), y))
-        dual = prepared.solve(key.ridge * prepared.unit).dual
-        assert dual is not None
-        machines.append(Averaged(key, dual))
+    machines = [Averaged(key, _solved(key, grams, x, y, scale, weights)) for key in keys]
     kept = {steps: states[steps] for steps in needed if states[steps]}
-    return Ensemble(x, scale, kept, machines)
+    return Ensemble(x, scale, kept, machines, weights)
+
+
+def _solved(
+    key: Key,
+    grams: dict[int, np.ndarray],
+    x: np.ndarray,
+    y: np.ndarray,
+    scale: float,
+    weights: np.ndarray | None,
+) -> np.ndarray:
+    """Return the dual solution of one machine, `(n, c)`; one Gram matrix more at a time."""
+    gram = np.zeros(())
+    if key.share > 0.0:
+        gram = laplace(x, x, scale)
+        gram *= key.share
+    if key.share < 1.0:
+        gram = gram + (1.0 - key.share) * grams[key.steps]
+    system = System(DenseOperator(gram), y, weights)
+    del gram
+    prepared = Cholesky().prepare(system)
+    return system.predictor(prepared.solve(key.ridge * system.unit))
+
+
+def _without(keys: list[Key], lost: list[int]) -> list[Key]:
+    """Return the keys whose steps training got to, and say so where there are others."""
+    if not lost:
+        return keys
+    warnings.warn(
+        f"Training on all rows failed before steps {lost}, so machines without it take "
+        "their place. A smaller `learning_rate` may help.",
+        RuntimeWarning,
+        stacklevel=5,
+    )
+    keys = [key for key in keys if key.steps not in lost or key.share == 1.0]
+    return keys or [Key(0, 1.0, 1.0)]
