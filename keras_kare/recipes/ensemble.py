@@ -78,6 +78,11 @@ class Ensemble:
         self.weights = weights
         self._primal: list[tuple[list[np.ndarray], list[np.ndarray]]] | None = None
 
+    @property
+    def keys(self) -> list[Key]:
+        """What the machines are of."""
+        return [key for key, _ in self.machines]
+
     def predict(self, bench: Workbench, x: np.ndarray) -> np.ndarray:
         """Return the mean of the machines' predictions, `(m, c)`.
 
@@ -88,7 +93,7 @@ class Ensemble:
             return self._predict_primal(bench, x)
         parts = []
         for rows in self._slices(x):
-            found = self._kernels(bench, rows)
+            found = self.kernels(bench, rows, self.keys)
             each = [found[key].cross @ dual / len(dual) for key, dual in self.machines]
             parts.append(np.mean(each, axis=0))
         return np.concatenate(parts)
@@ -103,12 +108,12 @@ class Ensemble:
         """
         posteriors = {}
         for key, _ in self.machines:
-            gram = self._mixed(bench, key, self.anchors).cross
+            gram = self.kernels(bench, self.anchors, [key])[key].cross
             system = System(DenseOperator(gram), y, self.weights)
             posteriors[key] = Posterior(system, key.ridge * system.unit)
         parts = []
         for rows in self._slices(x):
-            found = self._kernels(bench, rows)
+            found = self.kernels(bench, rows, self.keys)
             variances = [
                 posterior.unit_variance(found[key].prior, found[key].cross)
                 + posterior.unit_noise
@@ -121,21 +126,14 @@ class Ensemble:
         step = max(1, min(CHUNK, CHUNK_VALUES // len(self.anchors)))
         yield from _rows.slices(x, step)
 
-    def _kernels(self, bench: Workbench, x: np.ndarray) -> dict[Key, Kernels]:
-        """Return each machine's `K(x, X)` and `K(x, x)`."""
-        smooth = {steps: self._smooth(bench, steps, x) for steps in self.states}
+    def kernels(
+        self, bench: Workbench, x: np.ndarray, keys: list[Key]
+    ) -> dict[Key, Kernels]:
+        """Return `K(x, X)` and `K(x, x)` of some machines."""
+        needed = {key.steps for key in keys} & {*self.states}
+        smooth = {steps: self._smooth(bench, steps, x) for steps in sorted(needed)}
         rough = self._rough(x)
-        return {
-            key: mix(smooth.get(key.steps, rough), rough, key.share)
-            for key, _ in self.machines
-        }
-
-    def _mixed(self, bench: Workbench, key: Key, x: np.ndarray) -> Kernels:
-        """Return one machine's `K(x, X)` and `K(x, x)`."""
-        rough = self._rough(x)
-        if key.steps not in self.states:
-            return mix(rough, rough, key.share)
-        return mix(self._smooth(bench, key.steps, x), rough, key.share)
+        return {key: mix(smooth.get(key.steps, rough), rough, key.share) for key in keys}
 
     def _rough(self, x: np.ndarray) -> Kernels:
         """Return the Laplace kernel."""
@@ -174,7 +172,7 @@ class Ensemble:
     def _primal_of(
         self, bench: Workbench
     ) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
-        """Yield each network's weights, and its part `w = J(X)ᵀ v` of the machines' mean."""
+        """Yield each network's weights, and its `w = J(X)ᵀ v` in the machines' mean."""
         for steps, networks in self.states.items():
             v = self._dual_sum(lambda key, s=steps: (key.steps == s) * (1.0 - key.share))
             for weights, unit in networks:
@@ -183,7 +181,7 @@ class Ensemble:
                 yield weights, [np.asarray(part) for part in w]
 
     def _dual_sum(self, share: Callable[[Key], float]) -> np.ndarray:
-        """Return `α/n`, averaged over the machines by their shares of a kernel, `(n, c)`."""
+        """Return `(n, c)`: `α/n`, averaged over machines by their shares of a kernel."""
         parts = [share(key) * dual for key, dual in self.machines]
         return np.asarray(np.mean(parts, axis=0) / len(self.anchors))
 

@@ -12,7 +12,6 @@ from keras_kare.recipes.recipe import Key, Recipe
 from keras_kare.recipes.workbench import Workbench
 from keras_kare.solvers import Spectral, System
 
-
 NEAR = 1e-6
 """Share of rows' squares below which their distance is computed by subtraction."""
 
