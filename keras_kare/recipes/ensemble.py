@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -160,7 +160,7 @@ class Ensemble:
             for rows in _rows.slices(x, CHUNK):
                 outputs[begin : begin + len(rows)] += bench.jvp(rows, tensors)
                 begin += len(rows)
-        rough = self._dual_sum(lambda key: key.share)
+        rough = self._dual_sum([key.share for key in self.keys])
         if np.any(rough):
             begin = 0
             for rows in self._slices(x):
@@ -174,15 +174,18 @@ class Ensemble:
     ) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
         """Yield each network's weights, and its `w = J(X)ᵀ v` in the machines' mean."""
         for steps, networks in self.states.items():
-            v = self._dual_sum(lambda key, s=steps: (key.steps == s) * (1.0 - key.share))
+            v = self._dual_sum(
+                [(key.steps == steps) * (1.0 - key.share) for key in self.keys]
+            )
             for weights, unit in networks:
                 bench.network.set_weights(weights)
                 w = bench.vjp(self.anchors, v / (unit * len(networks)))
                 yield weights, [np.asarray(part) for part in w]
 
-    def _dual_sum(self, share: Callable[[Key], float]) -> np.ndarray:
+    def _dual_sum(self, shares: list[float]) -> np.ndarray:
         """Return `(n, c)`: `α/n`, averaged over machines by their shares of a kernel."""
-        parts = [share(key) * dual for key, dual in self.machines]
+        pairs = zip(shares, self.machines, strict=True)
+        parts = [share * machine.dual for share, machine in pairs]
         return np.asarray(np.mean(parts, axis=0) / len(self.anchors))
 
 

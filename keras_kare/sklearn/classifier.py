@@ -247,14 +247,16 @@ def _indicators(y: Any) -> np.ndarray | None:
     Raises:
         ValueError: If there are several columns of something else.
     """
-    y = y.toarray() if issparse(y) else y
-    if y is None or np.ndim(y) != 2 or np.shape(y)[1] < 2:
+    if y is None:
+        return None
+    y = y.toarray() if issparse(y) else np.asarray(y)
+    if y.ndim != 2 or y.shape[1] < 2:
         return None
     kind = type_of_target(y, input_name="y")
     if kind != "multilabel-indicator":
         raise ValueError(
             "`y` must be one column of classes, or hold 0 and 1, one column a label. For "
             "several columns of classes see `sklearn.multioutput.MultiOutputClassifier`. "
-            f"Received: y of shape {np.shape(y)}, {kind}"
+            f"Received: y of shape {y.shape}, {kind}"
         )
-    return np.asarray(y).astype(int)
+    return np.asarray(y.astype(int))

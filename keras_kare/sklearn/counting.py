@@ -34,7 +34,7 @@ def check_sample_weight(sample_weight: Any, rows: int) -> np.ndarray | None:
     if np.count_nonzero(weights) < 2:
         raise ValueError(
             "`sample_weight` must be positive for at least two rows. Received: "
-            f"sample_weight with {np.count_nonzero(weights)} positive"
+            f"sample_weight that is zero but for {np.count_nonzero(weights)} of {rows} rows"
         )
     return None if np.all(weights == 1.0) else weights
 

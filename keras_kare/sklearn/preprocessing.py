@@ -107,7 +107,7 @@ def check_table(X: Any, estimator: Any, dtype: Any) -> np.ndarray:
 def _refuse_text(X: Any) -> None:
     """Refuse columns of text where numbers must be, by their names or numbers."""
     frame = is_frame(X)
-    table = X if frame else np.asarray(X)
+    table: Any = X if frame else np.asarray(X)
     if getattr(table, "ndim", 0) != 2 or (not frame and table.dtype.kind not in "OUS"):
         return
     for i, name in enumerate(X.columns if frame else range(table.shape[1])):
