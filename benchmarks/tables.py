@@ -1,9 +1,10 @@
 """The estimators on tables of few and many rows, beside gradient-boosted trees.
 
 `python benchmarks/tables.py` prints one table: data set, rows of training, estimator,
-seconds of `fit` and of `predict`, peak memory of the process, and accuracy or R² on rows that
-did not train. Each line is a process of its own, so that memory is its own; what importing
-takes is in it. `--only NAME` runs one data set, and `--rows N` those of so many rows.
+seconds of `fit` and of `score`, peak memory of the process, and accuracy or R² on rows
+that did not train. Each line is a process of its own, so that memory is its own; what
+importing takes is in it. `--only NAME` runs one data set, and `--rows N` those of so many
+rows.
 
 Data sets: `friedman` (regression, `make_friedman1` with noise 1; fifteen of twenty columns
 mean nothing), `clusters` (`make_classification`, twenty columns), and `adult` and
@@ -103,7 +104,7 @@ def table(only, rows):
     """Print the table, a line as soon as it is measured."""
     print(machine())
     print(
-        "| data | rows | estimator | fit | predict | peak memory | accuracy, R² | centres |"
+        "| data | rows | estimator | fit | score | peak memory | accuracy, R² | centres |"
     )
     print("|---|---|---|---|---|---|---|---|")
     for name, count in CASES:

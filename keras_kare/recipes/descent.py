@@ -39,7 +39,7 @@ class Descent:
         self.kernel, self.loss, self.optimizer = kernel, loss, optimizer
         self._variables = list(kernel.trainable_variables)
         optimizer.build(self._variables)
-        self._start = [np.array(v) for v in optimizer.variables]
+        self._start = list(map(copy_of, optimizer.variables))
         dtype = self._variables[0].dtype
         inputs = kernel.network.inputs[0]
         signature = [
@@ -99,7 +99,7 @@ class Descent:
         if weights is not None:
             run, more = self._run_weighted, (tf.cast(weights, dtype),)
         state = [*self._variables, *self.optimizer.variables]
-        before, count = [np.array(v) for v in state], int(self.optimizer.iterations)
+        before, count = list(map(copy_of, state)), int(self.optimizer.iterations)
         try:
             losses, taken = run(x, y, steps, batches, seed, *more)
         except tf.errors.InvalidArgumentError:
@@ -153,3 +153,8 @@ class Descent:
     def _apply(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         self.optimizer.apply(gradients, self._variables)
         return self.optimizer.iterations + 0
+
+
+def copy_of(variable: Any) -> np.ndarray:
+    """Return a variable's value of this moment; Keras' own way warns with NumPy 2."""
+    return np.array(variable.value.numpy())

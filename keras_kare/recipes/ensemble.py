@@ -219,7 +219,7 @@ def refit(
             unit = unit_of(gram)
             if unit is None:
                 break
-            states[steps].append(Trained(bench.network.get_weights(), unit))
+            states[steps].append(Trained(bench.weights(), unit))
             gram = gram / unit
             if steps in grams:
                 grams[steps] += gram

@@ -176,7 +176,7 @@ def _state(bench: Workbench, table: Table) -> Trained | None:
     unit = float(np.mean(bench.diag(table.x[table.centres])))
     if not np.isfinite(unit) or unit <= 0.0:
         return None
-    return Trained(bench.network.get_weights(), unit)
+    return Trained(bench.weights(), unit)
 
 
 def _watched(

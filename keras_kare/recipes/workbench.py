@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_kare.kernels import NTK
 from keras_kare.losses import GramLoss
-from keras_kare.recipes.descent import Descent
+from keras_kare.recipes.descent import Descent, copy_of
 
 
 class Workbench:
@@ -45,6 +45,10 @@ class Workbench:
         """Set the network's weights, and the optimizer to its start."""
         self.network.set_weights(weights)
         self.descent.restart()
+
+    def weights(self) -> list[np.ndarray]:
+        """Return the network's weights of this moment."""
+        return list(map(copy_of, self.network.weights))
 
     def gram(self, x: np.ndarray) -> np.ndarray:
         """Return `K(X, X)` in float64, `(n, n)`."""
