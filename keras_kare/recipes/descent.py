@@ -83,13 +83,7 @@ class Descent:
             The loss before each step. Where one is not finite, the weights stay as they
             are from there on: the array ends with that loss.
         """
-        _validation.check_whole("steps", steps, 0)
-        _validation.check_whole("batches", batches, 1)
-        if batches > len(x):
-            raise ValueError(
-                f"`batches` must be at most the number of rows, {len(x)}. "
-                f"Received: batches={batches!r}"
-            )
+        _check_counts(steps, batches, len(x))
         self.optimizer.learning_rate.assign(learning_rate)
         dtype = self._variables[0].dtype
         x = tf.cast(x, self.kernel.network.inputs[0].dtype)
@@ -153,6 +147,16 @@ class Descent:
     def _apply(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         self.optimizer.apply(gradients, self._variables)
         return self.optimizer.iterations + 0
+
+
+def _check_counts(steps: int, batches: int, rows: int) -> None:
+    _validation.check_whole("steps", steps, 0)
+    _validation.check_whole("batches", batches, 1)
+    if batches > rows:
+        raise ValueError(
+            f"`batches` must be at most the number of rows, {rows}. "
+            f"Received: batches={batches!r}"
+        )
 
 
 def copy_of(variable: Any) -> np.ndarray:
