@@ -59,7 +59,7 @@ class Workbench:
         return self._values("cross", x1, x2)
 
     def narrow_cross(self, x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
-        """Return `K(x, X)`, `(m, n)`, in the network's type: faster by far in float32."""
+        """Return `K(x, X)`, `(m, n)`, in the type of the network."""
         return self._values("cross", x1, x2, dtype=None)
 
     def diag(self, x: np.ndarray) -> np.ndarray:
