@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 import scipy.sparse
 import tensorflow as tf
+from scipy.special import expit
 from sklearn.base import clone
 from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_iris, make_friedman1
@@ -28,11 +29,13 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import keras_kare as kk
-from keras_kare.recipes import cross_fitting, ensemble
+from keras_kare.machine import calibration
+from keras_kare.recipes import cross_fitting, ensemble, many_rows, mixtures
+from keras_kare.recipes.descent import Descent
 from keras_kare.recipes.few_values import FewValues
 from keras_kare.recipes.perceptrons import workbench
 from keras_kare.recipes.recipe import checkpoints_to
-from keras_kare.sklearn import base, calibration
+from keras_kare.sklearn import base
 
 SMALL = {"hidden_sizes": (8,), "epochs": 2, "random_state": 0}
 
@@ -457,30 +460,13 @@ class TestProbabilities:
         fitted = classifier().fit(X[:600], y[:600])
         loss = log_loss(y[600:], fitted.predict_proba(X[600:]))
         assert loss < log_loss(y[600:], p[600:]) + 0.04
-        raw = calibration.probabilities(fitted.decision_function(X[600:])[:, None])
+        raw = expit(fitted.decision_function(X[600:]))
         assert loss < log_loss(y[600:], raw) - 0.02
 
-    @pytest.mark.parametrize("columns", [1, 3])
-    def test_temperature_has_the_least_cross_entropy(self, rng, columns):
-        scores = rng.normal(size=(200, columns))
-        codes = calibration.probabilities(4.0 * scores).argmax(axis=1)
-        codes[:40] = 0
-        best = calibration.inverse_temperature(scores, codes)
-        targets = calibration.smoothed(codes, max(2, columns))
-        np.testing.assert_allclose(targets.sum(axis=1), 1.0)
-
-        def loss(factor):
-            return -np.sum(targets * np.log(calibration.probabilities(factor * scores)))
-
-        assert loss(best) <= min(loss(0.95 * best), loss(1.05 * best))
-
     def test_separated_scores_keep_a_finite_temperature(self):
-        best = calibration.inverse_temperature(
-            np.array([[-1.0], [-1.0], [1.0], [1.0]]), np.array([0, 0, 1, 1])
-        )
-        assert calibration.probabilities(np.array([[best]]))[0, 1] == pytest.approx(
-            0.75, 1e-3
-        )
+        signs = np.array([[-1.0], [-1.0], [1.0], [1.0]])
+        best = calibration.inverse_temperature(signs, signs, np.ones(4))
+        assert expit(float(best)) == pytest.approx(0.75, 1e-3)
 
 
 class TestBadInput:
@@ -500,6 +486,13 @@ class TestBadInput:
             ("machines", 0),
             ("few_values", -1),
             ("laplace", 1),
+            ("laplace", "no"),
+            ("standardize", "yes"),
+            ("verbose", "x"),
+            ("random_state", "a"),
+            ("random_state", -1),
+            ("centres", 1),
+            ("centres", "few"),
             ("learning_rate", 0.0),
             ("learning_rate", "fast"),
             ("kare_ridge", -1.0),
@@ -536,17 +529,252 @@ class TestBadInput:
 
     def test_inputs(self, rng):
         X, y = wave(rng, n=24)
-        with pytest.raises(TypeError, match="Sparse data"):
-            regressor().fit(scipy.sparse.csr_matrix(X), y)
         with pytest.raises(ValueError, match="infinity"):
             regressor().fit(np.where(X > 1.0, np.inf, X), y)
-        with pytest.raises(ValueError, match="could not convert"):
-            regressor().fit(X.astype(str).astype(object) + "?", y)
+        text = np.column_stack([X, np.full(24, "red")]).astype(object)
+        with pytest.raises(
+            ValueError, match=r"Column 2 of `X`.*categorical_features.*'red'"
+        ):
+            regressor().fit(text, y)
+        frame = pd.DataFrame({"size": X[:, 0], "colour": "red"})
+        with pytest.raises(ValueError, match="Column 'colour' of `X`"):
+            regressor(categorical_features=None).fit(frame, y)
         dates = pd.DataFrame({"day": pd.to_datetime(["2020-01-01"] * 24)})
         with pytest.raises(ValueError, match="day"):
             regressor().fit(dates, y)
         with pytest.raises(ValueError, match="n_samples=1"):
             regressor().fit(X[:1], y[:1])
+
+
+class TestWeights:
+    """Weights are counts, and equal rows are one row that counts more."""
+
+    def counted(self, rng, n):
+        X, y = wave(rng, n=n)
+        counts = rng.integers(0, 4, n)
+        counts[:3] = 2
+        order = rng.permutation(np.repeat(np.arange(n), counts))
+        return X, y, counts, X[order], y[order]
+
+    @pytest.mark.parametrize("n", [12, 40])  # without training, and with
+    def test_are_repeated_rows(self, rng, n):
+        X, y, counts, X_repeated, y_repeated = self.counted(rng, n)
+        weighted = regressor().fit(X, y, sample_weight=counts)
+        repeated = regressor().fit(X_repeated, y_repeated)
+        for a, b in zip(
+            weighted.predict(X, return_std=True),
+            repeated.predict(X, return_std=True),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(a, b)
+        plain = regressor().fit(X, y)
+        assert np.max(np.abs(plain.predict(X) - weighted.predict(X))) > 1e-3
+        weighted = classifier().fit(X, y > 0.0, sample_weight=counts)
+        repeated = classifier().fit(X_repeated, y_repeated > 0.0)
+        p, expected = weighted.predict_proba(X), repeated.predict_proba(X)
+        np.testing.assert_array_equal(p, expected)
+
+    def test_machines_are_those_of_repeated_rows(self, rng):
+        """Of one kernel, against plain algebra on the rows written out."""
+        X, y, counts, X_repeated, y_repeated = self.counted(rng, 40)
+        settings = {"machines": 1, "networks": 1, "laplace": False, "ridge": 0.1}
+        fitted = regressor(**settings).fit(X, y, sample_weight=counts)
+        np.testing.assert_allclose(fitted.target_mean_, np.mean(y_repeated))
+        np.testing.assert_allclose(fitted.target_scale_, np.std(y_repeated))
+        x, kernel = inputs_of(fitted, X_repeated), Fixed(fitted)
+        gram, n = kernel(x), len(x)
+        scaled = (y_repeated - fitted.target_mean_) / fitted.target_scale_
+        noise = n * 0.1 * np.trace(gram) / n**2
+        dual = np.linalg.solve(gram + noise * np.eye(n), scaled)
+        new = rng.normal(size=(7, 2))
+        cross = kernel(inputs_of(fitted, new), x)
+        expected = fitted.target_mean_ + fitted.target_scale_ * (cross @ dual)
+        mean, std = fitted.predict(new, return_std=True)
+        np.testing.assert_allclose(mean, expected, rtol=1e-5, atol=1e-6)
+        known = np.sum(cross * np.linalg.solve(gram + noise * np.eye(n), cross.T).T, axis=1)
+        variance = kernel.diag(inputs_of(fitted, new)) - known + noise
+        expected = fitted.target_scale_ * np.sqrt(fitted.noise_scale_ * variance)
+        np.testing.assert_allclose(std, expected, rtol=1e-5)
+
+    def test_of_one_change_nothing(self, rng):
+        X, y = wave(rng, n=30)
+        expected = regressor().fit(X, y).predict(X)
+        for ones in (np.ones(30), 1, [1] * 30):
+            found = regressor().fit(X, y, sample_weight=ones).predict(X)
+            np.testing.assert_array_equal(found, expected)
+
+    def test_of_classes_multiply_those_of_rows(self, rng):
+        X, y = wave(rng, n=40)
+        labels = np.where(y > 1.0, "rare", "common")
+        by_class = classifier(class_weight={"rare": 3.0}).fit(X, labels)
+        by_row = classifier().fit(X, labels, sample_weight=np.where(y > 1.0, 3.0, 1.0))
+        np.testing.assert_allclose(by_class.target_mean_, by_row.target_mean_)
+        # all classes count alike, whatever rows do
+        weights = rng.integers(1, 4, 40)
+        balanced = classifier(class_weight="balanced").fit(X, labels, sample_weight=weights)
+        np.testing.assert_allclose(balanced.target_mean_, 0.0, atol=1e-12)
+        recall = [
+            np.mean(fitted.predict(X)[labels == "rare"] == "rare")
+            for fitted in (classifier(epochs=0).fit(X, labels), balanced)
+        ]
+        assert recall[1] >= recall[0]
+
+    def test_refusals(self, rng):
+        X, y = wave(rng, n=24)
+        for bad, message in (
+            (np.ones(23), "for 24 rows"),
+            (np.ones((24, 2)), "for 24 rows"),
+            (-np.ones(24), "not negative"),
+            (np.full(24, np.nan), "finite"),
+            (np.eye(24)[0], "at least two rows"),
+        ):
+            with pytest.raises(ValueError, match=rf"`sample_weight` must.*{message}"):
+                regressor().fit(X, y, sample_weight=bad)
+        for bad in ("even", {0: -1.0}, [1.0, 2.0], {0: "a"}, {"unknown": 2.0}):
+            with pytest.raises(ValueError, match=r"`class_weight` must.*Received"):
+                classifier(class_weight=bad).fit(X, y > 0.0)
+        with pytest.raises(ValueError, match="one class"):
+            classifier().fit(X, y > 0.0, sample_weight=(y > 0.0))
+        with pytest.raises(ValueError, match="one class"):
+            classifier(class_weight={False: 0.0}).fit(X, y > 0.0)
+
+
+class TestLabels:
+    def test_several_a_row(self, rng):
+        X, y = wave(rng, n=60)
+        labels = np.column_stack([y > 0.0, X[:, 0] > 0.0, y > 1.0]).astype(int)
+        fitted = classifier().fit(X, labels)
+        found, p = fitted.predict(X), fitted.predict_proba(X)
+        assert found.shape == p.shape == fitted.decision_function(X).shape == (60, 3)
+        np.testing.assert_array_equal(found, p > 0.5)
+        assert np.all((found == labels).mean(axis=0) > 0.8)
+        other = classifier().fit(X, scipy.sparse.csr_matrix(labels)).predict(X)
+        np.testing.assert_array_equal(other, found)
+
+    def test_refusals(self, rng):
+        X, y = wave(rng, n=24)
+        with pytest.raises(ValueError, match="MultiOutputClassifier"):
+            classifier().fit(X, np.column_stack([np.arange(24) % 3, y > 0.0]))
+        with pytest.raises(ValueError, match="`class_weight` must be None"):
+            classifier(class_weight="balanced").fit(X, np.column_stack([y > 0.0, y > 1.0]))
+
+
+class TestSparse:
+    @pytest.mark.parametrize("kind", [scipy.sparse.csr_matrix, scipy.sparse.coo_array])
+    def test_is_the_same_written_out(self, rng, kind):
+        X, y = wave(rng, n=30)
+        X[X < 0.0] = 0.0
+        expected = regressor().fit(X, y).predict(X)
+        fitted = regressor().fit(kind(X), y)
+        np.testing.assert_array_equal(fitted.predict(kind(X)), expected)
+
+    def test_too_large_is_refused(self):
+        X = scipy.sparse.csr_matrix((10**6, 10**7))
+        with pytest.raises(ValueError, match=r"`X` must fit.*TruncatedSVD.*1000000"):
+            regressor().fit(X, np.zeros(10**6))
+
+
+class TestManyRows:
+    """Machines on centres, and predictions in primal form."""
+
+    def test_all_rows_as_centres_are_exact(self, rng):
+        """Of one kernel, against plain algebra on the rows that were not held out."""
+        X, y = wave(rng, n=200)
+        settings = {"machines": 1, "networks": 1, "laplace": False, "ridge": 0.1}
+        fitted = regressor(centres=199, epochs=1, **settings).fit(X, y)
+        done = fitted.approximation_
+        assert done["rows"] + done["held_out"] == 200
+        assert done["centres"] == done["rows"] == 180
+        assert done["kernel_error"][0] < 1e-6
+        x, kernel = fitted._ensemble.anchors, Fixed(fitted)
+        inputs = inputs_of(fitted, X).astype("float32")
+        gram, n = kernel(x), len(x)
+        noise = 0.1 * np.trace(gram) / n
+        scaled = ((y - fitted.target_mean_) / fitted.target_scale_)[
+            [np.flatnonzero((inputs == row).all(axis=1))[0] for row in x]
+        ]
+        new = rng.normal(size=(7, 2))
+        cross = kernel(inputs_of(fitted, new), x)
+        known = np.linalg.solve(gram + noise * np.eye(n), cross.T)
+        mean, std = fitted.predict(new, return_std=True)
+        expected = fitted.target_mean_ + fitted.target_scale_ * (known.T @ scaled)
+        np.testing.assert_allclose(mean, expected, rtol=1e-3, atol=1e-3)
+        variance = kernel.diag(inputs_of(fitted, new)) - np.sum(cross * known.T, axis=1)
+        scale = fitted.target_scale_ * np.sqrt(fitted.noise_scale_)
+        np.testing.assert_allclose(std, scale * np.sqrt(variance + noise), rtol=1e-3)
+
+    def test_centres_predict_and_say_so(self, rng, capsys):
+        X, y = wave(rng, n=600)
+        fitted = regressor(centres=60, epochs=10, verbose=1).fit(X[:500], y[:500])
+        assert fitted.score(X[500:], y[500:]) > 0.9
+        assert len(fitted._ensemble.anchors) == fitted.approximation_["centres"] <= 60
+        assert all(0.0 <= e < 0.5 for e in fitted.approximation_["kernel_error"])
+        assert "centres" in capsys.readouterr().out
+        _, std = fitted.predict(X[500:], return_std=True)
+        assert np.all(std > 0.0)
+        again = pickle.loads(pickle.dumps(fitted))
+        np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
+        exact = regressor(epochs=0).fit(X[:100], y[:100])
+        assert exact.approximation_ is None
+
+    def test_rows_held_out_do_not_train(self, rng, monkeypatch):
+        X, y = wave(rng, n=300)
+        found = []
+        monkeypatch.setattr(
+            base, "fit_many", lambda *args: found.append(args[2]) or fit_many(*args)
+        )
+        fit_many = many_rows.fit_many
+        classifier(centres=50, epochs=2).fit(
+            X, y > 0.0, sample_weight=rng.integers(1, 3, 300)
+        )
+        (table,) = found
+        assert not set(table.held) & set(table.rest)
+        assert set(table.centres) <= set(table.rest)
+        assert len(table.held) + len(table.rest) == 300
+        seen = []
+        run = Descent.run
+        monkeypatch.setattr(
+            Descent,
+            "run",
+            lambda self, x, *a: seen.append(np.asarray(x)) or run(self, x, *a),
+        )
+        regressor(centres=50, epochs=2).fit(X, y)
+        (_, table) = found
+        trained = set(map(tuple, np.concatenate(seen).tolist()))
+        assert not trained & set(map(tuple, table.x[table.held].tolist()))
+
+    def test_weights_count_with_centres(self, rng):
+        X, y = wave(rng, n=200)
+        counts = rng.integers(0, 3, 200)
+        order = np.repeat(np.arange(200), counts)
+        weighted = regressor(centres=50).fit(X, y, sample_weight=counts)
+        repeated = regressor(centres=50).fit(X[order], y[order])
+        np.testing.assert_array_equal(weighted.predict(X), repeated.predict(X))
+        assert np.max(
+            np.abs(weighted.predict(X) - regressor(centres=50).fit(X, y).predict(X))
+        )
+
+    def test_primal_and_dual_forms_agree(self, rng, monkeypatch):
+        X, y = wave(rng, n=80)
+        fitted = regressor(networks=2, epochs=10).fit(X, y)
+        assert len({key.share for key in fitted.machines_}) > 1
+        expected = fitted.predict(X)
+        monkeypatch.setattr(ensemble, "DUAL_ROWS", 10)
+        np.testing.assert_allclose(fitted.predict(X), expected, rtol=1e-5, atol=1e-6)
+
+    def test_quick_distances_are_right_for_near_rows(self, rng):
+        x = 100.0 + rng.normal(size=(30, 3))
+        x[1], x[2] = x[0], x[0] + 1e-7
+        expected = mixtures.laplace(x, x, 1e-3)
+        np.testing.assert_allclose(mixtures.quick_laplace(x, x, 1e-3), expected, rtol=1e-6)
+        assert np.all(np.diag(mixtures.quick_laplace(x, x, 1e-3)) == 1.0)
+
+    def test_exact_machines_that_do_not_fit_are_refused(self, rng, monkeypatch):
+        monkeypatch.setattr(base, "EXACT_ROWS", 20)
+        monkeypatch.setattr(base.memory, "available", lambda: 1000)
+        X, y = wave(rng, n=24)
+        with pytest.raises(ValueError, match="`centres` must say how many of the 24 rows"):
+            regressor(centres=None).fit(X, y)
 
 
 class Fixed(Kernel):

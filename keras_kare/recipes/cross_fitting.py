@@ -46,6 +46,7 @@ def checkpoints(
     y: np.ndarray,
     start: Start,
     deadline: float | None = None,
+    weights: np.ndarray | None = None,
 ) -> Iterator[int]:
     """Train, and stop for a look after each of the recipe's numbers of steps.
 
@@ -57,6 +58,7 @@ def checkpoints(
         start: Where the network starts.
         deadline: On the clock `time.perf_counter`: no number of steps comes after it.
             Defaults to none.
+        weights: How often each row counts, `(n,)`. Defaults to once.
 
     Yields:
         The number of steps; none after one whose loss was not finite.
@@ -68,7 +70,7 @@ def checkpoints(
         while before < steps:
             count = steps - before if deadline is None else min(CHUNK, steps - before)
             losses = bench.descent.run(
-                x, y, recipe.learning_rate, count, batches, start.seed
+                x, y, recipe.learning_rate, count, batches, start.seed, weights
             )
             before += count
             late = deadline is not None and time.perf_counter() >= deadline
@@ -85,15 +87,16 @@ def trained_kernels(
     x_test: np.ndarray,
     start: Start,
     deadline: float | None = None,
+    weights: np.ndarray | None = None,
 ) -> dict[int, Kernels]:
     """Return the network's kernels by number of steps, as long as they are finite.
 
     Args:
-        bench, recipe, x, y, start, deadline: As for `checkpoints`.
+        bench, recipe, x, y, start, deadline, weights: As for `checkpoints`.
         x_test: Other rows, `(m, d)`.
     """
     found = {}
-    for steps in checkpoints(bench, recipe, x, y, start, deadline):
+    for steps in checkpoints(bench, recipe, x, y, start, deadline, weights):
         kernel = kernels(bench, x, x_test)
         if kernel is None:
             break
@@ -110,11 +113,12 @@ def cross_fit(
     fold_of: np.ndarray,
     starts: list[Start],
     deadline: float | None,
+    weights: np.ndarray | None = None,
 ) -> tuple[list[Key], Evidence]:
     """Choose machines by their predictions of rows that they have not seen.
 
     Args:
-        bench, recipe, x, y, deadline: As for `checkpoints`.
+        bench, recipe, x, y, deadline, weights: As for `checkpoints`.
         rows: Numbers of the rows that take part, `(m,)`.
         fold_of: The fold of each of them, `(m,)`.
         starts: One a fold.
@@ -125,9 +129,12 @@ def cross_fit(
     found: dict[Key, list[Predicted]] = {}
     for fold, start in enumerate(starts):
         rest, held = rows[fold_of != fold], rows[fold_of == fold]
-        trained = trained_kernels(bench, recipe, x[rest], y[rest], x[held], start, deadline)
+        counts = None if weights is None else weights[rest]
+        trained = trained_kernels(
+            bench, recipe, x[rest], y[rest], x[held], start, deadline, counts
+        )
         rough = rough_kernels(x[rest], x[held], recipe.bandwidth)
-        for key, part in predictions(recipe, trained, rough, y[rest]).items():
+        for key, part in predictions(recipe, trained, rough, y[rest], counts).items():
             found.setdefault(key, []).append(part)
     # what some fold did not get to is out
     whole = {
@@ -136,14 +143,22 @@ def cross_fit(
         if len(folds) == len(starts)
     }
     seen = np.concatenate([rows[fold_of == fold] for fold in range(len(starts))])
+    counts = None if weights is None else weights[seen]
     errors = {
-        key: float(np.mean((values - y[seen]) ** 2)) for key, (values, _) in whole.items()
+        key: mean_square(values - y[seen], counts) for key, (values, _) in whole.items()
     }
     keys = best(errors, recipe.machines)
     values, variances = (
         np.mean([whole[key][part] for key in keys], axis=0) for part in (0, 1)
     )
     return keys, Evidence(seen, errors, values, variances)
+
+
+def mean_square(errors: np.ndarray, weights: np.ndarray | None) -> float:
+    """Return the mean of squares of `(m, c)`, in which a row counts by its weight."""
+    if weights is None:
+        return float(np.mean(errors**2))
+    return float(np.average(np.mean(errors**2, axis=1), weights=weights))
 
 
 def best(errors: Mapping[Key, float], machines: int) -> list[Key]:

@@ -25,6 +25,7 @@ class Defaults:
     networks: int = 3
     machines: int = 3
     laplace: bool = True
+    centres: int | str | None = "auto"
     time_budget: float | None = None
     categorical_features: Any = "auto"
     few_values: int = 8

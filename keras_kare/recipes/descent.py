@@ -39,17 +39,17 @@ class Descent:
         self.kernel, self.loss, self.optimizer = kernel, loss, optimizer
         self._variables = list(kernel.trainable_variables)
         optimizer.build(self._variables)
-        self._start = [np.array(v) for v in optimizer.variables]
+        self._start = list(map(copy_of, optimizer.variables))
         dtype = self._variables[0].dtype
         inputs = kernel.network.inputs[0]
-        self._run = tf.function(
-            self._steps,
-            autograph=False,
-            input_signature=[
-                tf.TensorSpec((None, *inputs.shape[1:]), inputs.dtype),
-                tf.TensorSpec((None, None), dtype),
-                *[tf.TensorSpec((), tf.int32)] * 3,
-            ],
+        signature = [
+            tf.TensorSpec((None, *inputs.shape[1:]), inputs.dtype),
+            tf.TensorSpec((None, None), dtype),
+            *[tf.TensorSpec((), tf.int32)] * 3,
+        ]
+        self._run, self._run_weighted = (
+            tf.function(self._steps, autograph=False, input_signature=signature + more)
+            for more in ([], [tf.TensorSpec((None,), dtype)])
         )
 
     def restart(self) -> None:
@@ -65,6 +65,7 @@ class Descent:
         steps: int,
         batches: int = 1,
         seed: int = 0,
+        weights: np.ndarray | None = None,
     ) -> np.ndarray:
         """Take steps, on all rows or on even batches of them.
 
@@ -76,26 +77,25 @@ class Descent:
             batches: Into how many the rows are cut, anew after each pass. Defaults to `1`.
             seed: Seed of the cuts, which also depend on the optimizer's count of steps: two
                 runs of 10 steps do what one of 20 does. Defaults to `0`.
+            weights: How often each row counts, `(n,)`. Defaults to once.
 
         Returns:
             The loss before each step. Where one is not finite, the weights stay as they
             are from there on: the array ends with that loss.
         """
-        _validation.check_whole("steps", steps, 0)
-        _validation.check_whole("batches", batches, 1)
-        if batches > len(x):
-            raise ValueError(
-                f"`batches` must be at most the number of rows, {len(x)}. "
-                f"Received: batches={batches!r}"
-            )
+        _check_counts(steps, batches, len(x))
         self.optimizer.learning_rate.assign(learning_rate)
         dtype = self._variables[0].dtype
         x = tf.cast(x, self.kernel.network.inputs[0].dtype)
         y = tf.cast(y, dtype)
+        run: Any = self._run
+        more: tuple[tf.Tensor, ...] = ()
+        if weights is not None:
+            run, more = self._run_weighted, (tf.cast(weights, dtype),)
         state = [*self._variables, *self.optimizer.variables]
-        before, count = [np.array(v) for v in state], int(self.optimizer.iterations)
+        before, count = list(map(copy_of, state)), int(self.optimizer.iterations)
         try:
-            losses, taken = self._run(x, y, steps, batches, seed)
+            losses, taken = run(x, y, steps, batches, seed, *more)
         except tf.errors.InvalidArgumentError:
             # The loss refuses a kernel that is not finite, or not positive definite.
             if not all(map(_validation.all_finite, (x, y))):
@@ -103,18 +103,18 @@ class Descent:
             taken = int(self.optimizer.iterations) - count
             for variable, value in zip(state, before, strict=True):
                 variable.assign(value)
-            losses, _ = self._run(x, y, taken, batches, seed)  # those before were fine
+            losses, _ = run(x, y, taken, batches, seed, *more)  # those before were fine
             losses = losses.numpy()
             return np.append(losses, losses.dtype.type("nan"))
         return losses.numpy()[: int(taken)]
 
     def _steps(
-        self, x: tf.Tensor, y: tf.Tensor, steps: Any, batches: Any, seed: Any
+        self, x: tf.Tensor, y: tf.Tensor, steps: Any, batches: Any, seed: Any, *weights: Any
     ) -> tuple[Any, Any]:
         losses = tf.TensorArray(y.dtype, size=steps)
         n = tf.shape(x)[0]
 
-        def batch() -> tf.Tensor:
+        def cut() -> tf.Tensor:
             count = tf.cast(self.optimizer.iterations, tf.int32)
             epoch, part = count // batches, count % batches
             order = tf.random.experimental.stateless_shuffle(
@@ -123,10 +123,10 @@ class Descent:
             return order[n * part // batches : n * (part + 1) // batches]
 
         def step(i: tf.Tensor, fine: tf.Tensor, losses: Any) -> tuple[Any, Any, Any]:
-            rows = tf.cond(batches > 1, batch, lambda: tf.range(n))
-            batch_x, batch_y = tf.gather(x, rows), tf.gather(y, rows)
+            rows = tf.cond(batches > 1, cut, lambda: tf.range(n))
+            batch = [tf.gather(part, rows) for part in (x, y, *weights)]
             loss, _, gradients = differentiated(
-                self.loss, self.kernel, self._variables, batch_x, batch_y
+                self.loss, self.kernel, self._variables, *batch
             )
             for part in (loss, *gradients):
                 fine &= tf.reduce_all(tf.math.is_finite(part))
@@ -147,3 +147,18 @@ class Descent:
     def _apply(self, gradients: list[tf.Tensor]) -> tf.Tensor:
         self.optimizer.apply(gradients, self._variables)
         return self.optimizer.iterations + 0
+
+
+def _check_counts(steps: int, batches: int, rows: int) -> None:
+    _validation.check_whole("steps", steps, 0)
+    _validation.check_whole("batches", batches, 1)
+    if batches > rows:
+        raise ValueError(
+            f"`batches` must be at most the number of rows, {rows}. "
+            f"Received: batches={batches!r}"
+        )
+
+
+def copy_of(variable: Any) -> np.ndarray:
+    """Return a variable's value of this moment; Keras' own way warns with NumPy 2."""
+    return np.array(variable.value.numpy())

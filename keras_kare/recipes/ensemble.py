@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import time
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
 from keras_kare import _rows
 from keras_kare.kernels import DenseOperator
@@ -18,6 +20,7 @@ from keras_kare.recipes.mixtures import (
     laplace_scale,
     mean_kernels,
     mix,
+    quick_laplace,
     unit_of,
 )
 from keras_kare.recipes.recipe import Key, Recipe, Start
@@ -25,7 +28,13 @@ from keras_kare.recipes.workbench import Workbench
 from keras_kare.solvers import Cholesky, System
 
 CHUNK = 4096
-"""Rows that are predicted at a time."""
+"""Most rows that are predicted at a time."""
+
+CHUNK_VALUES = 2**23
+"""Most kernel values that are formed at a time."""
+
+DUAL_ROWS = 1000
+"""Anchors up to which predictions are sums over them, and not of the primal form."""
 
 NO_GRAM = np.empty((0, 0))
 """The Gram matrix of kernels of which only other rows are looked at."""
@@ -53,6 +62,7 @@ class Ensemble:
         scale: That of the Laplace kernel.
         states: Networks by number of steps.
         machines: The machines.
+        weights: How often each anchor counts, `(n,)`. Defaults to once.
     """
 
     def __init__(
@@ -61,15 +71,29 @@ class Ensemble:
         scale: float,
         states: dict[int, list[Trained]],
         machines: list[Averaged],
+        weights: np.ndarray | None = None,
     ):
         self.anchors, self.scale = anchors, scale
         self.states, self.machines = states, machines
+        self.weights = weights
+        self._primal: list[tuple[list[np.ndarray], list[np.ndarray]]] | None = None
+
+    @property
+    def keys(self) -> list[Key]:
+        """What the machines are of."""
+        return [key for key, _ in self.machines]
 
     def predict(self, bench: Workbench, x: np.ndarray) -> np.ndarray:
-        """Return the mean of the machines' predictions, `(m, c)`."""
+        """Return the mean of the machines' predictions, `(m, c)`.
+
+        Up to `DUAL_ROWS` anchors they are sums over them. Of more, they are of the primal
+        form, in which networks cost the same for any number of anchors.
+        """
+        if len(self.anchors) > DUAL_ROWS:
+            return self._predict_primal(bench, x)
         parts = []
-        for rows in _rows.slices(x, CHUNK):
-            found = self._kernels(bench, rows)
+        for rows in self._slices(x):
+            found = self.kernels(bench, rows, self.keys)
             each = [found[key].cross @ dual / len(dual) for key, dual in self.machines]
             parts.append(np.mean(each, axis=0))
         return np.concatenate(parts)
@@ -83,12 +107,13 @@ class Ensemble:
             y: Targets of the anchors, `(n, c)`.
         """
         posteriors = {}
-        for key, kernels in self._kernels(bench, self.anchors).items():
-            system = System(DenseOperator(kernels.cross), y)
+        for key, _ in self.machines:
+            gram = self.kernels(bench, self.anchors, [key])[key].cross
+            system = System(DenseOperator(gram), y, self.weights)
             posteriors[key] = Posterior(system, key.ridge * system.unit)
         parts = []
-        for rows in _rows.slices(x, CHUNK):
-            found = self._kernels(bench, rows)
+        for rows in self._slices(x):
+            found = self.kernels(bench, rows, self.keys)
             variances = [
                 posterior.unit_variance(found[key].prior, found[key].cross)
                 + posterior.unit_noise
@@ -97,15 +122,22 @@ class Ensemble:
             parts.append(np.mean(variances, axis=0))
         return np.concatenate(parts)
 
-    def _kernels(self, bench: Workbench, x: np.ndarray) -> dict[Key, Kernels]:
-        """Return each machine's `K(x, X)` and `K(x, x)`."""
-        smooth = {steps: self._smooth(bench, steps, x) for steps in self.states}
-        cross = laplace(x, self.anchors, self.scale)
-        rough = Kernels(NO_GRAM, cross, np.ones(len(x)))
-        return {
-            key: mix(smooth.get(key.steps, rough), rough, key.share)
-            for key, _ in self.machines
-        }
+    def _slices(self, x: np.ndarray) -> Iterator[np.ndarray]:
+        step = max(1, min(CHUNK, CHUNK_VALUES // len(self.anchors)))
+        yield from _rows.slices(x, step)
+
+    def kernels(
+        self, bench: Workbench, x: np.ndarray, keys: list[Key]
+    ) -> dict[Key, Kernels]:
+        """Return `K(x, X)` and `K(x, x)` of some machines."""
+        needed = {key.steps for key in keys} & {*self.states}
+        smooth = {steps: self._smooth(bench, steps, x) for steps in sorted(needed)}
+        rough = self._rough(x)
+        return {key: mix(smooth.get(key.steps, rough), rough, key.share) for key in keys}
+
+    def _rough(self, x: np.ndarray) -> Kernels:
+        """Return the Laplace kernel."""
+        return Kernels(NO_GRAM, laplace(x, self.anchors, self.scale), np.ones(len(x)))
 
     def _smooth(self, bench: Workbench, steps: int, x: np.ndarray) -> Kernels:
         """Return the networks' mean kernel."""
@@ -116,6 +148,46 @@ class Ensemble:
             found.append(Kernels(NO_GRAM, cross, prior))
         return mean_kernels(found)
 
+    def _predict_primal(self, bench: Workbench, x: np.ndarray) -> np.ndarray:
+        """Return `Σ J(x) w` of the networks, and the Laplace kernel's sum over anchors."""
+        if self._primal is None:
+            self._primal = list(self._primal_of(bench))
+        outputs = np.zeros((len(x), self.machines[0].dual.shape[1]))
+        for weights, w in self._primal:
+            bench.network.set_weights(weights)
+            tensors = [tf.constant(part) for part in w]
+            begin = 0
+            for rows in _rows.slices(x, CHUNK):
+                outputs[begin : begin + len(rows)] += bench.jvp(rows, tensors)
+                begin += len(rows)
+        rough = self._dual_sum([key.share for key in self.keys])
+        if np.any(rough):
+            begin = 0
+            for rows in self._slices(x):
+                cross = quick_laplace(rows, self.anchors, self.scale)
+                outputs[begin : begin + len(rows)] += cross @ rough
+                begin += len(rows)
+        return outputs
+
+    def _primal_of(
+        self, bench: Workbench
+    ) -> Iterator[tuple[list[np.ndarray], list[np.ndarray]]]:
+        """Yield each network's weights, and its `w = J(X)ᵀ v` in the machines' mean."""
+        for steps, networks in self.states.items():
+            v = self._dual_sum(
+                [(key.steps == steps) * (1.0 - key.share) for key in self.keys]
+            )
+            for weights, unit in networks:
+                bench.network.set_weights(weights)
+                w = bench.vjp(self.anchors, v / (unit * len(networks)))
+                yield weights, [np.asarray(part) for part in w]
+
+    def _dual_sum(self, shares: list[float]) -> np.ndarray:
+        """Return `(n, c)`: `α/n`, averaged over machines by their shares of a kernel."""
+        pairs = zip(shares, self.machines, strict=True)
+        parts = [share * machine.dual for share, machine in pairs]
+        return np.asarray(np.mean(parts, axis=0) / len(self.anchors))
+
 
 def refit(
     bench: Workbench,
@@ -125,49 +197,73 @@ def refit(
     keys: list[Key],
     starts: list[Start],
     deadline: float | None,
+    weights: np.ndarray | None = None,
 ) -> Ensemble:
     """Train on all rows, for as many steps as were chosen, and solve the machines.
 
     Args:
-        bench, recipe, x, y: As for `checkpoints`.
+        bench, recipe, x, y, weights: As for `checkpoints`.
         keys: What was chosen, one a machine.
         starts: One a network.
         deadline: On the clock `time.perf_counter`: after it no further network starts.
     """
     needed = sorted({key.steps for key in keys if key.share < 1.0})
     states: dict[int, list[Trained]] = {steps: [] for steps in needed}
-    grams: dict[int, list[np.ndarray]] = {steps: [] for steps in needed}
+    grams: dict[int, np.ndarray] = {}
     shorter = Recipe(recipe.learning_rate, tuple(needed), recipe.batch_size)
     for number, start in enumerate(starts if needed else ()):
         if number and deadline is not None and time.perf_counter() >= deadline:
             break
-        for steps in checkpoints(bench, shorter, x, y, start):
+        for steps in checkpoints(bench, shorter, x, y, start, weights=weights):
             gram = bench.gram(x)
             unit = unit_of(gram)
             if unit is None:
                 break
-            states[steps].append(Trained(bench.network.get_weights(), unit))
-            grams[steps].append(gram / unit)
-    lost = [steps for steps in needed if not states[steps]]
-    if lost:
-        warnings.warn(
-            f"Training on all rows failed before steps {lost}, so machines without it take "
-            "their place. A smaller `learning_rate` may help.",
-            RuntimeWarning,
-            stacklevel=4,
-        )
-        keys = [key for key in keys if key.steps not in lost or key.share == 1.0]
-        keys = keys or [Key(0, 1.0, 1.0)]
+            states[steps].append(Trained(bench.weights(), unit))
+            gram = gram / unit
+            if steps in grams:
+                grams[steps] += gram
+            else:
+                grams[steps] = gram
+    keys = _without(keys, [steps for steps in needed if not states[steps]])
+    for steps, total in grams.items():
+        total /= len(states[steps])
     scale = laplace_scale(x, recipe.bandwidth)
-    rough = laplace(x, x, scale)
-    machines = []
-    for key in keys:
-        gram = key.share * rough
-        if key.share < 1.0:
-            gram = gram + (1.0 - key.share) * np.mean(grams[key.steps], axis=0)
-        prepared = Cholesky().prepare(System(DenseOperator(gram), y))
-        dual = prepared.solve(key.ridge * prepared.unit).dual
-        assert dual is not None
-        machines.append(Averaged(key, dual))
+    machines = [Averaged(key, _solved(key, grams, x, y, scale, weights)) for key in keys]
     kept = {steps: states[steps] for steps in needed if states[steps]}
-    return Ensemble(x, scale, kept, machines)
+    return Ensemble(x, scale, kept, machines, weights)
+
+
+def _solved(
+    key: Key,
+    grams: dict[int, np.ndarray],
+    x: np.ndarray,
+    y: np.ndarray,
+    scale: float,
+    weights: np.ndarray | None,
+) -> np.ndarray:
+    """Return the dual solution of one machine, `(n, c)`; one Gram matrix more at a time."""
+    gram = np.zeros(())
+    if key.share > 0.0:
+        gram = laplace(x, x, scale)
+        gram *= key.share
+    if key.share < 1.0:
+        gram = gram + (1.0 - key.share) * grams[key.steps]
+    system = System(DenseOperator(gram), y, weights)
+    del gram
+    prepared = Cholesky().prepare(system)
+    return system.predictor(prepared.solve(key.ridge * system.unit))
+
+
+def _without(keys: list[Key], lost: list[int]) -> list[Key]:
+    """Return the keys whose steps training got to, and say so where there are others."""
+    if not lost:
+        return keys
+    warnings.warn(
+        f"Training on all rows failed before steps {lost}, so machines without it take "
+        "their place. A smaller `learning_rate` may help.",
+        RuntimeWarning,
+        stacklevel=5,
+    )
+    keys = [key for key in keys if key.steps not in lost or key.share == 1.0]
+    return keys or [Key(0, 1.0, 1.0)]

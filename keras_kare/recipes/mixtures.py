@@ -12,6 +12,12 @@ from keras_kare.recipes.recipe import Key, Recipe
 from keras_kare.recipes.workbench import Workbench
 from keras_kare.solvers import Spectral, System
 
+NEAR = 1e-6
+"""Share of rows' squares below which their distance is computed by subtraction."""
+
+PAIRS = 2**16
+"""Pairs of near rows that are subtracted at a time."""
+
 
 class Kernels(NamedTuple):
     """Values `K(X, X)`, `(n, n)`; `K(x, X)`, `(m, n)`; `K(x, x)`, `(m,)`; of rows `x`."""
@@ -64,7 +70,30 @@ def laplace(x1: np.ndarray, x2: np.ndarray, scale: float) -> np.ndarray:
     """Return `exp(-‖x - x'‖/s)`, `(m, n)`."""
     from scipy.spatial.distance import cdist
 
-    return np.exp(-cdist(x1, x2) / scale)
+    values = cdist(x1, x2)
+    values /= -scale
+    return np.exp(values, out=values)
+
+
+def quick_laplace(x1: np.ndarray, x2: np.ndarray, scale: float) -> np.ndarray:
+    """Return `laplace(x1, x2, scale)` by a matrix product.
+
+    `‖x − x'‖² = |x|² + |x'|² − 2 xᵀx'` loses the digits of small distances: where it is
+    below `NEAR` of `|x|² + |x'|²`, rows are subtracted.
+    """
+    x1, x2 = np.asarray(x1, "float64"), np.asarray(x2, "float64")
+    sizes = np.sum(x1**2, axis=1)[:, None] + np.sum(x2**2, axis=1)
+    squares = x1 @ x2.T
+    squares *= -2.0
+    squares += sizes
+    sizes *= NEAR
+    rows, columns = np.nonzero(squares <= sizes)
+    for part in range(0, len(rows), PAIRS):
+        i, j = rows[part : part + PAIRS], columns[part : part + PAIRS]
+        squares[i, j] = np.sum((x1[i] - x2[j]) ** 2, axis=1)
+    np.sqrt(squares, out=squares)
+    squares /= -scale
+    return np.exp(squares, out=squares)
 
 
 def laplace_scale(x: np.ndarray, bandwidth: float) -> float:
@@ -88,16 +117,28 @@ def mix(smooth: Kernels, rough: Kernels, share: float) -> Kernels:
     return Kernels(*((1.0 - share) * a + share * b for a, b in pairs))
 
 
-def path(mixed: Kernels, y: np.ndarray, ridges: Sequence[float]) -> dict[float, Predicted]:
+def path(
+    mixed: Kernels,
+    y: np.ndarray,
+    ridges: Sequence[float],
+    weights: np.ndarray | None = None,
+) -> dict[float, Predicted]:
     """Predict for each relative ridge `λ̃`, `λ = λ̃ tr(K)/n²`, by one eigenproblem.
 
     With `K/n = Q diag(e) Qᵀ` and `S = K(x, X) Q/n`, the mean is `S (Qᵀ y)/(e + λ)` and the
-    variance of a new observation `K(x, x) − n S²/(e + λ) + nλ`.
+    variance of a new observation `K(x, x) − n S²/(e + λ) + nλ`. With weights `W½ K W½/N`,
+    `K(x, X) W½` and `W½ y` stand in for `K/n`, `K(x, X)` and `y`, and `N = Σ w` for `n`.
+
+    Args:
+        mixed: The kernel.
+        y: Targets, `(n, c)`.
+        ridges: Relative ridges.
+        weights: How often each row counts, `(n,)`. Defaults to once.
     """
-    n = len(y)
-    system = System(DenseOperator(mixed.gram), np.asarray(y, "float64"))
-    spectral = Spectral().prepare(system)
-    rotated, seen = spectral.vectors.T @ system.y, mixed.cross @ spectral.vectors / n
+    system = System(DenseOperator(mixed.gram), np.asarray(y, "float64"), weights)
+    spectral, n = Spectral().prepare(system), system.count
+    cross = mixed.cross if weights is None else mixed.cross * system.root
+    rotated, seen = spectral.vectors.T @ system.y, cross @ spectral.vectors / n
     squared, found = seen**2, {}
     for ridge in ridges:
         absolute = ridge * system.unit
@@ -111,7 +152,11 @@ def path(mixed: Kernels, y: np.ndarray, ridges: Sequence[float]) -> dict[float, 
 
 
 def predictions(
-    recipe: Recipe, trained: Mapping[int, Kernels], rough: Kernels, y: np.ndarray
+    recipe: Recipe,
+    trained: Mapping[int, Kernels],
+    rough: Kernels,
+    y: np.ndarray,
+    weights: np.ndarray | None = None,
 ) -> dict[Key, Predicted]:
     """Predict by every machine that may be chosen.
 
@@ -120,6 +165,7 @@ def predictions(
         trained: Kernels by number of steps.
         rough: The Laplace kernel.
         y: Targets of the rows `X`, `(n, c)`.
+        weights: How often each row counts, `(n,)`. Defaults to once.
 
     Returns:
         Predictions by key. The Laplace kernel alone is that of 0 steps.
@@ -129,5 +175,7 @@ def predictions(
         for steps, smooth in trained.items()
         for share in recipe.shares
         if share != 1.0 or steps == 0  # alone it is the same for all steps
-        for ridge, predicted in path(mix(smooth, rough, share), y, recipe.ridges).items()
+        for ridge, predicted in path(
+            mix(smooth, rough, share), y, recipe.ridges, weights
+        ).items()
     }

@@ -62,7 +62,7 @@ def draw_weights(
         gain: Defaults to `1.0`, as in PyTorch's `Linear`.
     """
     start = []
-    for kernel, bias in zip(*[iter(network.get_weights())] * 2, strict=True):
+    for kernel, bias in zip(*[iter(network.weights)] * 2, strict=True):
         bound = 1.0 / np.sqrt(kernel.shape[0])
         start.append(rng.uniform(-gain * bound, gain * bound, kernel.shape))
         start.append(rng.uniform(-bound, bound, bias.shape))

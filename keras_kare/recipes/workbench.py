@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_kare.kernels import NTK
 from keras_kare.losses import GramLoss
-from keras_kare.recipes.descent import Descent
+from keras_kare.recipes.descent import Descent, copy_of
 
 
 class Workbench:
@@ -46,6 +46,10 @@ class Workbench:
         self.network.set_weights(weights)
         self.descent.restart()
 
+    def weights(self) -> list[np.ndarray]:
+        """Return the network's weights of this moment."""
+        return list(map(copy_of, self.network.weights))
+
     def gram(self, x: np.ndarray) -> np.ndarray:
         """Return `K(X, X)` in float64, `(n, n)`."""
         return self._values("gram", x)
@@ -54,16 +58,46 @@ class Workbench:
         """Return `K(x, X)` in float64, `(m, n)`."""
         return self._values("cross", x1, x2)
 
+    def narrow_cross(self, x1: np.ndarray, x2: np.ndarray) -> np.ndarray:
+        """Return `K(x, X)`, `(m, n)`, in the type of the network."""
+        return self._values("cross", x1, x2, dtype=None)
+
     def diag(self, x: np.ndarray) -> np.ndarray:
         """Return `K(x, x)` of each row in float64, `(m,)`."""
         return self._values("diag", x)
 
-    def _values(self, verb: str, *rows: np.ndarray) -> np.ndarray:
+    def vjp(self, x: np.ndarray, v: np.ndarray) -> list[tf.Tensor]:
+        """Return `Jᵀ v` for `v`, `(n, c)`, in float64, as `NTK.vjp`."""
+        work = functools.partial(self.kernel.vjp, dtype="float64")
+        spec = tf.TensorSpec((None, None), tf.float64)
+        return list(self._trace("vjp", work, spec)(self._rows(x), tf.constant(v)))
+
+    def jvp(self, x: np.ndarray, w: list[tf.Tensor]) -> np.ndarray:
+        """Return `J w`, `(m, c)`, for `w` of `vjp`: in forward mode, without its rows."""
+        specs = [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in w]
+        graph = self._trace("jvp", lambda x, *w: self.kernel.jvp(x, list(w)), *specs)
+        return np.asarray(graph(self._rows(x), *w))
+
+    def _values(
+        self, verb: str, *rows: np.ndarray, dtype: str | None = "float64"
+    ) -> np.ndarray:
         """Return what the kernel says of rows, of any number by the same trace."""
+        work = functools.partial(getattr(self.kernel, verb), dtype=dtype)
+        more = [self._spec] * (len(rows) - 1)
+        graph = self._trace(f"{verb} {dtype}", work, *more)
+        return np.asarray(graph(*map(self._rows, rows)))
+
+    def _trace(self, name: str, work: Any, *specs: tf.TensorSpec) -> Any:
+        """Return the graph of that name, traced when first asked for."""
+        if name not in self._traced:
+            graph = tf.function(lambda *given: work(*given), autograph=False)
+            self._traced[name] = graph.get_concrete_function(self._spec, *specs)
+        return self._traced[name]
+
+    @property
+    def _spec(self) -> tf.TensorSpec:
         first = self.network.inputs[0]
-        if verb not in self._traced:
-            work = functools.partial(getattr(self.kernel, verb), dtype="float64")
-            spec = tf.TensorSpec((None, *first.shape[1:]), first.dtype)
-            graph = tf.function(lambda *x: work(*x), autograph=False)
-            self._traced[verb] = graph.get_concrete_function(*[spec] * len(rows))
-        return np.asarray(self._traced[verb](*(tf.cast(x, first.dtype) for x in rows)))
+        return tf.TensorSpec((None, *first.shape[1:]), first.dtype)
+
+    def _rows(self, x: np.ndarray) -> tf.Tensor:
+        return tf.cast(x, self.network.inputs[0].dtype)

@@ -13,13 +13,15 @@ from sklearn.utils import check_consistent_length, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from keras_kare._linalg import threads_for
+from keras_kare.kernels import memory
 from keras_kare.recipes.cross_fitting import Evidence, cross_fit, folds_of
 from keras_kare.recipes.defaults import DEFAULTS
-from keras_kare.recipes.ensemble import refit
+from keras_kare.recipes.ensemble import Ensemble, refit
+from keras_kare.recipes.many_rows import Table, divided, fit_many
 from keras_kare.recipes.perceptrons import LOCK, draw_weights, workbench
 from keras_kare.recipes.recipe import RIDGES, SHARES, Key, Recipe, Start, checkpoints_to
 from keras_kare.recipes.workbench import Workbench
-from keras_kare.sklearn import preprocessing
+from keras_kare.sklearn import counting, preprocessing
 from keras_kare.sklearn._compat import validate_data
 from keras_kare.sklearn.parameters import check_parameters
 
@@ -28,6 +30,15 @@ FEWEST = 20
 
 MOST_CHOOSING = 2000
 """Most rows that cross-fitting takes: its eigenproblems grow with their cube."""
+
+EXACT_ROWS = 5000
+"""Most rows that machines are solved on exactly, unless told otherwise."""
+
+AUTO_CENTRES = 1000
+"""How many of more rows are centres, unless told otherwise."""
+
+MATRICES = 9
+"""About how many matrices of all pairs of rows exact machines hold at a time."""
 
 MOST_SEED = 2**31 - 1
 
@@ -40,6 +51,8 @@ class KAREEstimator(BaseEstimator):
     """
 
     _categorical: list[int]
+    _ensemble: Ensemble
+    approximation_: dict[str, Any] | None
 
     def __init__(
         self,
@@ -54,6 +67,7 @@ class KAREEstimator(BaseEstimator):
         networks: int = DEFAULTS.networks,
         machines: int = DEFAULTS.machines,
         laplace: bool = DEFAULTS.laplace,
+        centres: int | str | None = DEFAULTS.centres,
         time_budget: float | None = DEFAULTS.time_budget,
         categorical_features: Any = DEFAULTS.categorical_features,
         few_values: int = DEFAULTS.few_values,
@@ -73,6 +87,7 @@ class KAREEstimator(BaseEstimator):
         self.networks = networks
         self.machines = machines
         self.laplace = laplace
+        self.centres = centres
         self.time_budget = time_budget
         self.categorical_features = categorical_features
         self.few_values = few_values
@@ -81,8 +96,10 @@ class KAREEstimator(BaseEstimator):
         self.random_state = random_state
         self.verbose = verbose
 
-    def _fit_inputs(self, X: Any, y: Any) -> np.ndarray:
-        """Check parameters and rows, fit the preprocessor, and return inputs, `(n, d)`."""
+    def _checked(
+        self, X: Any, y: Any, sample_weight: Any
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Check parameters and rows; return the table and how often its rows count."""
         check_parameters(self)
         table = self._table(X, y, reset=True)
         check_consistent_length(table, y)
@@ -91,53 +108,119 @@ class KAREEstimator(BaseEstimator):
                 "`X` must have at least two rows: a kernel compares rows. "
                 "Received: n_samples=1"
             )
+        return table, counting.check_sample_weight(sample_weight, len(table))
+
+    def _fit_inputs(self, table: np.ndarray) -> np.ndarray:
+        """Fit the preprocessor, and return inputs, `(n, d)`."""
         self.preprocessor_ = preprocessing.make_preprocessor(
             self.n_features_in_, self._categorical, self.standardize, self.few_values
         )
         return np.asarray(self.preprocessor_.fit_transform(table), "float32")
 
-    def _fit_machines(self, x: np.ndarray, y: np.ndarray, order: np.ndarray) -> Evidence:
-        """Choose machines by cross-fitting, and solve them on all rows.
+    def _fit_machines(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        order: np.ndarray,
+        weights: np.ndarray | None = None,
+    ) -> Evidence:
+        """Choose machines by rows that did not train, and solve them.
 
         Args:
             x: `(n, d)`.
             y: Centred and scaled, `(n, c)`.
             order: What folds should be balanced in, `(n,)`.
+            weights: How often each row counts, `(n,)`. Defaults to once.
         """
-        begun, rng = time.perf_counter(), check_random_state(self.random_state)
-        recipe, n = self._recipe(len(x)), len(x)
-        # few rows: each is predicted by all others
-        folds = n if n < FEWEST else min(self.folds, n)
-        rows = np.flatnonzero(folds_of(order, -(-n // MOST_CHOOSING), rng) == 0)
-        fold_of = folds_of(order[rows], folds, rng)
+        rng = check_random_state(self.random_state)
         half = end = None
         if self.time_budget is not None:
+            begun = time.perf_counter()
             half, end = (begun + part * self.time_budget for part in (0.5, 1.0))
-        with LOCK, threads_for(len(rows)):
-            bench = self._bench(x.shape[1])
-            starts = [
-                Start(draw_weights(bench.network, rng), int(rng.randint(MOST_SEED)))
-                for _ in range(folds + self.networks)
-            ]
-            keys, evidence = cross_fit(
-                bench, recipe, x, y, rows, fold_of, starts[:folds], half
-            )
-            if len(recipe.steps) > 1 and not any(key.steps for key in evidence.errors):
-                warnings.warn(
-                    "Training failed, or there was no time for it, so the kernels are "
-                    "those of random networks. A smaller `learning_rate` or a larger "
-                    "`time_budget` may help.",
-                    RuntimeWarning,
-                    stacklevel=3,
-                )
-            self._ensemble = refit(bench, recipe, x, y, keys, starts[folds:], end)
-        self.machines_ = [machine.key for machine in self._ensemble.machines]
+        few = self._centres(len(x))
+        with LOCK:
+            if few is None:
+                self._refuse_too_many(len(x))
+                evidence = self._fit_all(x, y, order, weights, rng, half, end)
+            else:
+                table = divided(x, y, weights, order, few, rng)
+                evidence = self._fit_centres(table, rng, half, end)
+        self.machines_ = self._ensemble.keys
         self.history_ = _history(evidence.errors)
         if self.verbose:
             for key in self.machines_:
                 error = evidence.errors.get(key, np.nan)
                 print(f"{key}: squared error in rows not trained on {error:.4g}")
+            if self.approximation_ is not None:
+                print(self.approximation_)
         return evidence
+
+    def _fit_all(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        order: np.ndarray,
+        weights: np.ndarray | None,
+        rng: np.random.RandomState,
+        half: float | None,
+        end: float | None,
+    ) -> Evidence:
+        """Choose machines by cross-fitting, and solve them on all rows."""
+        recipe, n = self._recipe(len(x)), len(x)
+        self.approximation_ = None
+        # few rows: each is predicted by all others
+        folds = n if n < FEWEST else min(self.folds, n)
+        rows = np.flatnonzero(folds_of(order, -(-n // MOST_CHOOSING), rng) == 0)
+        fold_of = folds_of(order[rows], folds, rng)
+        with threads_for(len(rows)):
+            bench = self._bench(x.shape[1])
+            starts = _starts(bench, folds + self.networks, rng)
+            keys, evidence = cross_fit(
+                bench, recipe, x, y, rows, fold_of, starts[:folds], half, weights
+            )
+            _warn_untrained(recipe, evidence.errors)
+            self._ensemble = refit(bench, recipe, x, y, keys, starts[folds:], end, weights)
+        return evidence
+
+    def _fit_centres(
+        self,
+        table: Table,
+        rng: np.random.RandomState,
+        half: float | None,
+        end: float | None,
+    ) -> Evidence:
+        """Choose machines by rows held out, and solve them on some rows as centres."""
+        bench, recipe = self._bench(table.x.shape[1]), self._recipe(len(table.rest))
+        starts = _starts(bench, self.networks, rng)
+        self._ensemble, evidence = fit_many(bench, recipe, table, starts, half, end)
+        _warn_untrained(recipe, evidence.errors)
+        self.approximation_ = {
+            "rows": len(table.rest),
+            "held_out": len(table.held),
+            "centres": len(table.centres),
+            "kernel_error": [solved.kernel_error for solved in self._ensemble.solved],
+        }
+        return evidence
+
+    def _centres(self, n: int) -> int | None:
+        """Return how many rows are centres; `None` where all are."""
+        if self.centres is None or n < FEWEST:
+            return None
+        if self.centres == "auto":
+            return AUTO_CENTRES if n > EXACT_ROWS else None
+        few = int(self.centres)
+        return few if few < n else None
+
+    def _refuse_too_many(self, n: int) -> None:
+        """Refuse machines on all rows that do not fit into memory."""
+        needed, free = MATRICES * 8.0 * n**2, memory.available()
+        if n > EXACT_ROWS and needed > free:
+            raise ValueError(
+                f"`centres` must say how many of the {n} rows are centres: machines on "
+                f"all of them take about {memory.in_words(needed)}, where "
+                f"{memory.in_words(free)} are free. "
+                f"Received: centres={self.centres!r}"
+            )
 
     def _recipe(self, n: int) -> Recipe:
         trains = n >= FEWEST and len(self.hidden_sizes) > 0  # else weights do not matter
@@ -169,6 +252,7 @@ class KAREEstimator(BaseEstimator):
     def _table(self, X: Any, y: Any, reset: bool) -> np.ndarray:
         """Return `preprocessing.as_table` of `X`; check or remember names of columns."""
         if not preprocessing.is_frame(X):
+            X = preprocessing.dense(X)
             given = self.categorical_features if reset else self._categorical
             numeric = given is None or len(given) == 0 or isinstance(given, str)
             preprocessing.check_table(X, self, np.float64 if numeric else None)
@@ -185,10 +269,31 @@ class KAREEstimator(BaseEstimator):
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
+        tags.input_tags.sparse = True
         return tags
 
     def _more_tags(self) -> dict[str, Any]:  # scikit-learn 1.5
         return {"allow_nan": True}
+
+
+def _starts(bench: Workbench, count: int, rng: np.random.RandomState) -> list[Start]:
+    """Draw where networks start."""
+    return [
+        Start(draw_weights(bench.network, rng), int(rng.randint(MOST_SEED)))
+        for _ in range(count)
+    ]
+
+
+def _warn_untrained(recipe: Recipe, errors: dict[Key, float]) -> None:
+    """Say so where only random networks could be chosen."""
+    if len(recipe.steps) > 1 and not any(key.steps for key in errors):
+        warnings.warn(
+            "Training failed, or there was no time for it, so the kernels are those of "
+            "random networks. A smaller `learning_rate` or a larger `time_budget` may "
+            "help.",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
 
 def _history(errors: dict[Key, float]) -> dict[str, list[float]]:

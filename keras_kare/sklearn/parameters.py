@@ -7,6 +7,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from sklearn.utils import check_random_state
 
 from keras_kare import _validation
 
@@ -29,13 +30,38 @@ def check_parameters(estimator: Any) -> None:
     _validation.check_whole("machines", estimator.machines, 1)
     _positive("learning_rate", estimator.learning_rate)
     _positive("time_budget", estimator.time_budget, optional=True)
-    if not isinstance(estimator.laplace, bool | np.bool_):
-        raise ValueError(
-            f"`laplace` must be True or False. Received: laplace={estimator.laplace!r}"
-        )
+    for name in ("laplace", "standardize"):
+        value = getattr(estimator, name)
+        if not isinstance(value, bool | np.bool_):
+            raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    _check_centres(estimator.centres)
+    if not isinstance(estimator.verbose, bool | np.bool_):
+        _validation.check_whole("verbose", estimator.verbose, 0)
+    _check_random_state(estimator.random_state)
     _validation.check_ridge("kare_ridge", estimator.kare_ridge)
     _validation.check_ridge("ridge", estimator.ridge, auto=True)
     _validation.check_option("dtype", estimator.dtype, DTYPES)
+
+
+def _check_centres(centres: Any) -> None:
+    if centres is None or (isinstance(centres, str) and centres == "auto"):
+        return
+    if not _validation.is_whole(centres) or centres < 2:
+        raise ValueError(
+            '`centres` must be a whole number of at least 2, "auto" or None. '
+            f"Received: centres={centres!r}"
+        )
+
+
+def _check_random_state(random_state: Any) -> None:
+    try:
+        check_random_state(random_state)
+    except ValueError:
+        raise ValueError(
+            "`random_state` must be a whole number of at least 0, a "
+            "`numpy.random.RandomState` or None. "
+            f"Received: random_state={random_state!r}"
+        ) from None
 
 
 def _check_sizes(sizes: Any) -> None:

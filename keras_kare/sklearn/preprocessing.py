@@ -16,14 +16,19 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from scipy.sparse import issparse
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.utils import check_array
 
+from keras_kare.kernels import memory
 from keras_kare.recipes.few_values import FewValues
 from keras_kare.sklearn._compat import ALLOW_NAN
+
+COPIES = 4
+"""About how many times a table is held while it is prepared."""
 
 MAX_CATEGORIES = 50
 """Most columns that a categorical feature becomes."""
@@ -63,18 +68,68 @@ def categorical_columns(
     return sorted({_number(item, n_features, names) for item in given})
 
 
+def dense(X: Any) -> Any:
+    """Return a sparse table written out, anything else as it is.
+
+    Raises:
+        ValueError: If it does not fit into memory.
+    """
+    if not issparse(X):
+        return X
+    needed, free = COPIES * 8.0 * X.shape[0] * X.shape[1], memory.available()
+    if needed > free:
+        raise ValueError(
+            "`X` must fit into memory when it is written out: reduce its columns first, "
+            "for example with `sklearn.decomposition.TruncatedSVD`. Received: sparse X of "
+            f"shape {X.shape}, which takes {memory.in_words(needed)} where "
+            f"{memory.in_words(free)} are free"
+        )
+    return X.toarray()
+
+
 def check_table(X: Any, estimator: Any, dtype: Any) -> np.ndarray:
     """Return a two-dimensional array; holes are allowed.
 
     Raises:
-        TypeError, ValueError: scikit-learn's own, for sparse or complex input, infinite
-            values, text where `dtype` is numeric, or no rows.
+        ValueError: If there is text where `dtype` is numeric; its column is named.
+        TypeError, ValueError: scikit-learn's own, for complex input, infinite values, or no
+            rows.
     """
     if is_frame(X) and dtype is not None and "O" in _kinds(X):
         X = X.astype(object).where(X.notna(), np.nan)  # numbers among pandas' own holes
+    if dtype is not None:
+        _refuse_text(X)
     return np.asarray(
         check_array(X, dtype=dtype, estimator=estimator, input_name="X", **ALLOW_NAN)
     )
+
+
+def _refuse_text(X: Any) -> None:
+    """Refuse columns of text where numbers must be, by their names or numbers."""
+    frame = is_frame(X)
+    table: Any = X if frame else np.asarray(X)
+    if getattr(table, "ndim", 0) != 2 or (not frame and table.dtype.kind not in "OUS"):
+        return
+    for i, name in enumerate(X.columns if frame else range(table.shape[1])):
+        column = table.iloc[:, i] if frame else table[:, i]
+        if frame and getattr(column.dtype, "kind", "O") in "iufcb":
+            continue
+        for value in np.asarray(column, dtype=object):
+            if isinstance(value, str | bytes) and not _is_number(value):
+                raise ValueError(
+                    f"Column {name!r} of `X` must hold numbers, or be listed in "
+                    f"`categorical_features`. Received: {str(value)[:40]!r} in column "
+                    f"{name!r}"
+                )
+
+
+def _is_number(text: str | bytes) -> bool:
+    """Tell whether text is a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def as_table(X: Any, categorical: Sequence[int], estimator: Any) -> np.ndarray:

@@ -9,6 +9,7 @@ from sklearn.base import RegressorMixin
 from sklearn.utils import check_array
 
 from keras_kare.recipes.perceptrons import LOCK
+from keras_kare.sklearn import counting
 from keras_kare.sklearn.base import KAREEstimator
 
 
@@ -20,7 +21,7 @@ class KARERegressor(RegressorMixin, KAREEstimator):
     much of a Laplace kernel to mix in, and say how large errors are. Then a few networks
     are trained on all rows, and the predictions of the best few machines are averaged: see
     `keras_kare.recipes`. Of more than 2,000 rows, as many choose, and all train in
-    the end. Targets are centred and scaled inside.
+    the end; of more than 5,000, see `centres`. Targets are centred and scaled inside.
 
     Args:
         hidden_sizes: Units of each hidden layer. `()` makes the kernel linear. Defaults
@@ -40,6 +41,12 @@ class KARERegressor(RegressorMixin, KAREEstimator):
         machines: How many machines' predictions are averaged. Defaults to `3`.
         laplace: Whether a Laplace kernel may be mixed in, which serves rough targets.
             Defaults to `True`.
+        centres: Of how many rows predictions are sums, where there are more: these, drawn
+            at random, are the centres of a Nyström approximation to machines on all rows.
+            `"auto"`: 1,000 of more than 5,000 rows. `None`: all, whose Gram matrices
+            must fit into memory. With centres one row in ten, at most 5,000, chooses and
+            does not train, the others train in batches for up to `30 * epochs` steps, and
+            `approximation_` says what was done. Defaults to `"auto"`.
         time_budget: Seconds, of which half are for choosing: longer trainings than fit
             into that are not chosen. Machines are solved after that. Defaults to no limit.
         categorical_features: Names or numbers of categorical columns, or a mask.
@@ -63,12 +70,15 @@ class KARERegressor(RegressorMixin, KAREEstimator):
         history_: `steps` of training, and after each the least `error`: the mean squared
             error of scaled targets, in rows that did not train.
         preprocessor_: The `ColumnTransformer`: see `keras_kare.sklearn.preprocessing`.
+        approximation_: `None` where machines are on all rows, else a dict: how many `rows`
+            trained, how many were `held_out`, how many `centres` there are, and of each
+            machine its `kernel_error`, the share of `tr(K)` that centres do not span.
         noise_scale_: `s²` of each target, `(c,)`: see `predict`.
         target_mean_, target_scale_: Of each target, `(c,)`.
         n_features_in_, feature_names_in_: As in scikit-learn.
 
     NaN in `X` counts as missing: the median, and an indicator column, take its place.
-    Sparse `X` and sample weights are not supported.
+    Sparse `X` becomes dense.
 
     Raises:
         ValueError: From `fit`, for parameters out of range and bad input, named.
@@ -89,26 +99,34 @@ class KARERegressor(RegressorMixin, KAREEstimator):
     References:
         - Schwab, Kelly, Malamud, Xu, "Training NTK to generalize with KARE",
           arXiv:2505.11347.
+        - Rudi, Carratino, Rosasco, "FALKON: an optimal large scale kernel method",
+          arXiv:1705.10958.
         - Rasmussen, Williams, "Gaussian processes for machine learning", 2006, chapter 2.
     """
 
-    def fit(self, X: Any, y: Any) -> KARERegressor:
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> KARERegressor:
         """Fit on rows.
 
         Args:
-            X: Table `(n, d)`: array, list of rows or data frame.
+            X: Table `(n, d)`: array, sparse matrix, list of rows or data frame.
             y: Finite numbers, `(n,)` or `(n, c)`.
+            sample_weight: How often each row counts, `(n,)`: a row of weight 2 is two equal
+                rows, one of weight 0 is none. Defaults to once.
         """
-        x = self._fit_inputs(X, y)
+        table, weights = self._checked(X, y, sample_weight)
         y = check_array(y, ensure_2d=False, dtype=np.float64, input_name="y")
         self._single = y.ndim == 1
         columns = y.reshape(len(y), -1)
-        self.target_mean_, self.target_scale_ = _mean_and_scale(columns)
+        rows, weights = counting.merged(table, columns, weights)
+        x, columns = self._fit_inputs(table[rows]), columns[rows]
+        self.target_mean_, self.target_scale_ = _mean_and_scale(columns, weights)
         scaled = (columns - self.target_mean_) / self.target_scale_
-        evidence = self._fit_machines(x, scaled, order=scaled[:, 0])
+        evidence = self._fit_machines(x, scaled, scaled[:, 0], weights)
         self._targets = scaled
-        residuals = scaled[evidence.rows] - evidence.predictions
-        self.noise_scale_ = np.mean(residuals**2 / evidence.variances[:, None], axis=0)
+        seen = evidence.rows
+        ratios = (scaled[seen] - evidence.predictions) ** 2 / evidence.variances[:, None]
+        counts = None if weights is None else weights[seen]
+        self.noise_scale_ = np.average(ratios, axis=0, weights=counts)
         return self
 
     def predict(self, X: Any, return_std: bool = False) -> Any:
@@ -150,10 +168,16 @@ class KARERegressor(RegressorMixin, KAREEstimator):
         return {"multioutput": True}
 
 
-def _mean_and_scale(y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_and_scale(
+    y: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Return mean and standard deviation of each column; one for constant columns."""
     with np.errstate(over="ignore", invalid="ignore"):
-        mean, scale = np.mean(y, axis=0), np.std(y, axis=0)
+        if weights is None:
+            mean, scale = np.mean(y, axis=0), np.std(y, axis=0)
+        else:
+            mean = np.average(y, axis=0, weights=weights)
+            scale = np.sqrt(np.average((y - mean) ** 2, axis=0, weights=weights))
     if not np.all(np.isfinite(mean) & np.isfinite(scale)):
         raise ValueError(
             "`y` holds numbers too large for their variance in float64. Divide them by a "
