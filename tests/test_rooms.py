@@ -19,6 +19,7 @@ PACKAGE = Path(kk.__file__).parent
 ORDER = (
     "_version",
     "_backend",
+    "_text",
     "_validation",
     "_rows",
     "_progress",
