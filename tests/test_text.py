@@ -31,6 +31,7 @@ PAIRS = np.array([["good", "film"], ["bad", "film"], ["fun", "?"], ["dull", "bad
 
 
 def sentences(*behind, shape=(), mask=True, length=4, **options):
+    keras.utils.set_random_seed(0)
     words = layers.TextVectorization(
         vocabulary=WORDS, output_sequence_length=length, **options
     )
@@ -151,8 +152,9 @@ def test_every_kind_of_strings(kind):
     assert model.variance(x).shape == (8, 1)
     model.compile(keras.optimizers.Adam(0.01), loss="kare")
     history = model.fit(x, Y, epochs=2, verbose=0, validation_data=(x, Y)).history
-    assert np.isfinite(history["loss"]).all()
-    assert model.evaluate(x, Y, verbose=0) == pytest.approx(history["val_loss"][-1])
+    assert history["loss"][1] < history["loss"][0]
+    measured = np.mean((model.predict(SENTENCES) - Y) ** 2)
+    assert model.evaluate(x, Y, verbose=0) == pytest.approx(measured, rel=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["cholesky", "primal", "nystrom", "cg"])
@@ -271,9 +273,10 @@ def test_another_vocabulary_makes_the_head_stale():
 def test_a_file_of_tiles_knows_other_strings(tmp_path):
     kernel, file = kk.kernels.NTK(sentences()), str(tmp_path / "gram.npy")
     first = np.array(kernel.gram(SENTENCES, out=file))
-    other = np.array(kernel.gram(SENTENCES[::-1], out=file))
-    np.testing.assert_allclose(other, first[::-1, ::-1], atol=1e-6)
-    assert np.max(np.abs(other - first)) > 1e-2
+    again = kernel.gram(tf.constant(SENTENCES), out=file)  # other objects, equal strings
+    np.testing.assert_array_equal(again, first)
+    with pytest.raises(ValueError, match="out"):
+        kernel.gram(SENTENCES[::-1], out=file)
 
 
 def numbers_only():
