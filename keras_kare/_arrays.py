@@ -9,6 +9,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare._text import gathered
+
 
 def plain(name: str, x: Any, network: Any = None) -> Any:
     """Return rows as arrays, nested as a network takes them.
@@ -24,7 +26,7 @@ def plain(name: str, x: Any, network: Any = None) -> Any:
     Raises:
         ValueError: For sparse and ragged rows, and lists of different lengths.
     """
-    inputs = getattr(network, "inputs", None) or []
+    x, inputs = gathered(x), getattr(network, "inputs", None) or []
     if isinstance(x, dict | list | tuple) and x:
         if len(inputs) == 1:
             x = _of_one_input(name, x, network)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _text
 from keras_kare._arrays import plain
 
 
@@ -72,7 +73,9 @@ def check_memory_limit(value: Any) -> None:
 
 
 def check_rows(name: str, x: Any, network: Any = None) -> Any:
-    """Return inputs as tensors: numeric, finite, the same positive number of rows each.
+    """Return inputs as tensors: finite numbers, or text, of the same number of rows each.
+
+    Whether a network takes text, its kernel's `check_shapes` knows.
 
     Args:
         name: Of the argument.
@@ -85,7 +88,7 @@ def check_rows(name: str, x: Any, network: Any = None) -> Any:
     if x is None:
         raise ValueError(f"`{name}` is missing. Received: {name}=None")
     x = plain(name, x, network)
-    x = keras.tree.map_structure(lambda part: _numeric(name, part), x)
+    x = keras.tree.map_structure(lambda part: _tensor(name, part), x)
     parts = keras.tree.flatten(x)
     if not parts:
         raise ValueError(f"`{name}` is empty. Received: {name}={x!r}")
@@ -273,7 +276,7 @@ def check_counts_a_row(name: str, weights: np.ndarray | None) -> None:
         )
 
 
-def _numeric(name: str, part: Any) -> tf.Tensor:
+def _tensor(name: str, part: Any) -> tf.Tensor:
     if isinstance(part, tf.data.Dataset):
         raise ValueError(
             f"`{name}` must be arrays here; only `fit`, `fit_head`, `predict` and "
@@ -281,18 +284,22 @@ def _numeric(name: str, part: Any) -> tf.Tensor:
         )
     if not tf.is_tensor(part):
         part = np.asarray(part)
+        if _text.is_text(part):
+            return _text.as_tensor(name, part)
         if part.dtype.kind not in "fiub":
-            raise ValueError(
-                f"`{name}` must hold numbers. Encode text and categories first (for "
-                "example with `keras.layers.StringLookup`). "
-                f"Received: {name} of dtype {part.dtype}"
-            )
+            refuse_text(name, part.dtype)
         if part.dtype.kind == "f":
             part = _narrowed(name, part)
-    part = tf.convert_to_tensor(part)
-    if part.dtype == tf.string:
-        raise ValueError(f"`{name}` must hold numbers. Received: {name} of dtype string")
-    return part
+    return tf.convert_to_tensor(part)
+
+
+def refuse_text(name: str, dtype: Any) -> None:
+    """Refuse what are no numbers where numbers are wanted."""
+    raise ValueError(
+        f"`{name}` must hold numbers, unless the network begins with a layer that takes "
+        "text (`keras.layers.TextVectorization`, or `StringLookup` for categories): add "
+        f"one, or encode text first. Received: {name} of dtype {dtype}"
+    )
 
 
 def _narrowed(name: str, part: np.ndarray) -> np.ndarray:

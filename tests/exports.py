@@ -49,6 +49,28 @@ class Case:
     classes: tuple[str, ...] | None = None
 
 
+def text_network() -> Any:
+    words = layers.TextVectorization(vocabulary=["good", "bad", "fun"])
+    return keras.Sequential(
+        [
+            keras.Input((), dtype="string"),
+            words,
+            layers.Embedding(words.vocabulary_size(), 3, mask_zero=True),
+            layers.GlobalAveragePooling1D(),
+            layers.Dense(1),
+        ]
+    )
+
+
+def text_and_numbers() -> Any:
+    """A category that is looked up, beside a number."""
+    kind = keras.Input((1,), dtype="string", name="kind")
+    size = keras.Input((1,), name="size")
+    known = layers.StringLookup(vocabulary=["good", "bad"], output_mode="one_hot")(kind)
+    h = layers.Dense(4, "gelu")(layers.Concatenate()([known, size]))
+    return keras.Model({"kind": kind, "size": size}, layers.Dense(1)(h))
+
+
 CASES = {
     "one target": Case(classes=("down", "up")),
     "dual": Case(columns=3, form="dual", classes=("a", "b", "c")),
@@ -61,14 +83,29 @@ CASES = {
     "no rows kept": Case(head=(("keep_anchors", False),), classes=("no", "yes")),
     "list of inputs": Case(network=networks.two_inputs),
     "dict of inputs": Case(network=networks.named_inputs),
+    "text": Case(network=text_network, classes=("bad", "good")),
+    "text, dual": Case(network=text_network, form="dual"),
+    "text and numbers": Case(network=text_and_numbers),
 }
 
 
 def inputs_for(network: Any, rng: np.random.Generator) -> Any:
+    if network.inputs[0].dtype == "string":
+        return text_rows(network, rng)
     if network.inputs[0].dtype == "int32":
         return rng.integers(0, 9, size=(ROWS, 5)).astype("int32")
     x = networks.rows_for(network, ROWS, rng)
     return keras.tree.map_structure(lambda part: part.astype("float32"), x)
+
+
+def text_rows(network: Any, rng: np.random.Generator) -> Any:
+    """Sentences of one to five words, some of them unknown; or words beside numbers."""
+    words = np.array(["good", "bad", "fun", "neither"])
+    if len(network.inputs) == 2:
+        size = rng.normal(size=(ROWS, 1)).astype("float32")
+        return {"kind": rng.choice(words, (ROWS, 1)).astype("S"), "size": size}
+    made = [" ".join(rng.choice(words, 1 + i % 5)) for i in range(ROWS)]
+    return np.array([sentence.encode() for sentence in made])
 
 
 def named(x: Any) -> dict[str, np.ndarray]:

@@ -20,6 +20,7 @@ ORDER = (
     "_version",
     "_backend",
     "_sentences",
+    "_text",
     "_arrays",
     "_validation",
     "_labels",

@@ -7,6 +7,17 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_kare import _validation
+from keras_kare.kernels.structured.untouched import walk
+
+_OF_TEXT = (
+    keras.layers.Hashing,
+    keras.layers.HashedCrossing,
+    keras.layers.StringLookup,
+    keras.layers.TextVectorization,
+)
+"""Layers of Keras that take text."""
+
 
 def paired(network: keras.Model, name: str, x: Any) -> list[tuple[Any, Any]]:
     """Pair each input that a network says it takes with the part of `x` that it gets.
@@ -35,8 +46,10 @@ def paired(network: keras.Model, name: str, x: Any) -> list[tuple[Any, Any]]:
 
 
 def check_shapes(network: keras.Model, name: str, x: Any) -> None:
-    """Refuse rows of a shape that a network does not take; name the argument."""
-    for spec, part in paired(network, name, x):
+    """Refuse rows of a shape or kind that a network does not take; name the argument."""
+    pairs = paired(network, name, x)
+    _check_kinds(network, name, x, pairs)
+    for spec, part in pairs:
         # Keras adds and drops axes of length one.
         takes, got = ([d for d in t.shape[1:] if d != 1] for t in (spec, part))
         fits = tf.TensorShape(spec.shape[1:]).is_compatible_with(part.shape[1:])
@@ -45,6 +58,36 @@ def check_shapes(network: keras.Model, name: str, x: Any) -> None:
                 f"`{name}` does not fit the network, whose rows have shape "
                 f"{tuple(spec.shape[1:])}. Received: {name} of shape {tuple(part.shape)}"
             )
+
+
+def _check_kinds(
+    network: keras.Model, name: str, x: Any, pairs: list[tuple[Any, Any]]
+) -> None:
+    """Refuse text where a network takes numbers, and numbers where it takes text."""
+    if not pairs and not _may_take_text(network):
+        pairs = [(None, part) for part in keras.tree.flatten(x)]
+    for spec, part in pairs:
+        of_text = spec is not None and spec.dtype == "string"
+        if part.dtype == tf.string and not of_text:
+            _validation.refuse_text(name, part.dtype.name)
+        if of_text and part.dtype != tf.string:
+            raise ValueError(
+                f"`{name}` must hold text for the network's input {spec.name!r}. "
+                f"Received: {name} of dtype {part.dtype.name}"
+            )
+
+
+def _may_take_text(network: keras.Model) -> bool:
+    """Tell whether a network that does not say what it takes may begin with text."""
+    return any(
+        isinstance(layer, _OF_TEXT)
+        or (not isinstance(layer, keras.Model) and not _is_of_keras(layer))
+        for layer in walk(network)
+    )
+
+
+def _is_of_keras(layer: keras.layers.Layer) -> bool:
+    return type(layer).__module__.startswith("keras.")
 
 
 def _named(network: keras.Model, takes: list[Any]) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_kare import _text
 from keras_kare._labels import Classes
 from keras_kare.machine.calibration import Evidence
 from keras_kare.machine.problem import Rows
@@ -162,7 +163,10 @@ class State:
         """Write everything into a Keras variable store."""
         flat = [] if self.anchors is None else keras.tree.flatten(self.anchors)
         for i, anchor in enumerate(flat):
-            store[f"anchor_{i}"] = anchor.numpy()
+            array = anchor.numpy()
+            if anchor.dtype == tf.string:  # files of arrays take numbers only
+                array, store[f"anchor_{i}_lengths"] = _text.encoded(array)
+            store[f"anchor_{i}"] = array
         if self.targets is not None:
             store["targets"] = self.targets
         if self.row_weights is not None:
@@ -217,7 +221,7 @@ class State:
         labels = meta.get("classes")
         self.classes = labels and Classes.from_json(labels)
         if meta["anchors"] is not None:
-            x = _filled(meta["anchors"], lambda i: _sound(store, f"anchor_{i}"))
+            x = _filled(meta["anchors"], lambda i: _anchor(store, f"anchor_{i}"))
             self.anchors = _assigned(None, x)
         self.targets = _sound(store, "targets") if "targets" in keys else None
         if "row_weights" in keys:
@@ -235,6 +239,14 @@ class State:
 def values(x: Any) -> Any:
     """Return the present values of nested variables."""
     return keras.tree.map_structure(lambda v: v.read_value(), x)
+
+
+def _anchor(store: Any, name: str) -> np.ndarray:
+    """Read anchors, which were written as bytes and lengths where they are text."""
+    array, lengths = _sound(store, name), f"{name}_lengths"
+    if lengths not in store.keys():  # noqa: SIM118  Keras' stores are no mappings
+        return array
+    return _text.decoded(array, _sound(store, lengths))
 
 
 def _sound(store: Any, name: str) -> np.ndarray:

@@ -542,6 +542,8 @@ class KernelMachine(keras.Model):
                 f"Received: {validation.y.shape[1]} and {rows.y.shape[1]} columns"
             )
         self.kernel.check(rows.x, batch_size)
+        if validation is not None:
+            self.kernel.check_shapes("validation x", validation.x)
         self.built = True
 
     def _streams(self, x: Any) -> bool:

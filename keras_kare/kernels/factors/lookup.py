@@ -63,7 +63,7 @@ class LookupFactor(Factor):
         count, q = self.b.shape[2:]
         n = length(self.b)
         entries = tf.cast(self.indices, tf.int32) + self.size * tf.range(n)[:, None]
-        flat = tf.reshape(self.b, (-1, count, q))
+        flat = tf.cast(tf.reshape(self.b, (-1, count, q)), dtype)
         table = tf.math.unsorted_segment_sum(flat, tf.reshape(entries, [-1]), n * self.size)
         table = tf.reshape(table, (-1, self.size, count, q))
         return [tf.transpose(table, (0, 2, 1, 3))]

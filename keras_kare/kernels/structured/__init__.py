@@ -6,6 +6,7 @@ from keras_kare.kernels.structured import embedding as embedding
 from keras_kare.kernels.structured import normalization as normalization
 from keras_kare.kernels.structured import recurrent as recurrent
 from keras_kare.kernels.structured import resizing as resizing
+from keras_kare.kernels.structured import text as text
 from keras_kare.kernels.structured.registry import register_rule
 from keras_kare.kernels.structured.rule import LayerRule
 

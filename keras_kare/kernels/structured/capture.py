@@ -96,7 +96,11 @@ class Recorder:
                 outputs = rule.call(layer, watch, *args, **kwargs)
             elif rule.corrects:
                 outputs = rule.call(layer, _only_return, *args, **kwargs)
-        return original(layer, *args, **kwargs) if outputs is NotImplemented else outputs
+        if outputs is NotImplemented:
+            outputs = original(layer, *args, **kwargs)
+        if rule is not None and rule.loses_rows:
+            _set_rows(outputs, keras.tree.flatten((args, kwargs))[0])
+        return outputs
 
     def _watch(
         self,
@@ -133,6 +137,12 @@ class Recorder:
 
 def _name(rule: LayerRule, layer: keras.layers.Layer) -> str:
     return f"The rule {type(rule).__name__} of layer {layer.name!r}"
+
+
+def _set_rows(outputs: Any, inputs: Any) -> None:
+    """Tell TensorFlow that outputs have as many rows as inputs."""
+    if tf.is_symbolic_tensor(outputs) and isinstance(outputs, tf.Tensor):
+        outputs.set_shape(inputs.shape[:1].concatenate(outputs.shape[1:]))
 
 
 def _only_return(

@@ -86,6 +86,10 @@ class LayerRule(abc.ABC):
     """Whether `call` is also wanted where nothing is watched, since TensorFlow's
     second derivative of the layer's own `call` is wrong."""
 
+    loses_rows: bool = False
+    """Whether TensorFlow forgets in the layer's own call how many rows there are, which
+    are as many as the inputs have."""
+
     def accepts(self, layer: keras.layers.Layer) -> bool:
         """Tell whether this instance is one that the rule describes.
 
