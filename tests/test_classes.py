@@ -397,7 +397,8 @@ class TestCalibration:
         targets = 2.0 * own[:, -columns:] - 1.0
         logits = np.hstack([np.zeros((200, 1)), scores]) if columns == 1 else scores
         held = weights @ own
-        wanted = (held[codes][:, None] * own + 1.0) / (held[codes] + count)[:, None]
+        share = ((held + 1.0) / (held + 2.0))[codes][:, None]
+        wanted = np.where(own > 0.0, share, (1.0 - share) / (count - 1))
 
         def loss(log_factor: float) -> float:
             log_p = log_softmax(np.exp(log_factor) * logits, axis=1)

@@ -87,7 +87,10 @@ def _fitted(scores: tf.Tensor, targets: tf.Tensor, weights: tf.Tensor) -> tf.Ten
 
 
 def smoothed(own: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """Return probabilities `(m, c)`: `(N_k + 1) / (N_k + c)` for a row's class `k`.
+    """Return probabilities `(m, c)`: `(N_k + 1) / (N_k + 2)` for a row's class `k`.
+
+    That is Platt's, of one more row of the class and one that is of another; here the
+    others share it.
 
     Args:
         own: 1 for each row's class and 0 elsewhere, `(m, c)`.
@@ -95,7 +98,8 @@ def smoothed(own: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
     """
     counts = tf.linalg.matvec(own, tf.linalg.matvec(own, weights, transpose_a=True))
     counts, classes = counts[:, None], tf.cast(tf.shape(own)[1], own.dtype)
-    return (counts * own + 1.0) / (counts + classes)
+    other = (1.0 - own) / ((counts + 2.0) * (classes - 1.0))
+    return own * (counts + 1.0) / (counts + 2.0) + other
 
 
 def probabilities(scores: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
