@@ -17,7 +17,6 @@ BEHIND = {
     "pooling": lambda: [layers.GlobalAveragePooling1D()],
     "dense, pooling": lambda: [layers.Dense(3, "tanh"), layers.GlobalAveragePooling1D()],
     "recurrent": lambda: [layers.GRU(3)],
-    "both ways": lambda: [layers.Bidirectional(layers.LSTM(3))],
     "each step": lambda: [
         layers.TimeDistributed(layers.Dense(3)),
         layers.GlobalAveragePooling1D(),
@@ -58,9 +57,10 @@ def float64():
     keras.config.set_floatx("float32")
 
 
-@pytest.mark.parametrize("dtype", ["int32", "float32"])
 @pytest.mark.parametrize("first", ["eager", "fixed", "open"])
-@pytest.mark.parametrize("name", BEHIND)
+@pytest.mark.parametrize(
+    ("name", "dtype"), [*((name, "int32") for name in BEHIND), ("pooling", "float32")]
+)
 def test_at_the_first_use(float64, name, first, dtype):
     x, kernel = tf.constant(rows(dtype)), kk.kernels.NTK(network(name, dtype))
     if first == "eager":
