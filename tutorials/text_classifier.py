@@ -83,24 +83,24 @@ def sentences_of(package):
 
 
 def rows_of(first, second, rng):
-    """As many sentences of each, mixed, with targets of -1 and 1."""
+    """As many sentences of each, mixed, with the names of the libraries."""
     count = min(len(first), len(second))
     chosen = [rng.choice(part, count, replace=False) for part in (first, second)]
     mixed = rng.permutation(2 * count)
-    return np.concatenate(chosen)[mixed], np.repeat([-1.0, 1.0], count)[mixed]
+    return np.concatenate(chosen)[mixed], np.repeat(NAMES, count)[mixed]
 
 
-sentences, targets = rows_of(
+NAMES = ["scikit-learn", "matplotlib"]
+sentences, labels = rows_of(
     sentences_of("sklearn"), sentences_of("matplotlib"), np.random.default_rng(0)
 )
 ends = np.cumsum([ROWS, ROWS // 2, ROWS])
 if ends[-1] > len(sentences):
     raise SystemExit(f"There are only {len(sentences)} sentences: take fewer rows.")
 x, x_valid, x_test, _ = np.split(sentences, ends)
-y, y_valid, y_test, _ = np.split(targets.astype("float32")[:, None], ends)
-NAMES = ["scikit-learn", "matplotlib"]  # of -1, and of 1
-for sentence, target in zip(x[:6], y[:6, 0], strict=True):
-    print(f"{NAMES[int(target > 0)]:12} {sentence}")
+y, y_valid, y_test, _ = np.split(labels, ends)
+for sentence, label in zip(x[:6], y[:6], strict=True):
+    print(f"{label:12} {sentence}")
 
 # %% [markdown]
 # ## The network
@@ -140,10 +140,11 @@ print(model.kernel.plan(x))
 #
 # ## Training
 #
-# As with any other rows. On some hundred sentences the whole set is one batch. The ridge
-# of the loss is large for such a kernel: it has a vector for every word, most words are in
-# a few sentences only, and KARE with a smaller ridge is soon fooled by that (the measured
-# error on validation sentences, which stops the training, then rises after a few steps).
+# As with any other rows, and labels as they are. On some hundred sentences the whole set is
+# one batch. The ridge of the loss is large for such a kernel: it has a vector for every
+# word, most words are in a few sentences only, and KARE with a smaller ridge is soon fooled
+# by that (the measured error on validation sentences, which stops the training, then rises
+# after a few steps).
 
 # %%
 model.compile(
@@ -165,12 +166,18 @@ first, last = history["loss"][0], history["loss"][-1]
 print(f"KARE {first:.3f} in the first epoch, {last:.3f} in the last")
 
 
+def signs(labels):
+    """1 for the second of the classes, -1 for the first, as `predict` has them."""
+    return np.where(labels == model.classes[1], 1.0, -1.0).astype("float32")
+
+
 def accuracy(scores):
     """The share of test sentences whose sign is right."""
-    return float(np.mean((np.ravel(scores) > 0) == (y_test[:, 0] > 0)))
+    return float(np.mean((np.ravel(scores) > 0) == (signs(y_test) > 0)))
 
 
 predictions = model.predict(x_test, verbose=0)
+print("classes:", model.classes.tolist())
 
 # %% [markdown]
 # ## Against others
@@ -185,8 +192,8 @@ network = make_network()
 network.compile(keras.optimizers.Adam(3e-3), loss="mse")
 network.fit(
     tf.constant(x),  # Keras takes strings as tensors; a `KAREModel` takes any
-    y,
-    validation_data=(tf.constant(x_valid), y_valid),
+    signs(y),
+    validation_data=(tf.constant(x_valid), signs(y_valid)),
     epochs=EPOCHS,
     callbacks=[
         keras.callbacks.EarlyStopping("val_loss", patience=10, restore_best_weights=True)
@@ -197,7 +204,7 @@ linear = make_pipeline(
     TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
     GridSearchCV(LogisticRegression(max_iter=2000), {"C": np.logspace(-1, 3, 5)}, cv=5),
 )
-linear.fit(np.concatenate([x, x_valid]), np.concatenate([y, y_valid])[:, 0] > 0)
+linear.fit(np.concatenate([x, x_valid]), signs(np.concatenate([y, y_valid])))
 after = kk.KAREModel(network).fit_head(x, y, validation_data=(x_valid, y_valid))
 
 for name, scores in {
@@ -217,9 +224,12 @@ for name, scores in {
 # A list of strings is enough.
 
 # %%
-for sentence in ["Draw a line between two points.", "Fit the model to the training data."]:
-    score = float(model.predict([sentence], verbose=0)[0, 0])
-    print(f"{score:+.2f} ({NAMES[int(score > 0)]}): {sentence}")
+mine = ["Draw a line between two points.", "Fit the model to the training data."]
+likely = model.predict_proba(mine, verbose=0).max(axis=1)
+for sentence, name, p in zip(
+    mine, model.predict_classes(mine, verbose=0), likely, strict=True
+):
+    print(f"{name} ({p:.0%}): {sentence}")
 
 # %% [markdown]
 # ## Save, load, serve
@@ -234,15 +244,16 @@ print(f"reloaded: largest difference of predictions {difference:.1e}")
 
 # %% [markdown]
 # The exported model takes strings, too, in TensorFlow alone: the vocabulary is one of its
-# files, and no training sentence is. `classify` names the classes.
+# files, and no training sentence is. `classify` has the classes' probabilities.
 
 # %%
-model.export(OUT / "serving", verbose=False, classes=NAMES)
+model.export(OUT / "serving", verbose=False)
 served = tf.saved_model.load(str(OUT / "serving"))
 difference = np.max(np.abs(served.serve(tf.constant(x_test)).numpy() - predictions))
 print(f"exported: largest difference of predictions {difference:.1e}")
 answer = served.signatures["classify"](inputs=tf.constant(["Set the color of the ticks."]))
-scores = dict(zip(NAMES, answer["scores"].numpy()[0].round(2).tolist(), strict=True))
+names = answer["classes"].numpy()[0].astype(str)
+scores = dict(zip(names, answer["scores"].numpy()[0].round(2).tolist(), strict=True))
 print("served scores of 'Set the color of the ticks.':", scores)
 
 # %%

@@ -94,7 +94,7 @@ class Machine:
         self.kernel, self.settings, self.state = kernel, settings, state
 
     def __call__(self, x: Any) -> tf.Tensor:
-        """Return predictions for rows, `(n, c)`, in Keras' float type.
+        """Return predictions for rows, `(n, c)`, of `output_dtype`.
 
         Raises:
             ValueError: If nothing was solved.
@@ -111,7 +111,7 @@ class Machine:
             outputs = prediction.from_cross(cross, tf.convert_to_tensor(state.dual))
         if state.constant is not None:
             outputs = tf.cast(outputs, tf.float64) + tf.convert_to_tensor(state.constant)
-        outputs = tf.cast(outputs, keras.config.floatx())
+        outputs = tf.cast(outputs, prediction.output_dtype(self.kernel))
         if self.settings.residual:
             f = prediction.network_outputs(self.kernel, x)
             outputs += tf.cast(f, outputs.dtype)

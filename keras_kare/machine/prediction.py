@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
@@ -15,6 +16,13 @@ from keras_kare.solvers import Prepared, Solution
 
 MANY = 8192
 """Anchors above which kernel values with them are not kept."""
+
+
+def output_dtype(kernel: Kernel) -> str:
+    """Return the type of predictions: Keras' float type, or float64 as the kernel."""
+    types = {kernel.compute_dtype, *(v.dtype for v in kernel.trainable_variables)}
+    floatx: str = keras.config.floatx()
+    return "float64" if "float64" in types else floatx
 
 
 def from_cross(cross: tf.Tensor, dual: tf.Tensor) -> tf.Tensor:

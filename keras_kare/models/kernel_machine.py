@@ -28,6 +28,7 @@ from keras_kare.models import (
     training_step,
 )
 from keras_kare.models.export import check_format, export_saved_model
+from keras_kare.models.summary import described
 from keras_kare.models.watch import Watch, watched
 from keras_kare.solvers import Solver
 
@@ -93,6 +94,17 @@ class KernelMachine(keras.Model):
         """The classes of a classification, `(k,)`, sorted, in the type of the labels."""
         classes = self.head.classes
         return None if classes is None else classes.labels
+
+    def summary(self, *args: Any, **kwargs: Any) -> None:
+        """Print the network's layers, as it would itself, and lines on kernel and head.
+
+        Args as in `keras.Model.summary`.
+        """
+        network = self.network
+        shown = super().summary if network is None else network.summary
+        shown(*args, **kwargs)
+        for line in described(self):
+            (kwargs.get("print_fn") or print)(line)
 
     def build(self, input_shape: Any) -> None:
         if not self.kernel.built:

@@ -16,4 +16,16 @@ HABITS = [
         says="smaller learning rate",
     ),
     Habit("model(x)", says="has not been solved"),
+    Habit(
+        "lines = []\n"
+        "model.fit_head(x, y).summary(print_fn=lambda line, **_: lines.append(line))\n"
+        "'\\n'.join(lines)",
+        gives="'(None, 8)' in out and 'solved on 60 rows' in out",
+    ),
+    Habit(
+        "wide = keras.layers.Dense(1, dtype='float64');"
+        "model = kk.KAREModel(keras.Sequential([keras.Input((4,)), wide]));"
+        "model.fit_head(x, y).predict(x).dtype",
+        gives="out == 'float64'",
+    ),
 ]
