@@ -50,13 +50,6 @@ def no_fallback():
         yield
 
 
-@pytest.fixture
-def float64():
-    keras.config.set_floatx("float64")
-    yield
-    keras.config.set_floatx("float32")
-
-
 @pytest.mark.parametrize("first", ["eager", "fixed", "open"])
 @pytest.mark.parametrize(
     ("name", "dtype"), [*((name, "int32") for name in BEHIND), ("pooling", "float32")]

@@ -88,13 +88,6 @@ def seeded():
     keras.utils.set_random_seed(0)
 
 
-@pytest.fixture
-def float64():
-    keras.config.set_floatx("float64")
-    yield
-    keras.config.set_floatx("float32")
-
-
 def solved(network=None, x=SENTENCES, **head):
     head = kk.NTKRidgeHead(ridge=0.1, **head)
     return kk.KAREModel(network or sentences(), head=head).fit_head(x, Y)
