@@ -7,6 +7,7 @@ already, with 0 or with -1 elsewhere, stay as many.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,8 +72,8 @@ class Classes:
             places = np.searchsorted(labels, given)
             known = labels[np.minimum(places, len(labels) - 1)] == given
         if not np.all(known):
-            unknown = np.unique(given[~known].astype(str))[:3].tolist()
-            raise ValueError(f"{self._unknown(name)} Received: {', '.join(unknown)}")
+            unknown = np.array(list(dict.fromkeys(given[~known].tolist())), object)
+            raise ValueError(f"{self._unknown(name)} Received: {in_words(unknown, 3)}")
         return places
 
     def targets(self, name: str, y: np.ndarray) -> np.ndarray:
@@ -188,15 +189,23 @@ def found(name: str, y: np.ndarray, task: str = "auto") -> Classes:
     return Classes(labels)
 
 
-def many(classes: Classes | None, rows: int) -> str:
-    """Return what to tell of whole numbers with so few rows each; or nothing."""
+def many(classes: Classes | None, rows: int, metrics: Sequence[str] = ()) -> str:
+    """Return what to tell of whole numbers that may be quantities; or nothing.
+
+    Args:
+        classes: What they were taken for.
+        rows: How many there are.
+        metrics: Names of metrics of numbers that are wanted.
+    """
     if classes is None or classes.columns or classes.labels.dtype.kind not in "iu":
         return ""
-    if rows >= FEW_A_CLASS * len(classes) or len(classes) == 2:
+    few = rows < FEW_A_CLASS * len(classes)
+    if len(classes) == 2 or not (few or metrics):
         return ""
+    wanted = f", and metrics of numbers are wanted ({', '.join(metrics)})" * bool(metrics)
     return (
         f"`y` holds {len(classes)} different whole numbers in {rows} rows, which are taken "
-        f"for labels of as many classes; {QUANTITIES}, or floats."
+        f"for labels of as many classes{wanted}: {QUANTITIES}, or floats."
     )
 
 
@@ -279,7 +288,10 @@ def weights_of_classes(class_weight: Any, y: np.ndarray, classes: Classes | None
 
 def in_words(labels: np.ndarray, most: int = 5) -> str:
     """Return a few labels as text."""
-    listed = [str(label) for label in labels[:most].tolist()]
+    listed = [
+        repr(label) if isinstance(label, str | bytes) else str(label)
+        for label in labels[:most].tolist()
+    ]
     return ", ".join(listed) + (", …" if len(labels) > most else "")
 
 

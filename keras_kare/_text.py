@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,12 @@ def as_tensor(name: str, array: np.ndarray) -> tf.Tensor:
     """
     array = np.asarray(array, object)
     for entry in array.flat:
+        if isinstance(entry, numbers.Real) and entry == entry:  # not NaN
+            raise ValueError(
+                f"`{name}` must hold numbers or text, not both: give text columns an input "
+                "of their own, or encode them as numbers. "
+                f"Received: {name} with {entry!r} among text"
+            )
         if not isinstance(entry, str | bytes):
             raise ValueError(
                 f"`{name}` must hold text in every row where it holds text in one: fill "

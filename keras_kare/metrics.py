@@ -176,11 +176,14 @@ class OfClasses(keras.metrics.Metric):
         self.metric.reset_state()
 
     def get_config(self) -> dict[str, Any]:
-        return {"metric": keras.saving.serialize_keras_object(self.metric)}
+        plain = type(self.metric) is keras.metrics.MeanMetricWrapper  # of a function
+        given = self.metric._fn if plain else self.metric
+        return {"metric": keras.saving.serialize_keras_object(given)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> OfClasses:
-        return cls(keras.saving.deserialize_keras_object(config["metric"]))
+        made: OfClasses = get(keras.saving.deserialize_keras_object(config["metric"]))
+        return made
 
 
 def get(identifier: Any) -> Any:
@@ -211,18 +214,24 @@ class Wanted:
     Attributes:
         probabilities: Whether one takes anything but targets and outputs.
         classes: Names of those that mean nothing where targets are numbers.
+        signs: Names of those that mean nothing where targets are not -1 and 1.
+        numbers: Names of those that are of numbers.
     """
 
     probabilities: bool = False
     classes: tuple[str, ...] = ()
+    signs: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
 
     @classmethod
     def by(cls, *metrics: Any) -> Wanted:
         """Return what metrics want, in the structures in which they were compiled."""
         ours = [m for m in keras.tree.flatten(metrics) if isinstance(m, OfClasses)]
+        probabilities = any(metric.kind not in SIGNED for metric in ours)
+        kinds = (OF_CLASSES, SIGNED[:1], SIGNED[1:])
         return cls(
-            any(metric.kind not in SIGNED for metric in ours),
-            tuple(metric.name for metric in ours if metric.kind in OF_CLASSES),
+            probabilities,
+            *(tuple(m.name for m in ours if m.kind in some) for some in kinds),
         )
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from keras_kare import _labels
@@ -41,7 +42,7 @@ def tell_of_targets(model: Any, rows: Rows, stacklevel: int = 4) -> None:
         ValueError: As `check_metrics`.
     """
     check_metrics(model, rows)
-    told = _labels.many(rows.classes, len(rows))
+    told = _labels.many(rows.classes, len(rows), model._wanted.numbers)
     if rows.classes is None and model.task == "auto":
         shape: Any = getattr(model.network, "output_shape", None)
         outputs = shape[-1] if isinstance(shape, tuple) else None
@@ -56,13 +57,16 @@ def check_metrics(model: Any, rows: Rows) -> None:
     Raises:
         ValueError: That names them.
     """
-    if rows.classes is not None or model.task != "auto":
+    if rows.classes is not None:
         return
-    if model._wanted.classes:
+    wrong = () if np.all(np.abs(rows.y) == 1.0) else model._wanted.signs
+    if model.task == "auto":
+        wrong += model._wanted.classes
+    if wrong:
         raise ValueError(
             "`metrics` holds metrics of classes, and `y` numbers: pass labels (integers or "
             'text), or floats of labels to a `KAREModel(..., task="classification")`. '
-            f"Received: metrics={list(model._wanted.classes)}"
+            f"Received: metrics={list(wrong)}"
         )
 
 
