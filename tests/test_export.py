@@ -212,6 +212,24 @@ def test_c_program_python_and_command_line_agree(served, client, name):
         np.testing.assert_allclose(from_c, python, rtol=1e-6, atol=1e-6)
 
 
+def test_c_program_gets_probabilities(served, client):
+    case = served["one target"]
+    inputs, *outputs = re.findall(r"name: (\S+:\d+)", section(case.show, "classify"))
+    named = re.findall(r"outputs\['(\w+)'\]", section(case.show, "classify"))
+    scores = outputs[named.index("scores")]
+    done = subprocess.run(
+        [client, case.folder, inputs, scores, *map(str, case.x.shape)],
+        input="\n".join(f"{value:.9g}" for value in case.x.ravel()),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    from_c = np.array(done.stdout.split(), "float32").reshape(-1, 2)
+    np.testing.assert_allclose(from_c, case.plain["classify scores"], atol=1e-6)
+    np.testing.assert_allclose(from_c.sum(axis=1), 1.0, atol=1e-6)
+
+
 def test_rows_with_nan_are_refused_when_served(served):
     loaded = tf.saved_model.load(str(served["one target"].folder))
     x = served["one target"].x.copy()

@@ -200,6 +200,14 @@ class KAREEstimator(BaseEstimator):
             "centres": len(table.centres),
             "kernel_error": [solved.kernel_error for solved in self._ensemble.solved],
         }
+        if self.centres == "auto":
+            told = self.approximation_
+            warnings.warn(
+                f"Machines of {told['rows']:,} rows are approximated by {told['centres']:,} of "
+                f"them (kernel errors {told['kernel_error']}): `centres={AUTO_CENTRES}` says "
+                "that this is meant, and `centres=None` solves them exactly.",
+                stacklevel=4,
+            )
         return evidence
 
     def _centres(self, n: int) -> int | None:

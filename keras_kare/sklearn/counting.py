@@ -6,13 +6,15 @@ from typing import Any
 
 import numpy as np
 
+from keras_kare import _validation
+
 
 def check_sample_weight(sample_weight: Any, rows: int) -> np.ndarray | None:
     """Return how often rows count, `(n,)`; `None` where each counts once.
 
     Raises:
         ValueError: If they are not numbers, finite and not negative, one a row, or less
-            than two are positive.
+            than two are positive, or they sum to a row or less.
     """
     if sample_weight is None:
         return None
@@ -36,6 +38,7 @@ def check_sample_weight(sample_weight: Any, rows: int) -> np.ndarray | None:
             "`sample_weight` must be positive for at least two rows. Received: "
             f"sample_weight that is zero but for {np.count_nonzero(weights)} of {rows} rows"
         )
+    _validation.check_counts_a_row("sample_weight", weights)
     return None if np.all(weights == 1.0) else weights
 
 

@@ -46,7 +46,8 @@ class KARERegressor(RegressorMixin, KAREEstimator):
             `"auto"`: 1,000 of more than 5,000 rows. `None`: all, whose Gram matrices
             must fit into memory. With centres one row in ten, at most 5,000, chooses and
             does not train, the others train in batches for up to `30 * epochs` steps, and
-            `approximation_` says what was done. Defaults to `"auto"`.
+            `approximation_` says what was done, and with `"auto"` a warning. Defaults to
+            `"auto"`.
         time_budget: Seconds, of which half are for choosing: longer trainings than fit
             into that are not chosen. Machines are solved after that. Defaults to no limit.
         categorical_features: Names or numbers of categorical columns, or a mask.

@@ -42,6 +42,23 @@ HABITS = [
     Habit("model.fit(x, y); model.predict_proba(x)", says="There are no classes"),
     Habit(COMPILE.format("'AUC'") + "model.fit(x, y)", says="metrics of classes"),
     Habit(
+        COMPILE.format("'accuracy'") + f"model.fit(x, {FLOATS})",
+        says="metrics of classes, and `y` numbers",
+    ),
+    Habit(
+        COMPILE.format("'mae'") + "model.fit(x, codes + 1)",
+        says="metrics of numbers are wanted (mae)",
+        gives="True",
+    ),
+    Habit(
+        "def own(y, p): return keras.ops.mean(keras.ops.abs(y - p), axis=-1)\n"
+        "model.compile('adam', 'kare', metrics=[own]); model.fit(x, bits)\n"
+        "model.save('m.keras')\n"
+        "keras.saving.load_model('m.keras', custom_objects={'own': own}).evaluate(x, bits)",
+        gives="np.allclose(out, model.evaluate(x, bits))",
+    ),
+    Habit(FIT.format("bits") + "model.evaluate(x, bits.astype(str))", says="Received: '"),
+    Habit(
         COMPILE.format("'AUC'") + "model.fit(x, bits); model.evaluate(x, bits)[1]",
         gives="out > 0.95",
     ),
