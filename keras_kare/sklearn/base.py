@@ -202,10 +202,11 @@ class KAREEstimator(BaseEstimator):
         }
         if self.centres == "auto":
             told = self.approximation_
+            rows, errors = f"{told['rows']:,} rows", told["kernel_error"]
             warnings.warn(
-                f"Machines of {told['rows']:,} rows are approximated by {told['centres']:,} of "
-                f"them (kernel errors {told['kernel_error']}): `centres={AUTO_CENTRES}` says "
-                "that this is meant, and `centres=None` solves them exactly.",
+                f"Machines of {rows} are approximated by {told['centres']:,} of them (kernel "
+                f"errors {errors}): `centres={AUTO_CENTRES}` says that this is meant, and "
+                "`centres=None` solves them exactly.",
                 stacklevel=4,
             )
         return evidence
