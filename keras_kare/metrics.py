@@ -142,8 +142,9 @@ class OfClasses(keras.metrics.Metric):
         self.metric, self.kind = metric, _kind(metric)
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        columns = y_true.shape[-1]
-        if len(y_pred.shape) == 2 and y_pred.shape[-1] > columns:
+        columns, given = y_true.shape[-1], y_pred.shape[-1]
+        known = columns is not None and given is not None  # as where there are classes
+        if len(y_pred.shape) == 2 and known and given > columns:
             outputs, shares = y_pred[:, :columns], y_pred[:, columns:]
             y_true, y_pred = self._expected(y_true, outputs, shares)
         return self.metric.update_state(y_true, y_pred, sample_weight=sample_weight)
@@ -214,7 +215,7 @@ class Wanted:
     Attributes:
         probabilities: Whether one takes anything but targets and outputs.
         classes: Names of those that mean nothing where targets are numbers.
-        signs: Names of those that mean nothing where targets are not -1 and 1.
+        signs: Names of those that mean nothing where targets have no sign.
         numbers: Names of those that are of numbers.
     """
 

@@ -331,3 +331,24 @@ def test_made_up_text_knows_the_vocabulary():
     assert set(words) & set(WORDS)
     assert set(words) - set(WORDS)
     assert len({len(row.split()) for row in made.numpy()}) > 2
+
+
+def test_how_text_is_split_is_part_of_a_kernel():
+    """Networks of the same vocabulary that split in other ways are others."""
+    known = [
+        kk.kernels.NTK(
+            keras.Sequential(
+                [
+                    keras.Input((), dtype="string"),
+                    keras.layers.TextVectorization(
+                        vocabulary=["a", "b"], output_sequence_length=4, split=split
+                    ),
+                    keras.layers.Embedding(4, 2),
+                    keras.layers.Flatten(),
+                    keras.layers.Dense(1),
+                ]
+            )
+        ).architecture()
+        for split in ("whitespace", "character", "whitespace")
+    ]
+    assert known[0] == known[2] != known[1]

@@ -162,14 +162,12 @@ def _wiring(network: keras.layers.Layer) -> str:
 
 def _configs(network: keras.layers.Layer) -> str:
     """Describe what layers of Keras keep in private, but for names and initializers."""
-    return json.dumps(
-        [
-            _described(layer.get_config())
-            for layer in walk(network)
-            if not isinstance(layer, keras.Model)
-        ],
-        default=repr,
-    )
+    layers = [layer for layer in walk(network) if not isinstance(layer, keras.Model)]
+    return str([_config(layer) for layer in layers])
+
+
+def _config(layer: keras.layers.Layer) -> str:
+    return json.dumps(_described(layer.get_config()), default=repr)
 
 
 def _described(config: Any) -> Any:
@@ -197,6 +195,8 @@ def architecture(network: keras.layers.Layer) -> str:
             # Keras adds some when it loads a layer, as false as if they were not there.
             if _matters(layer, name) and value is not None and value is not False:
                 digest.update(f"{name}={reader.of(value)};".encode())
+        if isinstance(layer, keras.layers.TextVectorization):  # how it splits is private
+            digest.update(_config(layer).encode())
         digest.update(_connections(layer, layers + operations, reader).encode())
         unread = unread or reader.unread
     for operation in operations:

@@ -59,7 +59,8 @@ def check_metrics(model: Any, rows: Rows) -> None:
     """
     if rows.classes is not None:
         return
-    wrong = () if np.all(np.abs(rows.y) == 1.0) else model._wanted.signs
+    counted = np.all((rows.y >= 0.0) & (rows.y == np.round(rows.y)))  # have no sign
+    wrong = model._wanted.signs if counted else ()
     if model.task == "auto":
         wrong += model._wanted.classes
     if wrong:

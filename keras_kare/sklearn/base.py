@@ -43,6 +43,13 @@ MATRICES = 9
 MOST_SEED = 2**31 - 1
 
 
+APPROXIMATED = (
+    "Machines of {rows} rows are approximated by {centres} of them (kernel errors "
+    "{kernel_error}): a number as `centres` says that this is meant, and `centres=None` "
+    "solves them exactly."
+)
+
+
 class KAREEstimator(BaseEstimator):
     """A kernel machine on tables, whose kernel is trained with KARE.
 
@@ -201,14 +208,7 @@ class KAREEstimator(BaseEstimator):
             "kernel_error": [solved.kernel_error for solved in self._ensemble.solved],
         }
         if self.centres == "auto":
-            told = self.approximation_
-            rows, errors = f"{told['rows']:,} rows", told["kernel_error"]
-            warnings.warn(
-                f"Machines of {rows} are approximated by {told['centres']:,} of them (kernel "
-                f"errors {errors}): `centres={AUTO_CENTRES}` says that this is meant, and "
-                "`centres=None` solves them exactly.",
-                stacklevel=4,
-            )
+            warnings.warn(APPROXIMATED.format(**self.approximation_), stacklevel=4)
         return evidence
 
     def _centres(self, n: int) -> int | None:

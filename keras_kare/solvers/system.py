@@ -106,7 +106,7 @@ class System(AbstractSystem):
         self.count, self.root = float(rows), np.ones(rows)
         self._given = y, None if weights is None else np.asarray(weights)
         if weights is not None:
-            weights = _validation.check_weights("weights", weights, rows)
+            weights = _validation.check_weights("weights", weights, rows, min(rows, 2))
             self.count = float(np.sum(weights, dtype="float64"))
             self.root = np.sqrt(np.asarray(weights, "float64"))
             self.operator = operator.scaled(self.root * np.sqrt(rows / self.count))
