@@ -257,8 +257,8 @@ class KernelMachine(keras.Model):
 
         ```python
         model = kk.KAREModel(network)
-        model.fit_head(x, labels)  # integers or text
-        model.predict_proba(x)[:, 0]  # of model.classes[0]
+        model.fit_head(x, y[:, 0] > 0)  # or integers, or text
+        model.predict_proba(x)[:, 1]  # of model.classes[1], True
         ```
 
         References:
