@@ -36,10 +36,9 @@ def main() -> None:
     options = parser.parse_args()
 
     data = load_breast_cancer()
-    classes = [str(name) for name in data.target_names]
     order = np.random.default_rng(0).permutation(len(data.data))
     x = data.data[order].astype("float32")
-    y = np.where(data.target[order] == 1, 1.0, -1.0).astype("float32")
+    y = data.target_names[data.target[order]]  # "malignant" or "benign"
     train, validation, test = np.split(np.arange(len(x)), (TRAIN, TRAIN + VALIDATE))
 
     keras.utils.set_random_seed(0)
@@ -68,7 +67,7 @@ def main() -> None:
     print(f"accuracy on {len(test)} rows that did not train: {100 * accuracy:.1f} %")
 
     folder = options.out / NAME / "1"  # TensorFlow Serving wants a number, the version
-    model.export(folder, classes=classes, verbose=False)
+    model.export(folder, verbose=False)
     rows = x[test[:3]]
     body = {"signature_name": "classify", "instances": rows.tolist()}
     (options.out / "request.json").write_text(json.dumps(body))
@@ -78,8 +77,9 @@ def main() -> None:
         inputs=tf.constant(rows)
     )["scores"]
     for score, truth in zip(scores.numpy(), y[test[:3]], strict=True):
-        told = ", ".join(f"{c} {s:.3f}" for c, s in zip(classes, score, strict=True))
-        print(f"  {told} (it is {classes[int(truth > 0)]})")
+        pairs = zip(model.classes, score, strict=True)
+        told = ", ".join(f"{name} {share:.3f}" for name, share in pairs)
+        print(f"  {told} (it is {truth})")
     print(f"model: {folder}\nrequest: {options.out / 'request.json'}")
 
 
