@@ -76,8 +76,8 @@ def test_export_and_ask(tmp_path, monkeypatch, capsys):
         server.server_close()
     lines = answers.splitlines()
     assert len(lines) == len(truth) == 3
-    scores = re.findall(r"malignant=([-\d.]+) benign=([-\d.]+)", answers)
-    for line, (malignant, benign) in zip(lines, scores, strict=True):
+    scores = re.findall(r"benign=([-\d.]+) malignant=([-\d.]+)", answers)
+    for line, (benign, malignant) in zip(lines, scores, strict=True):
         larger = "malignant" if float(malignant) > float(benign) else "benign"
         assert line.startswith(larger)
         assert float(malignant) + float(benign) == pytest.approx(1.0, abs=2e-4)
