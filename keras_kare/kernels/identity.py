@@ -16,6 +16,7 @@ import uuid
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from keras_kare.kernels.reading import Reader
 from keras_kare.kernels.structured.untouched import walk
@@ -88,7 +89,8 @@ class Identity:
         for operation in _operations(layers):
             seen += _settings(operation).values()
         if self._seen is None or not identical(seen, self._seen):
-            self._digest, self._seen = architecture(self._network), seen
+            with tf.init_scope():  # tables cannot be read while a graph is traced
+                self._digest, self._seen = architecture(self._network), seen
         return self._digest
 
     @property

@@ -494,7 +494,7 @@ class KernelMachine(keras.Model):
 
         ```python
         model = kk.KAREModel(network)
-        model.fit_head(x, np.where(y[:, 0] > 0, "up", "down"))
+        model.fit_head(x, np.where(np.ravel(y) > 0, "up", "down"))
         model.export("serving")
         served = tf.saved_model.load("serving")
         served.signatures["classify"](inputs=tf.constant(x))["scores"]  # (n, 2)
