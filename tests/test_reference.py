@@ -108,7 +108,10 @@ def test_network_outputs(case):
 def test_kare(case):
     gram = case.kernel().gram(case["x"])
     for ridge in ("0.001", "0.1", "1.0"):
-        case.check(kk.risk.kare(case["y"], gram, float(ridge)), f"kare_sum_z{ridge}")
+        # rounding of float32 is as large as the machine adds, at a ridge so small
+        within = 3.0 * case.tolerance if ridge == "0.001" else None
+        found = kk.risk.kare(case["y"], gram, float(ridge))
+        case.check(found, f"kare_sum_z{ridge}", within)
     relative = kk.losses.KARE(ridge=1.0, relative=True)
     case.check(relative(case["y"], gram), "kare_sum_relative_z1")
     trace = case.kernel("trace").gram(case["x"])
