@@ -337,9 +337,9 @@ class TestTraining:
         seen = []
         checkpoints = cross_fitting.checkpoints
 
-        def spy(bench, recipe, x, *rest):
+        def spy(bench, recipe, x, *rest, **named):
             seen.append(set(map(tuple, np.asarray(x).tolist())))
-            return checkpoints(bench, recipe, x, *rest)
+            return checkpoints(bench, recipe, x, *rest, **named)
 
         for module in (cross_fitting, ensemble):
             monkeypatch.setattr(module, "checkpoints", spy)
