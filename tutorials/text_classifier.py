@@ -252,7 +252,7 @@ served = tf.saved_model.load(str(OUT / "serving"))
 difference = np.max(np.abs(served.serve(tf.constant(x_test)).numpy() - predictions))
 print(f"exported: largest difference of predictions {difference:.1e}")
 answer = served.signatures["classify"](inputs=tf.constant(["Set the color of the ticks."]))
-names = answer["classes"].numpy()[0].astype(str)
+names = answer["classes"].numpy()[0].astype(str).tolist()
 scores = dict(zip(names, answer["scores"].numpy()[0].round(2).tolist(), strict=True))
 print("served scores of 'Set the color of the ticks.':", scores)
 
