@@ -1,4 +1,4 @@
-"""Errors of a graph, with our sentence alone.
+"""Sentences: errors of a graph, with ours alone, and a few of many names.
 
 TensorFlow puts what a check in a graph says between dozens of lines on where it stands.
 Texts of such checks are registered here, and found again in what TensorFlow makes of them.
@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, cast
 
 import tensorflow as tf
 
 Method = TypeVar("Method", bound=Callable[..., Any])
+
+FEW = 3
+"""How many names a sentence lists."""
 
 _BEGINNINGS: list[str] = []
 """How the registered texts begin."""
@@ -49,6 +52,13 @@ def found_in(message: str) -> str | None:
         found = f"{text} {values[0]}" if values and text.endswith("=") else text
         found = found.removesuffix("]")
     return found.strip()
+
+
+def listed(names: Sequence[str]) -> str:
+    """Name a few, and count the others."""
+    rest = len(names) - FEW
+    few = ", ".join(names[:FEW])
+    return f"{few} and {rest} more" if rest > 0 else few
 
 
 def alone(method: Method) -> Method:

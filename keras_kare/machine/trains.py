@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from keras_kare._sentences import listed
 from keras_kare.kernels.kernel import Kernel
 
 OTHERS = (
     "The head was solved for another kernel: {which} (`trainable` was set, a layer "
     "was adapted, or a file was loaded into a network of other settings)."
 )
-
-_FEW = 3
-"""How many variables a message lists."""
 
 
 def trains(kernel: Kernel) -> str:
@@ -44,6 +42,5 @@ def changed(facts: dict[str, Any], kernel: Kernel) -> str:
             if a != b == bit
         ]
         if paths:
-            rest = f" and {len(paths) - _FEW} more" if len(paths) > _FEW else ""
-            parts.append(f"{', '.join(paths[:_FEW])}{rest} {words}")
+            parts.append(f"{listed(paths)} {words}")
     return OTHERS.format(which=", and ".join(parts))

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 
+from keras_kare._sentences import listed
 from keras_kare.kernels.structured.untouched import walk
 
 CONSTANT = (
@@ -26,9 +27,6 @@ NEW_VARIABLES = (
     "Variables train that the optimizer was not made for ({names}): `trainable` has been "
     "changed since `compile`. Call `compile` again, with a new optimizer."
 )
-
-_FEW = 3
-"""How many names a message lists."""
 
 
 class Told:
@@ -146,10 +144,3 @@ def is_noisy(layer: keras.layers.Layer) -> bool:
 def _has_moving_statistics(layer: keras.layers.Layer) -> bool:
     kinds = (keras.layers.BatchNormalization, keras.layers.SpectralNormalization)
     return isinstance(layer, kinds) and bool(layer.trainable)
-
-
-def listed(names: Sequence[str]) -> str:
-    """Name a few, and count the others."""
-    rest = len(names) - _FEW
-    few = ", ".join(names[:_FEW])
-    return f"{few} and {rest} more" if rest > 0 else few
