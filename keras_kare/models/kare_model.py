@@ -17,6 +17,7 @@ from keras_kare.kernels import Kernel
 from keras_kare.kernels.structured.untouched import untouched
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.machine import Intercept, Rows
+from keras_kare.machine.machine import PROVISIONAL
 from keras_kare.models import classification, gathering, intake, training_step
 from keras_kare.models.kernel_machine import KernelMachine
 from keras_kare.models.session import Session
@@ -468,9 +469,7 @@ class KAREModel(KernelMachine):
     def load_weights(self, filepath: Any, *args: Any, **kwargs: Any) -> None:
         with warnings.catch_warnings():
             if self._trains:  # `BackupAndRestore`: what was solved then does not matter
-                warnings.filterwarnings(
-                    "ignore", "The head holds a machine of a validation"
-                )
+                warnings.filterwarnings("ignore", PROVISIONAL.partition(" (")[0])
             super().load_weights(filepath, *args, **kwargs)
 
     def _validates(self) -> bool:

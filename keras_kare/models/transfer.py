@@ -109,8 +109,8 @@ def before_training(model: Any, x: Any, stacklevel: int = 4) -> None:
     if told.once(("constant", trains)) and model.kernel.is_constant(x):
         names = listed([v.path for v in variables])
         warnings.warn(CONSTANT.format(names=names), stacklevel=stacklevel)
-    what = None if model.network is None else idle(model.network)
-    if what and told.once("idle"):
+    looks = model.network is not None and told.once(("idle", trains))  # a walk
+    if looks and (what := idle(model.network)) and told.once("idle"):
         warnings.warn(AS_IN_INFERENCE.format(what=what), stacklevel=stacklevel)
 
 
