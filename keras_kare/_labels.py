@@ -150,12 +150,17 @@ def read(
     """
     y = _validation.check_target_rows(name, y, rows)
     if known is None:
-        if task == "regression" or (task == "auto" and y.dtype.kind == "f"):
+        if are_numbers(y, task):
             return _validation.check_targets(name, y, rows), None
         known = found(name, y, task)
     elif y.dtype.kind == "f":
         _validation.check_finite(name, y)
     return known.targets(name, y), known
+
+
+def are_numbers(y: np.ndarray, task: str) -> bool:
+    """Tell whether targets are to be read as numbers, and not as labels."""
+    return task == "regression" or (task == "auto" and y.dtype.kind == "f")
 
 
 def found(name: str, y: np.ndarray, task: str = "auto") -> Classes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -18,7 +17,7 @@ def classes_in(dataset: Any, steps: int | None, task: str) -> Classes | None:
     labels: list[np.ndarray] = []
     for _, y, _ in read(dataset, steps):
         y = _validation.check_target_rows("y", y, len(y))
-        if task == "regression" or (task == "auto" and y.dtype.kind == "f"):
+        if _labels.are_numbers(y, task):
             return None
         if y.shape[1] > 1:
             return _labels.found("y", y, task)
@@ -32,7 +31,7 @@ def encoded(dataset: Any, classes: Classes | None) -> Any:
     Arrays, which are encoded where they are gathered, are returned as they are.
     """
     if classes is not None and hasattr(dataset, "__next__"):
-        return _each_encoded(dataset, classes)
+        return (_batch_encoded(batch, classes) for batch in dataset)
     if classes is None or not is_dataset(dataset):
         return dataset
     if isinstance(dataset, keras.utils.PyDataset):
@@ -45,10 +44,10 @@ def encoded(dataset: Any, classes: Classes | None) -> Any:
     return dataset.map(stood_for)
 
 
-def _each_encoded(batches: Iterator[Any], classes: Classes) -> Iterator[Any]:
-    for x, y, *weights in batches:
-        y = _validation.check_target_rows("y", y, len(y))
-        yield (x, classes.targets("y", y), *weights)
+def _batch_encoded(batch: Any, classes: Classes) -> Any:
+    x, y, *weights = batch
+    y = _validation.check_target_rows("y", y, len(y))
+    return (x, classes.targets("y", y), *weights)
 
 
 class EncodedBatches(keras.utils.PyDataset):
@@ -65,9 +64,7 @@ class EncodedBatches(keras.utils.PyDataset):
         return count
 
     def __getitem__(self, index: int) -> Any:
-        x, y, *weights = self._dataset[index]
-        y = _validation.check_target_rows("y", y, len(y))
-        return (x, self._classes.targets("y", y), *weights)
+        return _batch_encoded(self._dataset[index], self._classes)
 
     def on_epoch_begin(self) -> None:
         self._dataset.on_epoch_begin()
