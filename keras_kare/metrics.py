@@ -8,8 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-SIGNED = (
-    "SignedAccuracy",
+NUMBERS = (
     "MeanSquaredError",
     "RootMeanSquaredError",
     "MeanAbsoluteError",
@@ -24,7 +23,10 @@ SIGNED = (
     "Hinge",
     "SquaredHinge",
 )
-"""Metrics of numbers: of targets in {-1, 1} and the machine's outputs."""
+"""Metrics of numbers."""
+
+SIGNED = ("SignedAccuracy", *NUMBERS)
+"""Metrics of targets in {-1, 1} and the machine's outputs."""
 
 COLUMNS = (
     "CategoricalAccuracy",
@@ -228,11 +230,15 @@ class Wanted:
     def by(cls, *metrics: Any) -> Wanted:
         """Return what metrics want, in the structures in which they were compiled."""
         ours = [m for m in keras.tree.flatten(metrics) if isinstance(m, OfClasses)]
-        probabilities = any(metric.kind not in SIGNED for metric in ours)
-        kinds = (OF_CLASSES, SIGNED[:1], SIGNED[1:])
+
+        def named(*kinds: str) -> tuple[str, ...]:
+            return tuple(metric.name for metric in ours if metric.kind in kinds)
+
         return cls(
-            probabilities,
-            *(tuple(m.name for m in ours if m.kind in some) for some in kinds),
+            probabilities=len(named(*SIGNED)) < len(ours),
+            classes=named(*OF_CLASSES),
+            signs=named("SignedAccuracy"),
+            numbers=named(*NUMBERS),
         )
 
 
