@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_kare import _linalg, _rows
-from keras_kare.recipes.ensemble import CHUNK_VALUES, NO_GRAM, Averaged, Ensemble, Trained
+from keras_kare.recipes.ensemble import CHUNK_VALUES, NO_GRAM, Ensemble
 from keras_kare.recipes.mixtures import Kernels, quick_laplace
 from keras_kare.recipes.workbench import Workbench
 
@@ -140,21 +140,13 @@ class CentredEnsemble(Ensemble):
 
     Args:
         anchors: The centres, `(m, d)`.
-        scale, states, machines: As for `Ensemble`.
+        scale, states, machines, weights: As for `Ensemble`.
 
     Attributes:
         solved: What each machine was solved from.
     """
 
-    def __init__(
-        self,
-        anchors: np.ndarray,
-        scale: float,
-        states: dict[int, list[Trained]],
-        machines: list[Averaged],
-    ):
-        super().__init__(anchors, scale, states, machines)
-        self.solved: list[Whitened] = []
+    solved: list[Whitened]
 
     @property
     def chunk(self) -> int:

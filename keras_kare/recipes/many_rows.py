@@ -261,10 +261,9 @@ def _solved(
             recipe.ridges,
             key=lambda r: mean_square(phi @ solved[key].coefficients(r) - y, counts),
         )
-        ensemble.solved.append(solved[key])
         machines.append(Averaged(Key(key.steps, key.share, ridge), solved[key].dual(ridge)))
         values.append(phi @ solved[key].coefficients(ridge))
         variances.append(solved[key].variance(phi, seen[key].prior, ridge))
-    ensemble.machines = machines
+    ensemble.machines, ensemble.solved = machines, list(solved.values())
     means = np.mean(values, axis=0), np.mean(variances, axis=0)
     return ensemble, Evidence(table.held, {}, *means)
