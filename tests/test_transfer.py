@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from tutorial_scripts import run
 
 import keras_kare as kk
 from keras_kare.models.transfer import idle
@@ -261,7 +262,7 @@ def test_variables_frozen_one_by_one_are_loaded_so(make, rng, tmp_path):
     for name, array in {"x": x, "y": y, "out": out}.items():
         np.save(tmp_path / f"{name}.npy", array)
     paths = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
-    run = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", LOADS, str(tmp_path)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
@@ -269,7 +270,7 @@ def test_variables_frozen_one_by_one_are_loaded_so(make, rng, tmp_path):
         check=False,
         timeout=300,
     )
-    assert run.returncode == 0, run.stderr
+    assert done.returncode == 0, done.stderr
 
 
 class TestHeadsOfOthers:
@@ -301,25 +302,17 @@ class TestHeadsOfOthers:
         assert not [w for w in recwarn if "another kernel" in str(w.message)]
 
 
-def test_the_tutorial(data_folder, mnist_cache):
-    script = Path(__file__).resolve().parents[1] / "tutorials" / "transfer.py"
-    run = subprocess.run(
-        [sys.executable, str(script)],
-        env={
-            **os.environ,
-            "XDG_CACHE_HOME": str(mnist_cache),
-            "KERAS_KARE_TUTORIAL_ROWS": "30",
-            "KERAS_KARE_TUTORIAL_EPOCHS": "2",
-            "KERAS_KARE_TUTORIAL_PIXELS": "32",
-            "KERAS_KARE_TUTORIAL_WEIGHTS": "none",
-        },
-        capture_output=True,
-        encoding="utf-8",
-        check=False,
-        timeout=500,
+def test_the_tutorial(data_folder, mnist_cache, tmp_path):
+    out, err = run(
+        "transfer.py",
+        tmp_path,
+        XDG_CACHE_HOME=mnist_cache,
+        KERAS_KARE_TUTORIAL_ROWS=30,
+        KERAS_KARE_TUTORIAL_EPOCHS=2,
+        KERAS_KARE_TUTORIAL_PIXELS=32,
+        KERAS_KARE_TUTORIAL_WEIGHTS="none",
     )
-    assert run.returncode == 0, run.stderr
-    lines = run.stdout.splitlines()
+    lines = out.splitlines()
     assert "30 training, 30 validation and 60 test rows" in lines
     told = [line for line in lines if line.startswith("told: ")]
     assert len(told) == 1
@@ -331,4 +324,4 @@ def test_the_tutorial(data_folder, mnist_cache):
         "network, fine-tuned",
         "KARE, last block",
     ]
-    assert "keras_kare" not in run.stderr, run.stderr  # no other warning of ours
+    assert "keras_kare" not in err, err  # no other warning of ours

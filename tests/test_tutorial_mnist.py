@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-import jupytext
-import nbformat
 import pytest
+from tutorial_scripts import check_notebook, numbers, run, told
 
-TUTORIALS = Path(__file__).resolve().parents[1] / "tutorials"
-SCRIPT, NOTEBOOK = TUTORIALS / "mnist_tfds.py", TUTORIALS / "mnist_tfds.ipynb"
 FILES = (
     "train-images-idx3-ubyte.gz",
     "train-labels-idx1-ubyte.gz",
     "t10k-images-idx3-ubyte.gz",
     "t10k-labels-idx1-ubyte.gz",
 )
-
-OUR_WARNING = r"(keras_kare/(\w+/)*|mnist_tfds)\w*\.py:\d+: \w*Warning"
 
 
 @pytest.fixture
@@ -40,28 +33,18 @@ def tfds_folder(data_folder: Path, request: pytest.FixtureRequest) -> Path:
 def test_script_runs_and_its_facts_hold(tfds_folder: Path, tmp_path: Path) -> None:
     made = tmp_path / "made"
     made.mkdir()
-    run = subprocess.run(
-        [sys.executable, str(SCRIPT)],
-        env={
-            **os.environ,
-            "KERAS_KARE_TFDS_DIR": str(tfds_folder),
-            "KERAS_KARE_TUTORIAL_ROWS": "300",
-            "KERAS_KARE_TUTORIAL_EPOCHS": "12",
-            "MPLBACKEND": "Agg",
-            "PYTHONIOENCODING": "utf-8",
-            "TMPDIR": str(made),
-        },
-        cwd=tmp_path,
-        capture_output=True,
-        encoding="utf-8",
-        timeout=600,
-        check=False,
+    out, err = run(
+        "mnist_tfds.py",
+        tmp_path,
+        KERAS_KARE_TFDS_DIR=tfds_folder,
+        KERAS_KARE_TUTORIAL_ROWS=300,
+        KERAS_KARE_TUTORIAL_EPOCHS=12,
+        MPLBACKEND="Agg",
+        TMPDIR=made,
     )
-    out = run.stdout
-    assert run.returncode == 0, out + run.stderr
     # So few rows are overfitted, and the user's line is told so.
-    told = [found.group() for found in re.finditer(OUR_WARNING + ".*", run.stderr)]
-    assert [line for line in told if "overfitted KARE" not in line] == [], run.stderr
+    said = told("mnist_tfds.py", err)
+    assert [line for line in said if "overfitted KARE" not in line] == [], err
     assert "300 training, 300 validation and 600 test rows, 12 epochs" in out
 
     # KARE is the training error over (1 - d/n)², and falls when it is trained.
@@ -119,26 +102,5 @@ def test_script_runs_and_its_facts_hold(tfds_folder: Path, tmp_path: Path) -> No
     assert accuracy > 90.0
 
 
-def numbers(out: str, pattern: str) -> list[float]:
-    """The numbers in the one line of the output that a pattern fits."""
-    found = list(re.finditer(pattern, out, re.MULTILINE))
-    assert len(found) == 1, f"{len(found)} lines fit {pattern!r} in:\n{out}"
-    return [float(value) for value in found[0].groups()]
-
-
-def test_notebook_has_exactly_the_cells_of_the_script() -> None:
-    script, notebook = jupytext.read(SCRIPT), nbformat.read(NOTEBOOK, as_version=4)
-    nbformat.validate(notebook)
-    cells = [
-        [(cell.cell_type, cell.source) for cell in n.cells] for n in (script, notebook)
-    ]
-    assert cells[0] == cells[1], (
-        "Run: jupytext --to notebook --update tutorials/mnist_tfds.py"
-    )
-    assert notebook.metadata.kernelspec.name == "python3"
-
-
-def test_notebook_is_committed_without_outputs() -> None:
-    code = [c for c in nbformat.read(NOTEBOOK, as_version=4).cells if c.cell_type == "code"]
-    assert code
-    assert all(not cell.outputs and cell.execution_count is None for cell in code)
+def test_notebook_is_the_script_without_outputs() -> None:
+    check_notebook("mnist_tfds.py")
