@@ -15,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare import _validation
+from keras_kare import _sentences, _validation
 from keras_kare._sentences import sentence
 
 TASKS = ("auto", "regression", "classification")
@@ -173,7 +173,9 @@ def found(name: str, y: np.ndarray, task: str = "auto") -> Classes:
         return _of_columns(name, y)
     column = y[:, 0]
     if y.dtype.kind == "O":
-        _check_objects(name, column)
+        kinds = check_objects(name, column)
+        if not kinds <= {"str", "bytes"}:
+            raise ValueError(_ONE_TYPE.format(name=name, kinds=", ".join(sorted(kinds))))
     elif y.dtype.kind == "f":
         _validation.check_finite(name, y)
         if np.any(column != np.round(column)):
@@ -255,7 +257,7 @@ def are_signs(y: np.ndarray) -> bool:
 
 
 def weights_of_classes(class_weight: Any, y: np.ndarray, classes: Classes | None) -> Any:
-    """Return the weight of each row's class, `(n,)`.
+    """Return the weight of each row's class, `(n,)`; 1 where none is named, as in Keras.
 
     Args:
         class_weight: A dict, by labels or by their numbers: of one column of targets, 0 is
@@ -264,31 +266,31 @@ def weights_of_classes(class_weight: Any, y: np.ndarray, classes: Classes | None
         classes: What they stand for, if known.
 
     Raises:
-        ValueError: If it is no dict, or there are no classes, or none for one of them.
+        ValueError: If it is no dict, there are no classes, or it names what is none.
     """
     if not isinstance(class_weight, dict):
         raise ValueError(
             "`class_weight` must be a dict from the number of a class to its weight. "
             f"Received: class_weight of type {type(class_weight).__name__}"
         )
-    codes = (y[:, 0] > 0).astype(int) if y.shape[1] == 1 else np.argmax(y, axis=1)
     if classes is None and y.shape[1] == 1 and len(np.unique(y)) > 2:
         raise ValueError(
             "`class_weight` needs classes, and `y` has one column of more than two "
             "values. Use `sample_weight`. Received: y of "
             f"{len(np.unique(y))} different values"
         )
-    if classes is not None and set(classes.labels.tolist()) <= set(class_weight):
-        weights = [class_weight[label] for label in classes.labels.tolist()]
-        class_weight = dict(enumerate(weights))
-    missing = sorted(set(codes.tolist()) - set(class_weight))
-    if missing:
+    codes = (y[:, 0] > 0).astype(int) if y.shape[1] == 1 else np.argmax(y, axis=1)
+    numbers = list(range(max(2, y.shape[1])))
+    labels = numbers if classes is None else classes.labels.tolist()
+    names = labels if set(class_weight) <= set(labels) else numbers
+    if unknown := [name for name in class_weight if name not in names]:
         raise ValueError(
-            "`class_weight` must have a weight for every class in `y`, by its label or its "
-            "number: of two, 0 is the lower and 1 the upper; else that of the column. "
-            f"Received: none for {', '.join(map(str, missing))}"
+            "`class_weight` must name classes of `y`, by their labels or their numbers: of "
+            "two, 0 is the lower and 1 the upper; else that of the column. Received: "
+            f"class_weight for {_sentences.listed([repr(name) for name in unknown])}, and "
+            f"classes {in_words(np.array(labels, object))}"
         )
-    return np.array([class_weight[k] for k in codes.tolist()], "float64")
+    return np.array([class_weight.get(name, 1.0) for name in names], "float64")[codes]
 
 
 def in_words(labels: np.ndarray, most: int = 5) -> str:
@@ -313,15 +315,22 @@ def _of_columns(name: str, y: np.ndarray) -> Classes:
     raise ValueError(f"`{name}` has {what}. Received: {name} of shape {y.shape}")
 
 
-def _check_objects(name: str, column: np.ndarray) -> None:
-    """Refuse objects that are not all text, or all bytes."""
-    kinds = sorted({type(label).__name__ for label in column.tolist()})
-    if len(kinds) == 1 and isinstance(column[0], str | bytes):
-        return
-    raise ValueError(
-        f"`{name}` must hold numbers or labels of one type, without holes. "
-        f"Received: {name} with entries of type {', '.join(kinds)}"
-    )
+_ONE_TYPE = (
+    "`{name}` must hold numbers or labels of one type, without holes. "
+    "Received: {name} with entries of type {kinds}"
+)
+
+
+def check_objects(name: str, column: np.ndarray) -> set[str]:
+    """Return the names of the types of objects, `(n,)`, all of them text or none.
+
+    Raises:
+        ValueError: For text beside something else, and for holes.
+    """
+    kinds = {type(label).__name__ for label in column.tolist()}
+    if "NoneType" in kinds or (len(kinds) > 1 and kinds & {"str", "bytes"}):
+        raise ValueError(_ONE_TYPE.format(name=name, kinds=", ".join(sorted(kinds))))
+    return kinds
 
 
 def _like(labels: np.ndarray, given: np.ndarray) -> np.ndarray:

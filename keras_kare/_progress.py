@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from typing import Any
 
 import keras
 
 SHOW_AFTER = 3.0
-"""Seconds after which a progress bar appears, where Keras may print."""
+"""Seconds after which it is shown what is waited for, where Keras may print."""
 
 
 class Progress:
@@ -38,3 +40,28 @@ class Progress:
         """End the line."""
         if self._shown:
             self._bar.update(self._count, finalize=True)
+
+
+class Waiting:
+    """Says what one waits for, if that takes long; silent where Keras may not print.
+
+    Args:
+        message: The line.
+        verbose: As of `fit`: 0 for silence.
+    """
+
+    def __init__(self, message: str, verbose: Any = "auto"):
+        self._timer = threading.Timer(SHOW_AFTER, print, (message,), {"flush": True})
+        self._timer.daemon = True
+        if verbose != 0 and keras.config.is_interactive_logging_enabled():
+            self._timer.start()
+
+    def __enter__(self) -> Waiting:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Say nothing any more."""
+        self._timer.cancel()

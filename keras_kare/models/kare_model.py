@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_kare import _validation, losses
 from keras_kare import metrics as metrics_module
 from keras_kare._labels import Classes
+from keras_kare._progress import Waiting
 from keras_kare._sentences import alone
 from keras_kare._step import columns, differentiated
 from keras_kare.kernels import Kernel
@@ -24,6 +25,11 @@ from keras_kare.models.session import Session
 from keras_kare.models.shared_step import SharedStep, shares_steps
 from keras_kare.models.transfer import Retraced, Told, before_training
 from keras_kare.models.watch import Watch, keeps_best, watched
+
+FIRST_STEP = (
+    "The kernel's graph is traced, and the first step taken with it; networks of the same "
+    "architecture wait for that once."
+)
 
 PARTED = 3.0
 """How many times KARE the error on validation rows may be, without a warning."""
@@ -315,7 +321,7 @@ class KAREModel(KernelMachine):
                 `keras_kare.risk`). Their scale matters; Keras averages instead.
             class_weight: The same by class: a dict from labels, or from numbers of classes
                 (0 for the lower and 1 for the upper of two targets, else the column) to the
-                weight of their rows.
+                weight of their rows; 1 for classes that it does not name.
 
         Without validation rows, `ridge="auto"` takes a rehearsal after training: the
         same training from the same start on four fifths of the rows, whose kernel the
@@ -370,38 +376,41 @@ class KAREModel(KernelMachine):
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size,
         )
-        x, y = intake.taken(self.kernel, x, y)
-        validation_data = intake.validation_taken(self.kernel, validation_data)
-        session = Session.gathered(
-            self,
-            x,
-            y,
-            batch_size,
-            validation_split,
-            validation_data,
-            steps_per_epoch,
-            validation_steps,
-            sample_weight=sample_weight,
-            class_weight=class_weight,
-        )
-        before_training(self, session.rows.x)
-        data = session.training_data(shuffle, steps_per_epoch) | session.validation_data(
-            validation_data, validation_batch_size or batch_size, validation_steps
-        )
-        start = session.begin(trains=epochs > initial_epoch)
-        watch = Watch(self, initial_epoch)
-        self._session = session
-        try:
-            history = super().fit(
-                **data,
-                epochs=epochs,
-                verbose=verbose,
-                callbacks=watched(callbacks, watch),
-                initial_epoch=initial_epoch,
-                validation_freq=validation_freq,
+        with Waiting(FIRST_STEP, verbose) as waiting:
+            x, y = intake.taken(self.kernel, x, y)
+            validation_data = intake.validation_taken(self.kernel, validation_data)
+            session = Session.gathered(
+                self,
+                x,
+                y,
+                batch_size,
+                validation_split,
+                validation_data,
+                steps_per_epoch,
+                validation_steps,
+                sample_weight=sample_weight,
+                class_weight=class_weight,
             )
-        finally:
-            self._session = None
+            before_training(self, session.rows.x)
+            data = session.training_data(
+                shuffle, steps_per_epoch
+            ) | session.validation_data(
+                validation_data, validation_batch_size or batch_size, validation_steps
+            )
+            start = session.begin(trains=epochs > initial_epoch)
+            watch = Watch(self, initial_epoch, waiting)
+            self._session = session
+            try:
+                history = super().fit(
+                    **data,
+                    epochs=epochs,
+                    verbose=verbose,
+                    callbacks=watched(callbacks, watch),
+                    initial_epoch=initial_epoch,
+                    validation_freq=validation_freq,
+                )
+            finally:
+                self._session = None
         session.end(history, start, watch, (initial_epoch, epochs), shuffle)
         if not keeps_best(callbacks):
             _warn_if_parted(history)

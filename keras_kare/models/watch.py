@@ -7,6 +7,8 @@ from typing import Any
 
 import keras
 
+from keras_kare._progress import Waiting
+
 
 class Watch(keras.callbacks.Callback):
     """Follows the callbacks of the user, as the last of their list.
@@ -18,13 +20,15 @@ class Watch(keras.callbacks.Callback):
     Args:
         model: The model, before callbacks have touched it.
         first: `initial_epoch` of `fit`.
+        waiting: What ends with the first step.
 
     Attributes:
         restored: Whether a backup was put back when this training began.
     """
 
-    def __init__(self, model: Any, first: int = 0) -> None:
+    def __init__(self, model: Any, first: int = 0, waiting: Waiting | None = None) -> None:
         super().__init__()
+        self._waiting = waiting
         self.restored = False
         self._first = first
         self._steps = steps_taken(model)
@@ -51,6 +55,10 @@ class Watch(keras.callbacks.Callback):
                 "between the two files of the backup.",
                 stacklevel=2,
             )
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        if self._waiting is not None:
+            self._waiting.end()
 
     def on_test_begin(self, logs: Any = None) -> None:
         self.model._follow_callbacks()

@@ -81,6 +81,8 @@ HABITS = [
         "model.fit(x, words, class_weight={'no': 1.0, 'perhaps': 2.0, 'yes': 1.0})",
         gives="model.classes.tolist() == ['no', 'perhaps', 'yes']",
     ),
+    Habit("model.fit(x, words, class_weight={'yes': 2.0}); 1", gives="out == 1"),
+    Habit("model.fit(x, bits, class_weight={2: 9.0})", says="must name classes of `y`"),
     Habit(FIT.format("bits") + "model.evaluate(x, words)", says="none of the 2 classes"),
     Habit(
         "data = tf.data.Dataset.from_tensor_slices((x, words)).batch(30);"

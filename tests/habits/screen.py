@@ -15,6 +15,18 @@ HABITS = [
         "model.compile(keras.optimizers.SGD(1e25))\nmodel.fit(x, y, epochs=9, verbose=0)",
         says="smaller learning rate",
     ),
+    Habit(
+        "import contextlib, io\n"
+        "from keras_kare import _progress\n"
+        "before, _progress.SHOW_AFTER = _progress.SHOW_AFTER, 0.0\n"
+        "keras.utils.enable_interactive_logging()\n"
+        "with contextlib.redirect_stdout(io.StringIO()) as screen:\n"
+        "    model.fit(x, y)\n"
+        "keras.utils.disable_interactive_logging()\n"
+        "_progress.SHOW_AFTER = before\n"
+        "screen.getvalue()",
+        gives='"The kernel\'s graph is traced" in out',
+    ),
     Habit("model(x)", says="has not been solved"),
     Habit(
         "lines = []\n"
