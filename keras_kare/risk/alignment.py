@@ -106,12 +106,6 @@ def kare_of(solved: Regression) -> tf.Tensor:
 
 def _positive(t: tf.Tensor) -> tf.Tensor:
     """Refuse weights under which the machine has more freedom than rows count for."""
-    check = tf.debugging.Assert(
-        t > 0,
-        [
-            _TOO_LITTLE,
-            t,
-        ],
-    )
+    check = tf.debugging.Assert(t > 0, [_TOO_LITTLE, tf.strings.as_string(t)])
     with tf.control_dependencies([] if check is None else [check]):
         return tf.identity(t)

@@ -45,9 +45,8 @@ def checked(y: Any, gram: Any, ridge: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Ten
         _refuse_asymmetric(gram)
         return y, gram, ridge
     y = tf.debugging.check_numerics(y, _NOT_FINITE)
-    positive = tf.debugging.Assert(
-        tf.math.is_finite(ridge) & (ridge > 0),
-        [_NOT_POSITIVE, ridge],
+    positive = tf.debugging.Assert(  # of text alone, it is an operation and no branch
+        tf.math.is_finite(ridge) & (ridge > 0), [_NOT_POSITIVE, tf.strings.as_string(ridge)]
     )
     with tf.control_dependencies([positive]):
         return y, gram, tf.identity(ridge)
