@@ -34,6 +34,20 @@ def dense_layers(network: Any) -> list[Any]:
     return [p for p in network._flatten_layers() if isinstance(p, layers.Dense)]
 
 
+class OwnNoise(layers.Layer):
+    """Noise without a generator of its own."""
+
+    def call(self, x: Any, training: bool = False) -> Any:
+        return x + keras.random.normal(keras.ops.shape(x)) if training else x
+
+
+class Shift(layers.Layer):
+    """Does the same in training."""
+
+    def call(self, x: Any) -> Any:
+        return x + 1.0
+
+
 def mlp() -> Any:
     hidden = (layers.Dense(6, "tanh") for _ in range(2))
     return network_of(*hidden, layers.Dense(1))
@@ -225,6 +239,8 @@ def test_each_sentence_comes_once(rng, recwarn):
         (layers.LayerNormalization(), False),
         (layers.Attention(dropout=0.1), True),
         (layers.Attention(), False),
+        (OwnNoise(), True),
+        (Shift(), False),
     ],
     ids=lambda value: getattr(value, "name", None),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
@@ -122,11 +123,14 @@ def idle(network: keras.Model) -> str:
     """
     noisy = [layer.name for layer in walk(network) if is_noisy(layer)]
     moving = [layer.name for layer in walk(network) if _has_moving_statistics(layer)]
+    own = [layer.name for layer in walk(network) if _tells_training(layer)]
     parts = []
     if noisy:
         parts.append(f"dropout, noise and augmentation are off ({listed(noisy)})")
     if moving:
         parts.append(f"moving statistics stay as they are ({listed(moving)})")
+    if own:
+        parts.append(f"layers with an argument `training` get False ({listed(own)})")
     return ", and ".join(parts)
 
 
@@ -139,6 +143,13 @@ def is_noisy(layer: keras.layers.Layer) -> bool:
     drawing = any(isinstance(part, keras.random.SeedGenerator) for part in parts)
     rates = [getattr(layer, name, None) for name in ("dropout", "recurrent_dropout")]
     return drawing and (any(rates) or None in rates)
+
+
+def _tells_training(layer: keras.layers.Layer) -> bool:
+    """Tell whether a layer of the user's own may do something else in training."""
+    foreign = not type(layer).__module__.startswith("keras.") and not is_noisy(layer)
+    alone = foreign and len(walk(layer)) == 1  # else its parts are looked at
+    return alone and "training" in inspect.signature(layer.call).parameters
 
 
 def _has_moving_statistics(layer: keras.layers.Layer) -> bool:

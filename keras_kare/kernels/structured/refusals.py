@@ -218,6 +218,6 @@ def refuse_constant_sum(summed: float, mixed: float, tolerance: float) -> None:
     if mixed > 0.0 and summed <= 0.01 * tolerance * mixed:
         raise ValueError(
             "The summed outputs of `network` are constant (a softmax, it seems), so its "
-            '`outputs="sum"` kernel is zero. Use `outputs="trace"`, or a network whose '
-            "last layer is linear."
+            '`outputs="sum"` kernel is zero. Leave out its last activation, or use '
+            '`kk.kernels.NTK(network, outputs="trace")`.'
         )
