@@ -43,6 +43,10 @@ __all__ = [
 ]
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), "sklearn"})
+
+
 def __getattr__(name: str) -> Any:
     """Import `keras_kare.sklearn` when it is first used: scikit-learn is an extra."""
     if name == "sklearn":

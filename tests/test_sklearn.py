@@ -421,9 +421,62 @@ class TestTraining:
 
     def test_divergence_falls_back_to_good_weights(self, rng):
         X, y = wave(rng)
-        with pytest.warns(RuntimeWarning, match="Training failed"):
+        with pytest.warns(RuntimeWarning, match="Training failed.*now 1e.200"):
             fitted = regressor(learning_rate=1e200, epochs=5).fit(X, y)
         assert fitted.score(X, y) > 0.5
+        for centres in (None, 30):
+            with pytest.warns(RuntimeWarning, match="no time to train.*now 1e-06 s"):
+                regressor(time_budget=1e-6, centres=centres).fit(X, y)
+
+
+class TestImportances:
+    def test_are_mean_squared_derivatives(self, rng):
+        """Of central differences of predictions, in float64, also at kinks of Laplace's."""
+        X, y = wave(rng, n=40)
+        X = np.round(64 * X) / 64  # so that steps are exact in float32, too
+        fitted = regressor(dtype="float64", standardize=False)
+        fitted.fit(X, np.column_stack([y, X[:, 0] ** 2]))
+        assert {key.share for key in fitted.machines_} != {0.0}
+        x, bench, step = fitted._ensemble.anchors, fitted._bench(2), 2.0**-10
+        slopes = [
+            fitted._ensemble.predict(bench, x + move)
+            - fitted._ensemble.predict(bench, x - move)
+            for move in step * np.eye(2, dtype="float32")
+        ]
+        slopes = np.stack(slopes, axis=1) / (2.0 * step)
+        np.testing.assert_allclose(fitted._ensemble.slopes(bench, x), slopes, atol=1e-5)
+        expected = np.mean(np.sum((fitted.target_scale_ * slopes) ** 2, axis=2), axis=0)
+        expected *= np.var(X, axis=0)
+        np.testing.assert_allclose(
+            fitted.feature_importances_, expected / np.sum(expected), rtol=1e-5
+        )
+
+    def test_belong_to_columns_of_the_table(self, rng):
+        n = 200
+        numbers, noise = rng.normal(size=(2, n))
+        colours = rng.choice(["red", "green", "blue"], size=n)
+        numbers[rng.random(n) < 0.1] = np.nan
+        X = np.column_stack([noise, colours, numbers, rng.integers(5, size=n)]).astype(
+            object
+        )
+        y = np.nan_to_num(numbers) + 2.0 * (colours == "red")
+        fitted = regressor(epochs=10, categorical_features=[1]).fit(X, y)
+        assert fitted.feature_importances_.shape == (4,)
+        assert np.isclose(fitted.feature_importances_.sum(), 1.0)
+        assert set(np.argsort(fitted.feature_importances_)[-2:]) == {1, 2}
+
+    def test_of_classes_and_of_centres(self, rng):
+        X = rng.normal(size=(300, 3))
+        y = np.digitize(X[:, 1], [-0.5, 0.5])
+        for centres in (None, 50):
+            fitted = classifier(epochs=10, centres=centres).fit(X, y)
+            assert np.argmax(fitted.feature_importances_) == 1
+            assert fitted.feature_importances_[1] > 0.6
+
+    def test_of_a_constant_are_zero(self, rng):
+        fitted = regressor().fit(rng.normal(size=(30, 2)), np.ones(30))
+        np.testing.assert_array_equal(fitted.feature_importances_, 0.0)
+        assert not hasattr(regressor(), "feature_importances_")
 
 
 class TestUncertainty:
@@ -526,6 +579,11 @@ class TestBadInput:
                 regressor().fit(X, bad)
         with pytest.raises(ValueError, match="one class"):
             classifier().fit(X, np.zeros(24, int))
+        for hole in (None, np.nan):
+            words = np.where(y > 0.0, "up", "down").astype(object)
+            words[3] = hole
+            with pytest.raises(ValueError, match=r"`y` must hold.*without holes.*Received"):
+                classifier().fit(X, words)
 
     def test_inputs(self, rng):
         X, y = wave(rng, n=24)

@@ -31,12 +31,14 @@ class Evidence:
         errors: Mean squared error by key, of all that could have been chosen.
         predictions: Means of the chosen machines' predictions, `(m, c)`.
         variances: Means of their variances, in units of `s²`, noise included, `(m,)`.
+        late: Whether time ran out while machines were chosen.
     """
 
     rows: np.ndarray
     errors: dict[Key, float]
     predictions: np.ndarray
     variances: np.ndarray
+    late: bool = False
 
 
 def checkpoints(
@@ -73,8 +75,7 @@ def checkpoints(
                 x, y, recipe.learning_rate, count, batches, start.seed, weights
             )
             before += count
-            late = deadline is not None and time.perf_counter() >= deadline
-            if late or not np.all(np.isfinite(losses)):
+            if is_late(deadline) or not np.all(np.isfinite(losses)):
                 return
         yield steps
 
@@ -151,7 +152,12 @@ def cross_fit(
     values, variances = (
         np.mean([whole[key][part] for key in keys], axis=0) for part in (0, 1)
     )
-    return keys, Evidence(seen, errors, values, variances)
+    return keys, Evidence(seen, errors, values, variances, is_late(deadline))
+
+
+def is_late(deadline: float | None) -> bool:
+    """Tell whether a moment on the clock `time.perf_counter` has passed; `None` never."""
+    return deadline is not None and time.perf_counter() >= deadline
 
 
 def mean_square(errors: np.ndarray, weights: np.ndarray | None) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -13,11 +12,12 @@ import tensorflow as tf
 from keras_kare import _rows
 from keras_kare.kernels import DenseOperator
 from keras_kare.machine.posterior import Posterior
-from keras_kare.recipes.cross_fitting import checkpoints
+from keras_kare.recipes.cross_fitting import checkpoints, is_late
 from keras_kare.recipes.mixtures import (
     Kernels,
     laplace,
     laplace_scale,
+    laplace_slopes,
     mean_kernels,
     mix,
     quick_laplace,
@@ -148,17 +148,31 @@ class Ensemble:
             found.append(Kernels(NO_GRAM, cross, prior))
         return mean_kernels(found)
 
-    def _predict_primal(self, bench: Workbench, x: np.ndarray) -> np.ndarray:
-        """Return `Σ J(x) w` of the networks, and the Laplace kernel's sum over anchors."""
+    def slopes(self, bench: Workbench, x: np.ndarray) -> np.ndarray:
+        """Return how the machines' mean prediction changes with `x`, `(m, d, c)`."""
+        total = np.zeros((*x.shape, self.machines[0].dual.shape[1]))
+        for w in self._primal_form(bench):
+            total += bench.slopes(x, w)
+        rough = self._dual_sum([key.share for key in self.keys])
+        if np.any(rough):
+            total += laplace_slopes(x, self.anchors, self.scale, rough)
+        return total
+
+    def _primal_form(self, bench: Workbench) -> Iterator[list[tf.Tensor]]:
+        """Yield each network's `w`, while the bench has its weights."""
         if self._primal is None:
             self._primal = list(self._primal_of(bench))
-        outputs = np.zeros((len(x), self.machines[0].dual.shape[1]))
         for weights, w in self._primal:
             bench.network.set_weights(weights)
-            tensors = [tf.constant(part) for part in w]
+            yield [tf.constant(part) for part in w]
+
+    def _predict_primal(self, bench: Workbench, x: np.ndarray) -> np.ndarray:
+        """Return `Σ J(x) w` of the networks, and the Laplace kernel's sum over anchors."""
+        outputs = np.zeros((len(x), self.machines[0].dual.shape[1]))
+        for w in self._primal_form(bench):
             begin = 0
             for rows in _rows.slices(x, CHUNK):
-                outputs[begin : begin + len(rows)] += bench.jvp(rows, tensors)
+                outputs[begin : begin + len(rows)] += bench.jvp(rows, w)
                 begin += len(rows)
         rough = self._dual_sum([key.share for key in self.keys])
         if np.any(rough):
@@ -212,7 +226,7 @@ def refit(
     grams: dict[int, np.ndarray] = {}
     shorter = Recipe(recipe.learning_rate, tuple(needed), recipe.batch_size)
     for number, start in enumerate(starts if needed else ()):
-        if number and deadline is not None and time.perf_counter() >= deadline:
+        if number and is_late(deadline):
             break
         for steps in checkpoints(bench, shorter, x, y, start, weights=weights):
             gram = bench.gram(x)

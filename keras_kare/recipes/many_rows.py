@@ -14,7 +14,6 @@ One split stands in for cross-fitting: a tenth of many rows tell machines apart.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -22,7 +21,14 @@ import numpy as np
 
 from keras_kare import _rows
 from keras_kare.recipes.centres import CentredEnsemble, Sums, whitened
-from keras_kare.recipes.cross_fitting import CHUNK, Evidence, best, folds_of, mean_square
+from keras_kare.recipes.cross_fitting import (
+    CHUNK,
+    Evidence,
+    best,
+    folds_of,
+    is_late,
+    mean_square,
+)
 from keras_kare.recipes.ensemble import Averaged, Trained
 from keras_kare.recipes.mixtures import laplace_scale, quick_laplace
 from keras_kare.recipes.recipe import Key, Recipe, Start
@@ -111,18 +117,19 @@ def fit_many(
     recipe = replace(recipe, steps=looks)
     scale = laplace_scale(table.x[table.centres], recipe.bandwidth)
     errors, first = _watched(bench, recipe, table, starts[0], scale, half)
+    late = is_late(half)
     keys = _chosen(errors, recipe.machines)
     needed = tuple(sorted({key.steps for key in keys if key.share < 1.0}))
     states = {steps: [first[steps]] for steps in needed}
     for start in starts[1:] if any(needed) else ():
-        if end is not None and time.perf_counter() >= end:
+        if is_late(end):
             break
         for steps in _trained(bench, replace(recipe, steps=needed), table, start):
             if (found := _state(bench, table)) is None:
                 break
             states[steps].append(found)
     ensemble, evidence = _solved(bench, recipe, table, keys, states, scale)
-    return ensemble, replace(evidence, errors=errors)
+    return ensemble, replace(evidence, errors=errors, late=late)
 
 
 def _chosen(errors: dict[Key, float], machines: int) -> list[Key]:
@@ -165,8 +172,7 @@ def _trained(
                 table.counts(rows),
             )
             before += count
-            late = deadline is not None and time.perf_counter() >= deadline
-            if late or not np.all(np.isfinite(losses)):
+            if is_late(deadline) or not np.all(np.isfinite(losses)):
                 return
         yield steps
 

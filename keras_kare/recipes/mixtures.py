@@ -96,6 +96,27 @@ def quick_laplace(x1: np.ndarray, x2: np.ndarray, scale: float) -> np.ndarray:
     return np.exp(squares, out=squares)
 
 
+def laplace_slopes(
+    x1: np.ndarray, x2: np.ndarray, scale: float, v: np.ndarray
+) -> np.ndarray:
+    """Return `∂/∂x Σ_j exp(-‖x - x'_j‖/s) v_j`, `(m, d, c)`; a kink counts as flat.
+
+    Args:
+        x1: `(m, d)`.
+        x2: `(n, d)`.
+        scale: `s`.
+        v: `(n, c)`.
+    """
+    from scipy.spatial.distance import cdist
+
+    x1, x2, distances = np.asarray(x1, "float64"), np.asarray(x2, "float64"), cdist(x1, x2)
+    apart = distances > 0.0
+    kernel = np.exp(-distances / scale)
+    shares = np.divide(kernel, -scale * distances, np.zeros_like(kernel), where=apart)
+    moved = np.stack([shares @ (x2 * column[:, None]) for column in v.T], axis=2)
+    return np.asarray(x1[:, :, None] * (shares @ v)[:, None, :] - moved)
+
+
 def laplace_scale(x: np.ndarray, bandwidth: float) -> float:
     """Return `s`: a multiple of the median distance of different rows."""
     from scipy.spatial.distance import pdist

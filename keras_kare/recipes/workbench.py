@@ -78,6 +78,20 @@ class Workbench:
         graph = self._trace("jvp", lambda x, *w: self.kernel.jvp(x, list(w)), *specs)
         return np.asarray(graph(self._rows(x), *w))
 
+    def slopes(self, x: np.ndarray, w: list[tf.Tensor]) -> np.ndarray:
+        """Return how `J w` changes with the inputs, `(m, d, c)`, for `w` of `vjp`."""
+        specs = [tf.TensorSpec((None, *part.shape[1:]), part.dtype) for part in w]
+
+        def work(x: tf.Tensor, *w: tf.Tensor) -> tf.Tensor:
+            with tf.GradientTape() as tape:
+                tape.watch(x)
+                total = tf.reduce_sum(self.kernel.jvp(x, list(w)))
+            return tape.gradient(total, x)  # rows do not depend on each other
+
+        graph, rows = self._trace("slopes", work, *specs), self._rows(x)
+        columns = [[part[i : i + 1] for part in w] for i in range(len(w[0]))]
+        return np.stack([graph(rows, *column) for column in columns], axis=2)
+
     def _values(
         self, verb: str, *rows: np.ndarray, dtype: str | None = "float64"
     ) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import warnings
 from collections.abc import Sequence
@@ -37,6 +38,9 @@ EXACT_ROWS = 5000
 AUTO_CENTRES = 1000
 """How many of more rows are centres, unless told otherwise."""
 
+RATED = 500
+"""Most training rows at which importances of features are looked at."""
+
 MATRICES = 9
 """About how many matrices of all pairs of rows exact machines hold at a time."""
 
@@ -59,6 +63,7 @@ class KAREEstimator(BaseEstimator):
 
     _categorical: list[int]
     _ensemble: Ensemble
+    _importances: np.ndarray | None
     approximation_: dict[str, Any] | None
 
     def __init__(
@@ -119,6 +124,7 @@ class KAREEstimator(BaseEstimator):
 
     def _fit_inputs(self, table: np.ndarray) -> np.ndarray:
         """Fit the preprocessor, and return inputs, `(n, d)`."""
+        self._importances = None
         self.preprocessor_ = preprocessing.make_preprocessor(
             self.n_features_in_, self._categorical, self.standardize, self.few_values
         )
@@ -185,7 +191,7 @@ class KAREEstimator(BaseEstimator):
             keys, evidence = cross_fit(
                 bench, recipe, x, y, rows, fold_of, starts[:folds], half, weights
             )
-            _warn_untrained(recipe, evidence.errors)
+            _warn_untrained(recipe, evidence, self.time_budget)
             self._ensemble = refit(bench, recipe, x, y, keys, starts[folds:], end, weights)
         return evidence
 
@@ -200,7 +206,7 @@ class KAREEstimator(BaseEstimator):
         bench, recipe = self._bench(table.x.shape[1]), self._recipe(len(table.rest))
         starts = _starts(bench, self.networks, rng)
         self._ensemble, evidence = fit_many(bench, recipe, table, starts, half, end)
-        _warn_untrained(recipe, evidence.errors)
+        _warn_untrained(recipe, evidence, self.time_budget)
         self.approximation_ = {
             "rows": len(table.rest),
             "held_out": len(table.held),
@@ -258,6 +264,39 @@ class KAREEstimator(BaseEstimator):
             outputs = self._ensemble.predict(self._bench(x.shape[1]), x)
         return np.asarray(self.target_mean_ + self.target_scale_ * outputs)
 
+    @property
+    def feature_importances_(self) -> np.ndarray:
+        """How strongly predictions depend on each column of `X`, `(d,)`; they sum to 1.
+
+        The mean square of the predictions' derivative by a column, times its variance, over
+        (at most 500) training rows: exact derivatives of the kernel machine. Of what a
+        column became, such as its categories, the sum. For targets of several columns, the
+        sum over these. Zero for all where predictions are constant. Computed when first
+        asked for.
+
+        References:
+            - Sobol, Kucherenko, "Derivative based global sensitivity measures and their
+              link with global sensitivity indices", 2009.
+            - Radhakrishnan, Beaglehole, Pandit, Belkin, "Mechanism for feature learning in
+              neural networks and backpropagation-free machine learning models", 2024: the
+              diagonal of the average gradient outer product.
+        """
+        check_is_fitted(self)
+        if self._importances is None:
+            some = slice(None, None, max(1, -(-len(self._ensemble.anchors) // RATED)))
+            x, counts = self._ensemble.anchors[some], self._ensemble.weights
+            mean = functools.partial(
+                np.average, axis=0, weights=None if counts is None else counts[some]
+            )
+            with LOCK:
+                slopes = self._ensemble.slopes(self._bench(x.shape[1]), x)
+            squares = np.sum((self.target_scale_ * slopes) ** 2, axis=2)
+            each = mean(squares) * mean((x - mean(x)) ** 2)
+            columns = preprocessing.sources(self.preprocessor_)
+            found = np.bincount(columns, each, self.n_features_in_)
+            self._importances = found / max(np.sum(found), np.finfo("float64").tiny)
+        return self._importances
+
     def _table(self, X: Any, y: Any, reset: bool) -> np.ndarray:
         """Return `preprocessing.as_table` of `X`; check or remember names of columns."""
         if not preprocessing.is_frame(X):
@@ -293,16 +332,22 @@ def _starts(bench: Workbench, count: int, rng: np.random.RandomState) -> list[St
     ]
 
 
-def _warn_untrained(recipe: Recipe, errors: dict[Key, float]) -> None:
+def _warn_untrained(recipe: Recipe, evidence: Evidence, budget: float | None) -> None:
     """Say so where only random networks could be chosen."""
-    if len(recipe.steps) > 1 and not any(key.steps for key in errors):
-        warnings.warn(
-            "Training failed, or there was no time for it, so the kernels are those of "
-            "random networks. A smaller `learning_rate` or a larger `time_budget` may "
-            "help.",
-            RuntimeWarning,
-            stacklevel=5,
+    if len(recipe.steps) < 2 or any(key.steps for key in evidence.errors):
+        return
+    if evidence.late:
+        what = (
+            f"There was no time to train; a larger `time_budget` (now {budget:g} s) helps"
         )
+    else:
+        what = (
+            "Training failed, since a loss or a kernel was not finite; a smaller "
+            f"`learning_rate` (now {recipe.learning_rate:g}) may help"
+        )
+    warnings.warn(
+        f"{what}. The kernels are those of random networks.", RuntimeWarning, stacklevel=5
+    )
 
 
 def _history(errors: dict[Key, float]) -> dict[str, list[float]]:

@@ -12,6 +12,7 @@ from sklearn.base import ClassifierMixin
 from sklearn.utils import column_or_1d
 from sklearn.utils.multiclass import check_classification_targets, type_of_target
 
+from keras_kare import _labels
 from keras_kare.machine import calibration
 from keras_kare.recipes.cross_fitting import Evidence
 from keras_kare.recipes.defaults import DEFAULTS
@@ -39,8 +40,9 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
         classes_: The class labels, sorted, `(c,)`.
         inverse_temperature_: What scores are multiplied by to become probabilities: see
             `predict_proba`.
-        machines_, history_, approximation_, preprocessor_, target_mean_, target_scale_,
-            n_features_in_, feature_names_in_: As in `KARERegressor`.
+        machines_, history_, approximation_, preprocessor_, feature_importances_,
+            target_mean_, target_scale_, n_features_in_, feature_names_in_: As in
+            `KARERegressor`.
 
     Raises:
         ValueError: From `fit`, for parameters out of range, bad input, named, and labels
@@ -128,6 +130,8 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
             return self._fit_labels(table, labels, weights)
         self._multilabel = False
         y = column_or_1d(y, warn=True)
+        if y.dtype.kind == "O":
+            _labels.check_objects("y", y)
         check_classification_targets(y)
         rows, codes, weights = self._rows_of_classes(table, y, weights)
         x = self._fit_inputs(table[rows])

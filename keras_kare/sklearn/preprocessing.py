@@ -177,6 +177,23 @@ def make_preprocessor(
     return transformer.set_output(transform="default")
 
 
+def sources(preprocessor: ColumnTransformer) -> np.ndarray:
+    """Return which column of `as_table` each column came from that it was turned into."""
+    columns = {name: np.array(of, int) for name, _, of in preprocessor.transformers_}
+    parts, found = preprocessor.named_transformers_, []
+    if len(numeric := columns["numeric"]):
+        missing = parts["numeric"][0].indicator_.features_
+        few = [len(values) for values in parts["few_values"].values_]
+        found += [numeric, numeric[missing], np.repeat(numeric, few)]
+    if len(categorical := columns["categorical"]):
+        encoder = parts["categorical"]
+        counts = np.array([len(known) for known in encoder.categories_])
+        for i, rare in enumerate(encoder.infrequent_categories_):
+            counts[i] -= 0 if rare is None else len(rare) - 1  # share a column
+        found.append(np.repeat(categorical, counts))
+    return np.concatenate(found)
+
+
 def _by_type(frame: Any) -> list[int]:
     """Return columns of text, categories and truth values; the others must be numbers."""
     kinds = _kinds(frame)

@@ -74,6 +74,7 @@ class KARERegressor(RegressorMixin, KAREEstimator):
         approximation_: `None` where machines are on all rows, else a dict: how many `rows`
             trained, how many were `held_out`, how many `centres` there are, and of each
             machine its `kernel_error`, the share of `tr(K)` that centres do not span.
+        feature_importances_: How strongly predictions depend on each column, `(d,)`.
         noise_scale_: `s²` of each target, `(c,)`: see `predict`.
         target_mean_, target_scale_: Of each target, `(c,)`.
         n_features_in_, feature_names_in_: As in scikit-learn.

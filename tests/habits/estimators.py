@@ -42,6 +42,25 @@ HABITS = [
         gives="set(np.argsort(out)[2:]) == {0, 1}",
     ),
     Habit(
+        f"{REGRESSOR}.fit(x, y[:, 0]).feature_importances_",
+        gives="set(np.argsort(out)[2:]) == {0, 1} and np.isclose(out.sum(), 1.0)",
+    ),
+    Habit(
+        "from sklearn.inspection import partial_dependence\n"
+        f"fitted = {REGRESSOR}.fit(x, y[:, 0])\n"
+        "partial_dependence(fitted, x, [0], grid_resolution=5)['average']",
+        gives="out.shape == (1, 5)",
+    ),
+    Habit(
+        f"{CLASSIFIER}.fit(x, np.where(bits, 'a', None))",
+        says="`y` must hold numbers or labels of one type, without holes",
+    ),
+    Habit(
+        f"{REGRESSOR}.set_params(time_budget=1e-6).fit(x, y[:, 0])",
+        says="There was no time to train; a larger `time_budget`",
+        gives="True",
+    ),
+    Habit(
         f"{REGRESSOR}.fit([[0.1, 'red'], [0.2, 'blue']] * 9, range(18))",
         says="Column 1 of `X` must hold numbers, or be listed in `categorical_features`",
     ),
