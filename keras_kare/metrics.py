@@ -98,6 +98,7 @@ class SignedAccuracy(keras.metrics.MeanMetricWrapper):
 
     def __init__(self, name: str = "accuracy", dtype: Any = None):
         super().__init__(fn=signed_accuracy, name=name, dtype=dtype)
+        self._direction = "up"  # for callbacks that monitor it
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "dtype": self.dtype}
@@ -142,6 +143,8 @@ class OfClasses(keras.metrics.Metric):
     def __init__(self, metric: keras.metrics.Metric, **kwargs: Any):
         super().__init__(**{"name": metric.name, "dtype": metric.dtype, **kwargs})
         self.metric, self.kind = metric, _kind(metric)
+        if (direction := getattr(metric, "_direction", None)) is not None:
+            self._direction = direction  # for callbacks that monitor it
 
     def update_state(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
         columns, given = y_true.shape[-1], y_pred.shape[-1]
