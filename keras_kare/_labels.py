@@ -26,6 +26,12 @@ FEW_A_CLASS = 5
 UNKNOWN = "`{name}` holds labels that are none of the {count} classes ({labels})."
 sentence("`y` holds labels that are none of the")
 
+MANY, RARE = 10, 3
+"""So do they where there are more classes than many, and one has less rows than rare."""
+
+SPREAD = 30.0
+"""How many times as far as others one column of targets may spread, without a warning."""
+
 QUANTITIES = 'if they are quantities pass `KAREModel(..., task="regression")`'
 
 
@@ -196,23 +202,42 @@ def found(name: str, y: np.ndarray, task: str = "auto") -> Classes:
     return Classes(labels)
 
 
-def many(classes: Classes | None, rows: int, metrics: Sequence[str] = ()) -> str:
+def many(classes: Classes | None, y: np.ndarray, metrics: Sequence[str] = ()) -> str:
     """Return what to tell of whole numbers that may be quantities; or nothing.
 
     Args:
         classes: What they were taken for.
-        rows: How many there are.
+        y: The targets that stand for them, `(n, c)`.
         metrics: Names of metrics of numbers that are wanted.
     """
     if classes is None or classes.columns or classes.labels.dtype.kind not in "iu":
         return ""
+    rows, fewest = len(y), np.min(np.sum(y > 0.0, axis=0))
     few = rows < FEW_A_CLASS * len(classes)
+    few |= len(classes) > MANY and fewest < RARE  # as counts have tails
     if len(classes) == 2 or not (few or metrics):
         return ""
     wanted = f", and metrics of numbers are wanted ({', '.join(metrics)})" * bool(metrics)
     return (
         f"`y` holds {len(classes)} different whole numbers in {rows} rows, which are taken "
         f"for labels of as many classes{wanted}: {QUANTITIES}, or floats."
+    )
+
+
+def unequal(y: np.ndarray) -> str:
+    """Return what to tell of columns of numbers in different units; or nothing.
+
+    Args:
+        y: Targets, `(n, c)`, which are numbers.
+    """
+    spread = np.std(y, axis=0, dtype="float64")
+    spread = spread[spread > 0.0]
+    if not len(spread) or spread.max() <= SPREAD * spread.min():
+        return ""
+    return (
+        f"Columns of `y` have standard deviations from {spread.min():.3g} to "
+        f"{spread.max():.3g}: KARE and `val_loss` are means over them, which the largest "
+        "rule. Divide each by its own, for example by sklearn.preprocessing.StandardScaler."
     )
 
 
@@ -270,7 +295,8 @@ def weights_of_classes(class_weight: Any, y: np.ndarray, classes: Classes | None
     """
     if not isinstance(class_weight, dict):
         raise ValueError(
-            "`class_weight` must be a dict from the number of a class to its weight. "
+            "`class_weight` must be a dict from the label or the number of a class to its "
+            "weight. "
             f"Received: class_weight of type {type(class_weight).__name__}"
         )
     if classes is None and y.shape[1] == 1 and len(np.unique(y)) > 2:

@@ -136,8 +136,19 @@ def check_target_rows(name: str, y: Any, rows: int) -> np.ndarray:
         raise ValueError(f"`{name}` has no columns. Received: {name} of shape {y.shape}")
     if y.dtype.kind == "O":  # as a data frame holds numbers among others
         plain = np.array(y.tolist())
-        y = plain if plain.dtype.kind in "fiub" else y
+        y = plain if plain.dtype.kind in "fiub" else _as_str(y)
     return y
+
+
+def _as_str(y: np.ndarray) -> np.ndarray:
+    """Return text of TensorFlow, which holds it as bytes, as `str`; the rest as it is."""
+    flat = y.ravel().tolist()
+    if not all(isinstance(label, bytes) for label in flat):
+        return y
+    try:
+        return np.array([label.decode() for label in flat], object).reshape(y.shape)
+    except UnicodeDecodeError:
+        return y
 
 
 def check_targets(name: str, y: Any, rows: int) -> np.ndarray:

@@ -285,8 +285,16 @@ class TestKinds:
             np.testing.assert_array_equal(model.predict(self.X), plain)
             assert model.classes.tolist() == ["a", "b", "c"]
 
+    def test_text_of_tensorflow_is_text(self):
+        for y in (tf.constant(self.WORDS), np.array(self.WORDS).astype("S").astype(object)):
+            model = self.asked(y)
+            assert model.classes.tolist() == ["a", "b", "c"]
+        rows = tf.data.Dataset.from_tensor_slices((self.X, self.WORDS)).batch(8)
+        model = kk.KAREModel(network(), head=kk.NTKRidgeHead(ridge=1e-6)).fit_head(rows)
+        assert np.mean(model.predict_classes(self.X) == self.WORDS) > 0.5
+
     def test_bytes_stay_bytes(self, tmp_path):
-        model = self.asked(tf.constant(self.WORDS))
+        model = self.asked(np.array(self.WORDS).astype("S"))
         assert model.classes.tolist() == [b"a", b"b", b"c"]
         model.save(tmp_path / "m.keras")
         loaded = keras.saving.load_model(tmp_path / "m.keras")
@@ -335,7 +343,7 @@ class TestKinds:
         data = tf.data.Dataset.from_tensor_slices((self.X, self.WORDS)).batch(10)
         head = kk.NTKRidgeHead(ridge=0.1, solver=solver)
         model = kk.KAREModel(network(), head=head).fit_head(data)
-        assert model.classes.tolist() == [b"a", b"b", b"c"]
+        assert model.classes.tolist() == ["a", "b", "c"]
         with pytest.raises(ValueError, match="validation_data"):
             model.predict_proba(self.X)
         model.fit_head(data, validation_data=(self.X, self.WORDS))
