@@ -16,7 +16,9 @@ def plain(name: str, x: Any, network: Any = None) -> Any:
     """Return rows as arrays, nested as a network takes them.
 
     A list of lists of numbers is one array. Where the network has a single input, so is a
-    list of its rows, and a list or a dictionary of nothing but that input is the input.
+    list of its rows, and a list or a dictionary of nothing but that input is the input. A
+    last axis of length one is there or not, and integers are of the type, as the network's
+    inputs have it, as in Keras.
 
     Args:
         name: Of the argument.
@@ -32,9 +34,12 @@ def plain(name: str, x: Any, network: Any = None) -> Any:
             x = _of_one_input(name, x, network)
         elif type(x) in (list, tuple) and len(x) == len(inputs):
             x = type(x)(plain(name, part) for part in x)
-        elif isinstance(x, list | tuple) and _of_scalars(x):
+        elif isinstance(x, dict):
+            x = {key: plain(f"{name}[{key!r}]", part) for key, part in x.items()}
+        elif _of_scalars(x):
             x = _stacked(name, x)
-    return keras.tree.map_structure(lambda part: one_array(name, part), x)
+    x = keras.tree.map_structure(lambda part: one_array(name, part), x)
+    return _as_declared(x, inputs)
 
 
 def plain_targets(name: str, y: Any, rows: int | None = None) -> Any:
@@ -117,6 +122,27 @@ def _of_one_input(name: str, x: Any, network: Any) -> Any:
     if whole:
         return one if bare and len(x) == 1 else x
     return _stacked(name, x)
+
+
+def _as_declared(x: Any, inputs: Any) -> Any:
+    """Give rows the axes, and integers the type, that a network's inputs have."""
+    if isinstance(x, dict):
+        known = {tensor.name: [tensor] for tensor in inputs}
+        return {key: _as_declared(part, known.get(key, [])) for key, part in x.items()}
+    if isinstance(x, list | tuple):
+        if len(x) != len(inputs):
+            return x
+        pairs = zip(x, inputs, strict=True)
+        return type(x)(_as_declared(part, [own]) for part, own in pairs)
+    if len(inputs) != 1 or not isinstance(x, np.ndarray | tf.Tensor):
+        return x
+    shape, wanted, dtype = x.shape, inputs[0].shape, tf.as_dtype(inputs[0].dtype)
+    if len(shape) == len(wanted) - 1 and wanted[-1] == 1:
+        x = x[..., None]
+    elif len(shape) == len(wanted) + 1 and shape[-1] == 1:
+        x = x[..., 0]
+    of_integers = dtype.is_integer and (tf.is_tensor(x) or x.dtype.kind in "iu")
+    return tf.cast(x, dtype) if of_integers and tf.as_dtype(x.dtype).is_integer else x
 
 
 def _of_scalars(x: Any) -> bool:
