@@ -16,6 +16,7 @@ from keras_kare.machine.problem import Problem, Rows
 from keras_kare.solvers import Solution
 
 LEFT_OUT = "leave-one-out"
+VALIDATED = "validation data"
 
 
 def of_rows(

@@ -9,7 +9,7 @@ from keras_kare import solvers
 from keras_kare.kernels import memory
 from keras_kare.machine import ridge as ridges
 from keras_kare.machine.calibration import Evidence
-from keras_kare.machine.evidence import left_out, of_rows
+from keras_kare.machine.evidence import VALIDATED, left_out, of_rows
 from keras_kare.machine.prediction import Predictor
 from keras_kare.machine.problem import Problem, Rows
 from keras_kare.machine.ridge import Choice, Way
@@ -112,7 +112,7 @@ def _evidence(
     if validation is None:
         return left_out(problem, solution)
     predict = Predictor(problem.kernel, prepared, validation.x)
-    return of_rows(problem, validation, predict, solution, "validation data")
+    return of_rows(problem, validation, predict, solution, VALIDATED)
 
 
 def held_out(problem: Problem, solver: Solver | str, ridge: float) -> Evidence | None:

@@ -142,6 +142,12 @@ class State:
             self.inverse_temperature.assign(known)
         return known is not None
 
+    def recalibrate(self, evidence: Evidence) -> None:
+        """Fit what scores are multiplied by anew, on other rows."""
+        self.evidence = evidence
+        self.facts.pop("inverse_temperature", None)
+        self.calibrate()
+
     def key(self) -> Any:
         """Return what a traced prediction depends on besides the values of variables."""
         parts = (self.anchors, self.dual, self.weights, self.constant)

@@ -486,6 +486,12 @@ class KAREModel(KernelMachine):
             self._session.solve_for_validation()
         return self._session is not None
 
+    def _calibrate(self) -> None:
+        if self._session is None:
+            super()._calibrate()
+        else:
+            self._session.calibrate()
+
     def _follow_callbacks(self) -> None:
         if self._session is None:
             super()._follow_callbacks()

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
+from keras_kare import _rows
 from keras_kare.machine import Rows
 from keras_kare.machine import ridge as ridges
+from keras_kare.machine.calibration import Evidence
+from keras_kare.machine.evidence import VALIDATED
 from keras_kare.models import batches, classification, gathering, labelled, rehearsal
 from keras_kare.models.watch import Watch
 from keras_kare.solvers.stream import Stream
@@ -142,6 +146,16 @@ class Session:
             intercept=self.model._intercept,
             provisional=f"the ridge of the loss, on {len(some)} of {len(self.rows)} rows",
         )
+
+    def calibrate(self) -> None:
+        """Fit what makes probabilities, on rows that do not train, if there are some."""
+        machine, rows = self.model.machine, self.validation
+        report = machine.state.facts["report"]
+        if rows is not None and report["calibrated_by"] != VALIDATED:
+            parts = _rows.slices(rows.x, gathering.USUAL_BATCH)
+            scores = np.concatenate([np.asarray(machine(part)) for part in parts])
+            machine.state.recalibrate(Evidence(scores, rows.y, rows.weights, VALIDATED))
+        machine.calibrate()
 
     def solve_for_file(self) -> None:
         """Solve the machine that was asked for, as far as it is known before the end."""
