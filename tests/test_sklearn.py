@@ -445,8 +445,7 @@ class TestImportances:
         ]
         slopes = np.stack(slopes, axis=1) / (2.0 * step)
         np.testing.assert_allclose(fitted._ensemble.slopes(bench, x), slopes, atol=1e-5)
-        expected = np.mean(np.sum((fitted.target_scale_ * slopes) ** 2, axis=2), axis=0)
-        expected *= np.var(X, axis=0)
+        expected = np.mean(slopes**2, axis=(0, 2)) * np.var(X, axis=0)
         np.testing.assert_allclose(
             fitted.feature_importances_, expected / np.sum(expected), rtol=1e-5
         )

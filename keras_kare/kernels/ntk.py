@@ -356,6 +356,12 @@ class NTK(Kernel):
         out: Any = None,
     ) -> Any:
         """Run a verb of the feature map: inline while tracing, else as a function."""
+        if dtype is not None and not isinstance(dtype, str | tf.DType):
+            raise TypeError(
+                "`dtype` must be the name of a type. (Kernel values between rows of two "
+                "arrays are `cross(x1, x2)`.) Received: dtype of type "
+                f"{type(dtype).__name__}"
+            )
         if not tf.executing_eagerly():
             check_no_out(out)
             rows = keras.tree.map_structure(_finite, rows)

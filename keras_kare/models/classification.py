@@ -13,6 +13,11 @@ from keras_kare import _labels
 from keras_kare._labels import Classes
 from keras_kare.machine import Rows, calibration
 
+SEVERAL = (
+    "The network's outputs have the shape {shape}: the kernel is that of all of a row's values "
+    "together. Pool or flatten before the last layer, where one value a row is meant."
+)
+
 
 def check_classes(model: Any) -> Classes:
     """Return the classes of a model.
@@ -31,7 +36,7 @@ def check_classes(model: Any) -> Classes:
 
 
 def tell_of_targets(model: Any, rows: Rows, stacklevel: int = 4) -> None:
-    """Warn of floats that look like labels, and of labels that look like quantities.
+    """Warn of floats that look like labels, labels like quantities, and unequal units.
 
     Args:
         model: The model.
@@ -42,13 +47,18 @@ def tell_of_targets(model: Any, rows: Rows, stacklevel: int = 4) -> None:
         ValueError: As `check_metrics`.
     """
     check_metrics(model, rows)
-    told = _labels.many(rows.classes, len(rows), model._wanted.numbers)
+    shape: Any = getattr(model.network, "output_shape", None)
+    told = [_labels.many(rows.classes, rows.y, model._wanted.numbers)]
+    if isinstance(shape, tuple) and len(shape) > 2:
+        told.append(SEVERAL.format(shape=shape))
+    if rows.classes is None:
+        told.append(_labels.unequal(rows.y))
     if rows.classes is None and model.task == "auto":
-        shape: Any = getattr(model.network, "output_shape", None)
         outputs = shape[-1] if isinstance(shape, tuple) else None
-        told = _labels.resemblance(rows.y, outputs if isinstance(outputs, int) else None)
-    if told:
-        warnings.warn(told, stacklevel=stacklevel)
+        known = outputs if isinstance(outputs, int) else None
+        told.append(_labels.resemblance(rows.y, known))
+    for message in filter(None, told):
+        warnings.warn(message, stacklevel=stacklevel)
 
 
 def check_metrics(model: Any, rows: Rows) -> None:
@@ -78,7 +88,7 @@ def calibrate_for_metrics(model: Any) -> None:
         ValueError: If there are no rows for that.
     """
     if _wanted(model):
-        model.machine.calibrate()
+        model._calibrate()
 
 
 def beside(model: Any, outputs: tf.Tensor, factor: Callable[[], Any]) -> tf.Tensor:

@@ -49,6 +49,12 @@ class KernelMachine(keras.Model):
         **kwargs: Any,
     ):
         _validation.check_option("task", task, _labels.TASKS)
+        if isinstance(kernel, KernelMachine):
+            raise TypeError(
+                "`kernel` must be a network or a kernel, and is a kernel machine already: "
+                f"pass its `network`. Received: kernel={kernel.name!r} of type "
+                f"{type(kernel).__name__}"
+            )
         if isinstance(kernel, keras.Model):
             kernel = NTK(kernel)
         if not isinstance(kernel, Kernel):
@@ -267,7 +273,7 @@ class KernelMachine(keras.Model):
         """
         classification.check_classes(self)
         self._refresh_head()
-        self.machine.calibrate()
+        self._calibrate()
         self.machine.check_calibration()
         scores = tf.constant(self.predict(x, batch_size, verbose, steps, callbacks))
         factor = self.machine.state.inverse_temperature
@@ -518,6 +524,10 @@ class KernelMachine(keras.Model):
     def _validates(self) -> bool:
         """Solve on rows that train at present, if any do, and tell whether."""
         return False
+
+    def _calibrate(self) -> None:
+        """Fit what makes probabilities, where it is not known."""
+        self.machine.calibrate()
 
     def _refresh_head(self) -> None:
         """Solve a stale head again, or refuse; warn of a solution that is not good."""

@@ -271,8 +271,8 @@ class KAREEstimator(BaseEstimator):
         The mean square of the predictions' derivative by a column, times its variance, over
         (at most 500) training rows: exact derivatives of the kernel machine. Of what a
         column became, such as its categories, the sum. For targets of several columns, the
-        sum over these. Zero for all where predictions are constant. Computed when first
-        asked for.
+        mean over these, each divided by its standard deviation. Zero for all where
+        predictions are constant. Computed when first asked for.
 
         References:
             - Sobol, Kucherenko, "Derivative based global sensitivity measures and their
@@ -290,7 +290,7 @@ class KAREEstimator(BaseEstimator):
             )
             with LOCK:
                 slopes = self._ensemble.slopes(self._bench(x.shape[1]), x)
-            squares = np.sum((self.target_scale_ * slopes) ** 2, axis=2)
+            squares = np.mean(slopes**2, axis=2)  # of scaled targets
             each = mean(squares) * mean((x - mean(x)) ** 2)
             columns = preprocessing.sources(self.preprocessor_)
             found = np.bincount(columns, each, self.n_features_in_)

@@ -161,7 +161,7 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
         if len(present) < 2:
             raise ValueError(
                 "`y` must have at least two classes. Received: one class, "
-                f"{self.classes_[present[0]]!r}"
+                f"{self.classes_[present].tolist()[0]!r}"
             )
         return rows, codes, weights
 

@@ -82,12 +82,42 @@ HABITS = [
         gives="model.classes.tolist() == ['no', 'perhaps', 'yes']",
     ),
     Habit("model.fit(x, words, class_weight={'yes': 2.0}); 1", gives="out == 1"),
+    Habit(
+        COMPILE.format("'accuracy', 'AUC', 'Precision'")
+        + "stops = [keras.callbacks.EarlyStopping('val_' + name, restore_best_weights=True)"
+        " for name in ('accuracy', 'AUC', 'Precision')];"
+        "model.fit(x, bits, validation_split=0.2, epochs=2, callbacks=stops).history",
+        gives="len(out['val_AUC']) == 2",
+    ),
+    Habit(
+        "class Ask(keras.callbacks.Callback):\n"
+        "    def on_epoch_end(self, *_):\n"
+        "        self.model.predict_proba(x, verbose=0)\n"
+        "model.fit(x, bits, validation_split=0.2, callbacks=[Ask()])\n"
+        "model.head.report['calibrated_by']",
+        gives="out == 'validation data'",
+    ),
+    Habit(
+        "rows = tf.data.Dataset.from_tensor_slices((x, words)).batch(30)\n"
+        "model.fit(rows).model.classes.tolist()",
+        gives="out == ['no', 'perhaps', 'yes']",
+    ),
+    Habit(
+        "model.fit(np.repeat(x, 4, 0), np.random.default_rng(1).poisson(30, 240))",
+        says="29 different whole numbers",
+        gives="True",
+    ),
+    Habit(
+        "model.fit(x, y * [1.0, 1000.0])",
+        says="Columns of `y` have standard deviations from",
+        gives="True",
+    ),
     Habit("model.fit(x, bits, class_weight={2: 9.0})", says="must name classes of `y`"),
     Habit(FIT.format("bits") + "model.evaluate(x, words)", says="none of the 2 classes"),
     Habit(
         "data = tf.data.Dataset.from_tensor_slices((x, words)).batch(30);"
         "model.fit(data); model.evaluate(data), model.predict_classes(x)",
-        gives="set(out[1]) <= {b'no', b'perhaps', b'yes'} and out[0] < 1.0",
+        gives="set(out[1]) <= {'no', 'perhaps', 'yes'} and out[0] < 1.0",
     ),
     Habit(
         FIT.format("words") + "model.save('m.keras');"
