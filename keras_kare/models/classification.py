@@ -14,8 +14,8 @@ from keras_kare._labels import Classes
 from keras_kare.machine import Rows, calibration
 
 SEVERAL = (
-    "The network's outputs have the shape {shape}: the kernel is that of all of a row's values "
-    "together. Pool or flatten before the last layer, where one value a row is meant."
+    "The network's outputs have the shape {shape}: the kernel is that of all values of a "
+    "row together. Pool or flatten before the last layer, where one value a row is meant."
 )
 
 
