@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -73,6 +74,72 @@ def ntk(network: Callable[[], Any], *arguments: Any, **options: Any) -> KernelCa
     return KernelCase(make, rows_of_network)
 
 
+def built(make: Callable[[], Kernel]) -> Callable[[], Kernel]:
+    """Make a kernel, and its variables."""
+
+    def made() -> Kernel:
+        kernel = make()
+        kernel.build((None, networks.D))
+        return kernel
+
+    return made
+
+
+def of_numbers(make: Callable[[], Kernel]) -> Callable[[], Kernel]:
+    """Make a kernel whose variables are not where they start."""
+
+    def moved() -> Kernel:
+        kernel = built(make)()
+        for i, variable in enumerate(kernel.trainable_variables):
+            shift = 0.1 * np.cos(i + np.arange(variable.value.numpy().size))
+            variable.assign_add(shift.reshape(variable.shape))
+        return kernel
+
+    return moved
+
+
+def small() -> Any:
+    """A network with hidden units."""
+    return networks.mlp()
+
+
+k = kk.kernels
+
+FORMULAS: dict[str, Callable[[], Kernel]] = {
+    f"{name}, {metric}": of_numbers(functools.partial(make, scale=2.0, metric=metric))
+    for name, make in {
+        "gaussian": k.Gaussian,
+        "laplace": k.Laplace,
+        "laplace of l1": functools.partial(k.Laplace, distance="l1"),
+        "matern 0.5": functools.partial(k.Matern, 0.5),
+        "matern 1.5": k.Matern,
+        "matern 2.5": functools.partial(k.Matern, 2.5),
+    }.items()
+    for metric in ("isotropic", "diagonal", "full")
+}
+"""Kernels of distances."""
+
+FORMULAS |= {
+    "polynomial": of_numbers(k.Polynomial),
+    "polynomial without offset": of_numbers(
+        lambda: k.Polynomial(2, 0.5, 0.0) + k.Gaussian(1.0)
+    ),
+    "arc-cosine 0": of_numbers(lambda: k.ArcCosine(0, bias=0.5)),
+    "arc-cosine 1, deep": of_numbers(lambda: k.ArcCosine(1, depth=3, bias=0.5)),
+    "arc-cosine 2": of_numbers(lambda: k.ArcCosine(2, depth=2)),
+    "categorical": of_numbers(lambda: k.Categorical(2.0, "diagonal")),
+}
+
+COMBINATIONS: dict[str, Callable[[], Kernel]] = {
+    "sum": of_numbers(lambda: k.Gaussian(2.0) + 0.3 * k.Laplace(1.0)),
+    "sum with features": of_numbers(lambda: 2.0 * Linear() + k.On(Linear(), [0, -1])),
+    "product": of_numbers(lambda: k.Polynomial(2) * k.Matern(1.5, 2.0)),
+    "normalized": of_numbers(lambda: k.Normalized(k.Polynomial())),
+    "columns": of_numbers(
+        lambda: k.On(k.Laplace(1.0, "full"), [0, 2]) * k.On(k.Gaussian(2.0), [1])
+    ),
+}
+
 CASES = {
     "gaussian": KernelCase(Gaussian),
     "linear": KernelCase(Linear),
@@ -82,6 +149,11 @@ CASES = {
     "ntk, two inputs": ntk(networks.two_inputs),
     "ntk, named inputs": ntk(networks.named_inputs),
     "ntk, sequence": ntk(networks.sequence),
+    **{name: KernelCase(make) for name, make in (FORMULAS | COMBINATIONS).items()},
+    "deep": KernelCase(built(lambda: k.Deep(small(), k.Gaussian(0.5))), rows_of_network),
+    "conjugate": KernelCase(lambda: k.Conjugate(small()), rows_of_network),
+    "ntk and laplace": KernelCase(built(lambda: k.NTK(small()) + k.Laplace(2.0))),
+    "two ntks": KernelCase(lambda: k.NTK(small()) + 0.5 * k.NTK(small())),
 }
 
 over_kernels = pytest.mark.parametrize("case", CASES.values(), ids=CASES)

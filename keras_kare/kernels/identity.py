@@ -211,6 +211,13 @@ def architecture(network: keras.layers.Layer) -> str:
     return f"{_UNREAD if unread else ''}{digest.hexdigest()}"
 
 
+def digest(*parts: Any) -> str:
+    """Return a hash of settings, and of identities of parts; of unread ones, unread."""
+    hashed = hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
+    unread = any(isinstance(part, str) and _UNREAD in part for part in parts)
+    return f"{_UNREAD}{hashed}" if unread else hashed
+
+
 def made_by(architecture: str) -> str:
     """Name who can compare an identity: other versions describe the same in other words."""
     versions = (

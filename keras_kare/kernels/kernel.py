@@ -44,6 +44,28 @@ class Kernel(keras.layers.Layer, abc.ABC):
     def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
         """Return the kernel value of each row of `x` with itself, `(n,)`."""
 
+    def __add__(self, other: Any) -> Kernel:
+        """Return the sum of two kernels, a `keras_kare.kernels.Sum`."""
+        from keras_kare.kernels.combined import Sum  # made of this class
+
+        return Sum([self, other])
+
+    def __mul__(self, other: Any) -> Kernel:
+        """Return the product of two kernels, or of a kernel and a number, which trains."""
+        from keras_kare.kernels.combined import Product, Weighted
+
+        number = isinstance(other, int | float | np.number)
+        return Weighted(self, other) if number else Product([self, other])
+
+    __rmul__ = __mul__
+
+    def adapt(self, x: Any) -> None:
+        """Find from rows what is to be found from them, such as `scale="median"`, if any.
+
+        Args:
+            x: `(n, ...)`.
+        """
+
     def operator(self, x: Any) -> KernelOperator:
         """Return the matrix `gram(x)` as a linear map, which is never formed.
 

@@ -82,7 +82,7 @@ class KernelMachine(keras.Model):
         self._wanted = Wanted()
         self._traced_for: Any = None
         network = self.network
-        if network is not None and network.built:
+        if kernel.built or (network is not None and network.built):
             kernel.built = self.built = True
 
     @property

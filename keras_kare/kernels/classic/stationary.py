@@ -1,0 +1,131 @@
+"""Kernels of distances: their metric, their scale, and where that comes from."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare import _validation
+from keras_kare.kernels.classic.closed_form import ClosedForm
+
+METRICS = ("isotropic", "diagonal", "full")
+
+MEDIAN_ROWS = 1000
+"""Most rows whose distances `scale="median"` is the median of."""
+
+
+class Stationary(ClosedForm):
+    """A kernel of the distance of mapped rows; a subclass defines `_of_distances`.
+
+    Args:
+        scale: Length that distances are divided by, a positive number; or `"median"`: the
+            median distance of the different rows that the kernel first sees.
+        metric: What trains: `"isotropic"`: one scale; `"diagonal"`: one for each column;
+            `"full"`: a matrix `F`, `(d, d)`, so that distances are those of `x F / scale`
+            (Mahalanobis' with `M = F Fᵀ / scale²`). It begins with the identity.
+        memory_limit, name: As in `ClosedForm`.
+
+    Attributes:
+        log_scale: The variable `log(scale)`: `()`, or `(d,)` with `metric="diagonal"`.
+        factor: The variable `F` with `metric="full"`, else `None`.
+    """
+
+    def __init__(
+        self,
+        scale: float | str = "median",
+        metric: str = "isotropic",
+        memory_limit: int | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ):
+        check_scale(scale)
+        _validation.check_option("metric", metric, METRICS)
+        super().__init__(memory_limit=memory_limit, name=name, **kwargs)
+        self.scale, self.metric = scale, metric
+        self.log_scale: Any = None
+        self.factor: Any = None
+
+    @abc.abstractmethod
+    def _of_distances(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
+        """Return values between mapped rows, `(n1, n2)`; `None` for the same rows."""
+
+    def _make_variables(self, columns: int) -> None:
+        start = np.nan if self.scale == "median" else np.log(self.scale)
+        self.log_scale = self.add_weight(
+            shape=(columns,) if self.metric == "diagonal" else (),
+            initializer=keras.initializers.Constant(start),
+            name="log_scale",
+        )
+        if self.metric == "full":
+            self.factor = self.add_weight(
+                shape=(columns, columns),
+                initializer=keras.initializers.Identity(),
+                name="factor",
+            )
+
+    @property
+    def _adapted(self) -> bool:
+        if self.scale != "median" or not self.built:
+            return self.scale != "median"
+        with tf.init_scope():
+            return bool(np.all(np.isfinite(self.log_scale)))
+
+    def _adapt(self, x: np.ndarray) -> None:
+        if self.scale == "median":
+            scale = np.full(self.log_scale.shape, np.log(self._median(x)))
+            self.log_scale.assign(scale)
+
+    def _median(self, x: np.ndarray) -> float:
+        """Return the median distance of different rows; 1 where all are the same."""
+        from scipy.spatial.distance import pdist
+
+        found = pdist(x[:: max(1, -(-len(x) // MEDIAN_ROWS))], self._distance_of_scipy)
+        apart = found[found > 0.0]
+        return float(np.median(apart)) if len(apart) else 1.0
+
+    _distance_of_scipy = "euclidean"
+
+    def _values(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
+        return self._of_distances(self._mapped(a), None if b is None else self._mapped(b))
+
+    def _diagonal(self, a: tf.Tensor) -> tf.Tensor:
+        return tf.ones_like(a[:, 0])
+
+    def _mapped(self, a: tf.Tensor) -> tf.Tensor:
+        """Return rows whose distances are those of the metric, `(n, d)`."""
+        if self.factor is not None:
+            a = a @ tf.cast(tf.convert_to_tensor(self.factor), a.dtype)
+        return a * tf.exp(-tf.cast(tf.convert_to_tensor(self.log_scale), a.dtype))
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "scale": self.scale, "metric": self.metric}
+
+
+def check_scale(value: Any) -> None:
+    """Refuse what is neither a positive number nor `"median"`."""
+    if value == "median" or (_validation.is_number(value) and 0.0 < value < np.inf):
+        return
+    raise ValueError(
+        '`scale` must be a positive number, or "median": of the distances of rows. '
+        f"Received: scale={value!r}"
+    )
+
+
+def of_squares(value: Any, slope: Any) -> Any:
+    """Make a function of squared distances, whose derivative is given.
+
+    Args:
+        value: Takes squared distances `s`.
+        slope: Takes `s` and the values, and returns the derivative by `s`, finite at 0.
+    """
+
+    @tf.custom_gradient
+    def function(s: tf.Tensor) -> tuple[tf.Tensor, Any]:
+        values = value(s)
+        return values, lambda upstream: upstream * slope(s, values)
+
+    return function

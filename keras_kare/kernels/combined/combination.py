@@ -1,0 +1,134 @@
+"""What all kernels that are made of kernels have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Self
+
+import keras
+import tensorflow as tf
+
+from keras_kare.kernels.identity import digest
+from keras_kare.kernels.kernel import Kernel
+
+
+class Combination(Kernel):
+    """A kernel that is made of others; a subclass says how.
+
+    Args:
+        kernels: They are.
+        name: Name of the layer.
+    """
+
+    def __init__(self, kernels: Sequence[Kernel], name: str | None = None, **kwargs: Any):
+        for kernel in kernels:
+            check_kernel(kernel)
+        super().__init__(name=name, **kwargs)
+        self.kernels = list(kernels)
+
+    def build(self, input_shape: Any) -> None:
+        for kernel in self.kernels:
+            if not kernel.built:
+                kernel.build(input_shape)
+        self.built = True
+
+    def get_build_config(self) -> dict[str, Any]:
+        return {"built": self.built}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        self.built = config["built"]  # its parts are
+
+    def check(self, x: Any, rows: int | None = None) -> None:
+        for kernel in self.kernels:
+            kernel.check(x, rows)
+        self.built = True
+
+    def check_gradient(self, x: Any) -> None:
+        for kernel in self.kernels:
+            kernel.check_gradient(x)
+
+    def check_shapes(self, name: str, x: Any) -> None:
+        for kernel in self.kernels:
+            kernel.check_shapes(name, x)
+
+    def pair_flops(self, x: Any) -> float:
+        return sum(kernel.pair_flops(x) for kernel in self.kernels)
+
+    def architecture(self) -> str:
+        parts = [kernel.architecture() for kernel in self.kernels]
+        return digest(type(self).__qualname__, *self._settings(), *parts)
+
+    def _settings(self) -> tuple[Any, ...]:
+        """Return what values depend on besides kernels and variables."""
+        return ()
+
+    def adapt(self, x: Any) -> None:
+        """Find from rows what depends on them; see `ClosedForm.adapt`."""
+        for kernel in self.kernels:
+            kernel.adapt(x)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        parts = [keras.saving.serialize_keras_object(kernel) for kernel in self.kernels]
+        return {**config, "kernels": parts}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        config = dict(config)
+        parts = config.pop("kernels")
+        config["kernels"] = [keras.saving.deserialize_keras_object(part) for part in parts]
+        return cls(**config)
+
+
+class OfOne(Combination):
+    """A kernel that is made of one other.
+
+    Args:
+        kernel: It is.
+        name: Name of the layer.
+    """
+
+    def __init__(self, kernel: Kernel, name: str | None = None, **kwargs: Any):
+        super().__init__([kernel], name, **kwargs)
+
+    @property
+    def kernel(self) -> Kernel:
+        """The other."""
+        one: Kernel = self.kernels[0]
+        return one
+
+    def get_config(self) -> dict[str, Any]:
+        config = super().get_config()
+        (config["kernel"],) = config.pop("kernels")
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        config = dict(config)
+        config["kernel"] = keras.saving.deserialize_keras_object(config["kernel"])
+        return cls(**config)
+
+
+def check_kernel(kernel: Any) -> None:
+    """Refuse what is no kernel, or has a block for a pair of rows.
+
+    Raises:
+        TypeError: Then.
+        ValueError: For an NTK of `outputs="full"`.
+    """
+    if not isinstance(kernel, Kernel):
+        raise TypeError(
+            "Kernels are added, multiplied and wrapped with kernels of "
+            f"`keras_kare.kernels`. Received: {kernel!r} of type {type(kernel).__name__}"
+        )
+    if getattr(kernel, "outputs", None) == "full":
+        raise ValueError(
+            "Kernels of one value a pair of rows can be combined; an NTK of "
+            '`outputs="full"` has a block. Use `outputs="sum"` or `outputs="trace"`.'
+        )
+
+
+def total(parts: Sequence[tf.Tensor]) -> tf.Tensor:
+    """Return the sum of arrays, in the widest of their types."""
+    dtype = "float64" if any(part.dtype == tf.float64 for part in parts) else parts[0].dtype
+    return tf.add_n([tf.cast(part, dtype) for part in parts])

@@ -1,0 +1,88 @@
+"""What kernels of a network's outputs, or of its hidden units, have in common."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import keras
+import tensorflow as tf
+
+from keras_kare import _validation
+from keras_kare.kernels import frozen
+from keras_kare.kernels.identity import Identity, digest
+from keras_kare.kernels.inputs import check_shapes
+from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.structured.capture import run
+from keras_kare.kernels.structured.untouched import untouched
+
+
+class OfNetwork(Kernel):
+    """A kernel of what a network computes of each row; a subclass says of what, and how.
+
+    The network runs as in inference. Rows must not depend on each other.
+
+    Args:
+        network: A `keras.Model`.
+        name: Name of the layer.
+    """
+
+    def __init__(self, network: keras.Model, name: str | None = None, **kwargs: Any):
+        if not isinstance(network, keras.Model):
+            raise TypeError(
+                "`network` must be a `keras.Model`. "
+                f"Received: network={network!r} of type {type(network).__name__}"
+            )
+        super().__init__(name=name, **kwargs)
+        self.network = network
+        self._frozen: list[int] = []  # until the network has its variables
+
+    def build(self, input_shape: Any) -> None:
+        if not self.network.built:
+            self.network.build(input_shape)
+        self.built = True
+
+    def get_build_config(self) -> dict[str, Any]:
+        return {"built": self.built}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        self.built = config["built"]  # its parts are
+
+    def check(self, x: Any, rows: int | None = None) -> None:
+        self._hidden("x", x, None)
+        self.built = True
+
+    def check_shapes(self, name: str, x: Any) -> None:
+        check_shapes(self.network, name, x)
+
+    def architecture(self) -> str:
+        if self._identity is None:
+            self._identity = Identity(self.network)
+        return digest(type(self).__qualname__, self._identity.digest)
+
+    def _part(self) -> keras.Model:
+        """Return the part of the network whose outputs are taken: all of it."""
+        return self.network
+
+    def _hidden(self, name: str, x: Any, dtype: str | None) -> tf.Tensor:
+        """Return what the network computes of rows, `(n, F)`."""
+        if tf.executing_eagerly():
+            x = _validation.check_rows(name, x, self.network)
+            self.check_shapes(name, x)
+        with untouched(self.network):
+            found = run(self._part(), x)
+        return found if dtype is None else tf.cast(found, dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_config()
+        network = keras.saving.serialize_keras_object(self.network)
+        return {**config, "network": network, "frozen": frozen.numbers(self.network)}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        config = dict(config)
+        config["network"] = keras.saving.deserialize_keras_object(config["network"])
+        places = config.pop("frozen", [])
+        kernel = cls(**config)
+        kernel._frozen = places
+        frozen.freeze(kernel.network, places)
+        return kernel

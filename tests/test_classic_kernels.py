@@ -1,0 +1,312 @@
+"""Kernels that are a formula, and kernels of kernels: right values, gradients, and use."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from kernel_cases import CASES, COMBINATIONS, FORMULAS
+from scipy.integrate import quad
+from sklearn.gaussian_process import kernels as of_processes
+from sklearn.metrics import pairwise
+
+import keras_kare as kk
+
+k = kk.kernels
+D = 5
+
+
+@pytest.fixture
+def rows(rng):
+    """Rows, among which some are equal, and others nearly so."""
+    x = rng.normal(size=(12, D))
+    x[5], x[6] = x[2], x[3] + 1e-7
+    return x
+
+
+def same(found, expected, tolerance=1e-10):
+    np.testing.assert_allclose(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.usefixtures("float64")
+class TestValues:
+    @pytest.mark.parametrize(
+        ("make", "expected"),
+        [
+            (lambda: k.Gaussian(0.7), of_processes.RBF(0.7)),
+            (lambda: k.Laplace(1.3), of_processes.Matern(1.3, nu=0.5)),
+            (
+                lambda: k.Laplace(2.0, distance="l1"),
+                lambda *x: pairwise.laplacian_kernel(*x, gamma=0.5),
+            ),
+            (lambda: k.Matern(0.5, 0.7), of_processes.Matern(0.7, nu=0.5)),
+            (lambda: k.Matern(1.5, 0.7), of_processes.Matern(0.7, nu=1.5)),
+            (lambda: k.Matern(2.5, 0.7), of_processes.Matern(0.7, nu=2.5)),
+            (lambda: k.Polynomial(), pairwise.polynomial_kernel),
+            (
+                lambda: k.Polynomial(2, 0.5, 0.0),
+                lambda *x: pairwise.polynomial_kernel(*x, degree=2, gamma=0.5, coef0=0.0),
+            ),
+        ],
+    )
+    def test_are_those_of_scikit_learn(self, make, expected, rows):
+        kernel = make()
+        same(kernel.gram(rows), expected(rows))
+        same(kernel.cross(rows[:4], rows), expected(rows[:4], rows))
+        same(kernel.diag(rows), np.diag(expected(rows)))
+
+    def test_scales_of_columns_are_those_of_scikit_learn(self, rows):
+        lengths = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
+        kernel = k.Gaussian(1.0, metric="diagonal")
+        kernel.build(rows.shape)
+        kernel.log_scale.assign(np.log(lengths))
+        same(kernel.gram(rows), of_processes.RBF(lengths)(rows))
+
+    def test_a_full_metric_is_mahalanobis(self, rows, rng):
+        kernel = k.Laplace(2.0, metric="full")
+        kernel.build(rows.shape)
+        factor = rng.normal(size=(D, D))
+        kernel.factor.assign(factor)
+        same(kernel.gram(rows), k.Laplace(2.0).gram(rows @ factor))
+        apart = rows[:, None] - rows
+        squares = np.einsum("ijk,kl,ijl->ij", apart, factor @ factor.T, apart)
+        same(kernel.gram(rows), np.exp(-np.sqrt(squares) / 2.0), 1e-8)
+
+    @pytest.mark.parametrize("order", [0, 1, 2])
+    def test_arc_cosine_is_the_mean_over_random_units(self, order):
+        """`2 E[Θ(w·x) Θ(w·x') (w·x)^p (w·x')^p]` in a plane, by an integral over angles."""
+        x = np.array([[1.0, 0.0], [0.6, 1.9]])
+        angle = np.arctan2(x[1, 1], x[1, 0])
+        radial = {0: 1.0, 1: 2.0, 2: 8.0}[order]  # ∫ r^(2p+1) exp(-r²/2) dr
+
+        def both(phi, theta):
+            return (np.cos(phi) * np.cos(phi - theta)) ** order
+
+        for i, j, theta in ((0, 0, 0.0), (0, 1, angle)):
+            around = quad(both, theta - np.pi / 2, np.pi / 2, (theta,))[0]
+            size = np.linalg.norm(x[i]) * np.linalg.norm(x[j])
+            expected = 2.0 * radial * around / (2.0 * np.pi) * size**order
+            same(k.ArcCosine(order).gram(x)[i, j], expected, 1e-9)
+
+    def test_layers_of_arc_cosine_are_kernels_of_kernels(self, rows):
+        deep, flat = k.ArcCosine(1, depth=2).gram(rows), k.ArcCosine(1).gram(rows).numpy()
+        root = np.linalg.cholesky(flat + 1e-12 * np.eye(12))  # rows with these products
+        same(deep, k.ArcCosine(1).gram(root), 1e-5)
+
+    def test_categories_count_differences(self, rng):
+        codes = rng.integers(3, size=(9, 4)).astype(float)
+        lengths = np.array([0.5, 1.0, 2.0, 1e9])
+        kernel = k.Categorical(metric="diagonal")
+        kernel.build(codes.shape)
+        kernel.log_scale.assign(np.log(lengths))
+        unlike = codes[:, None] != codes
+        same(kernel.gram(codes), np.exp(-np.sum(unlike / lengths, axis=2)))
+
+    def test_combinations(self, rows):
+        one, other = k.Gaussian(1.0), k.Polynomial(2)
+        gram, more = one.gram(rows).numpy(), other.gram(rows).numpy()
+        same((one + other).gram(rows), gram + more)
+        same((one * other).gram(rows), gram * more)
+        same((3.0 * one).gram(rows), 3.0 * gram)
+        same((one * 3).diag(rows), 3.0 * np.diag(gram))
+        size = np.sqrt(np.diag(more))
+        same(k.Normalized(other).gram(rows), more / size / size[:, None])
+        few = k.Gaussian(1.0).gram(rows[:, [3, 0]])
+        same(k.On(k.Gaussian(1.0), [3, -5]).gram(rows), few)
+        both = {"a": rows[:, :2], "b": rows[:, 2:]}
+        apart = k.On(k.Gaussian(1.0), "a") * k.On(k.Gaussian(1.0), "b")
+        same(apart.gram(both), gram)
+
+    def test_features_of_networks(self, rng):
+        hidden, last = keras.layers.Dense(7, "tanh"), keras.layers.Dense(2)
+        network = keras.Sequential([keras.Input((D,)), hidden, last])
+        x = rng.normal(size=(6, D))
+        phi, out = np.asarray(hidden(x)), np.asarray(network(x))
+        same(k.Conjugate(network).gram(x), phi @ phi.T / 7)
+        same(k.Deep(network, k.Laplace(0.5)).gram(x), k.Laplace(0.5).gram(out))
+
+    def test_the_median_is_that_of_the_rows(self, rows):
+        apart = np.linalg.norm(rows[:, None] - rows, axis=2)[np.triu_indices(12, 1)]
+        median = np.median(apart[apart > 0.0])
+        kernel = k.Gaussian()
+        kernel.gram(rows)
+        same(np.exp(kernel.log_scale), median)
+        kernel.gram(2.0 * rows)
+        same(np.exp(kernel.log_scale), median)
+        kernel.adapt(2.0 * rows)
+        same(np.exp(kernel.log_scale), 2.0 * median)
+
+    def test_tiles_change_nothing(self, rng):
+        x = rng.normal(size=(70, D))
+        for make in (k.Gaussian, k.Polynomial):
+            whole, few = make(), make(memory_limit=16 * 8 * 8 * 70)
+            same(few.gram(x), whole.gram(x))
+            same(few.cross(x, x[:9]), whole.cross(x, x[:9]))
+
+
+CHECKED = {name: CASES[name] for name in (*FORMULAS, *COMBINATIONS, "deep", "conjugate")}
+
+
+@pytest.mark.usefixtures("float64")
+@pytest.mark.parametrize("case", CHECKED.values(), ids=CHECKED)
+class TestGradients:
+    def test_of_kare_are_finite_differences(self, case, rng):
+        keras.utils.set_random_seed(0)
+        kernel = case.make()
+        x, y = case.rows(kernel, 14, rng), rng.normal(size=(14, 2))
+        x = np.round(x) if isinstance(kernel, k.Categorical) else x
+
+        def kare():
+            return kk.risk.kare(y, kernel.gram(x), 0.1)
+
+        with tf.GradientTape() as tape:
+            value = kare()
+        variables = kernel.trainable_variables
+        gradients = tape.gradient(value, [v.value for v in variables])
+        for variable, gradient in zip(variables, gradients, strict=True):
+            start, moved = variable.numpy().copy(), rng.normal(size=variable.shape)
+            values = []
+            for step in (1e-5, -1e-5):
+                variable.assign(start + step * moved)
+                values.append(float(kare()))
+            variable.assign(start)
+            slope = 0.0 if gradient is None else float(np.sum(gradient * moved))
+            assert slope == pytest.approx((values[0] - values[1]) / 2e-5, abs=1e-6)
+
+    def test_are_finite_for_equal_rows(self, case, rng):
+        keras.utils.set_random_seed(0)
+        kernel = case.make()
+        x = np.repeat(case.rows(kernel, 4, rng), 3, axis=0)
+        y = rng.normal(size=(12, 12))
+        for scale in (1.0, 1e-8, 0.0, 1e4):
+            with tf.GradientTape() as tape:
+                gram = kernel.gram(scale * x)
+                value = tf.reduce_sum(gram * y)
+            gradients = tape.gradient(value, [v.value for v in kernel.trainable_variables])
+            assert np.all(np.isfinite(gram))
+            for gradient in filter(lambda g: g is not None, gradients):
+                assert np.all(np.isfinite(gradient))
+
+
+class TestUse:
+    def test_float32_distances_of_near_rows(self, rng):
+        x = (100.0 + rng.normal(size=(30, D))).astype("float32")
+        x[1] = x[0] + np.float32(1e-3)
+        expected = k.Laplace(1.0).gram(x, dtype="float64")
+        same(k.Laplace(1.0).gram(x), expected, 1e-4)
+
+    def test_kare_finds_the_columns_that_matter(self, rng):
+        """Two of twenty: `n = 500`, noise 0.1."""
+        x = rng.normal(size=(1500, 20)).astype("float32")
+        f = np.sin(2.0 * x[:, :1]) + 0.5 * x[:, 1:2] ** 2
+        y = f + 0.1 * rng.normal(size=f.shape)
+        errors = {}
+        for metric in ("isotropic", "diagonal"):
+            model = kk.KAREModel(k.Gaussian(metric=metric))
+            model.compile(keras.optimizers.Adam(0.1), kk.losses.KARE(ridge=1e-3))
+            chosen_on = x[500:700], y[500:700]
+            model.fit(x[:500], y[:500], epochs=60, verbose=0, validation_data=chosen_on)
+            errors[metric] = np.mean((model.predict(x[700:]) - y[700:]) ** 2)
+        assert 3.0 * errors["diagonal"] < errors["isotropic"]
+        lengths = np.exp(model.kernel.log_scale)
+        assert set(np.argsort(lengths)[:2]) == {0, 1}
+
+    def test_monks_2_is_solved(self, data_folder):
+        """Exactly two of six codes have their first value: NTK-KARE has 69 %."""
+        data = kk.datasets.load_uci("monks-2", data_folder / "uci")
+        codes = [np.unique(c, return_inverse=True)[1] for c in data.x.T]
+        x = np.hstack([np.eye(np.max(c) + 1)[c] for c in codes]).astype("float32")
+        right = []
+        for train, test in data.folds:
+            model = kk.KAREModel(k.Laplace(metric="full"))
+            loss = kk.losses.KARE(ridge=0.1, relative=True)
+            model.compile(keras.optimizers.Adam(0.02), loss)
+            model.fit(x[train], data.labels[train], epochs=150, verbose=0)
+            right.append(np.mean(model.predict_classes(x[test]) == data.labels[test]))
+        assert np.mean(right) >= 0.95
+
+    @pytest.mark.parametrize("name", ["gaussian, full", "columns", "deep", "conjugate"])
+    def test_exports_predict_the_same(self, name, rng, tmp_path):
+        kernel = CASES[name].make()
+        x = CASES[name].rows(kernel, 20, rng).astype("float32")
+        model = kk.KAREModel(kernel, head=kk.NTKRidgeHead(ridge=0.1))
+        model.fit_head(x, x[:, :1])
+        expected = model.predict(x)
+        for form in ("primal", "dual") if kernel.has_features else ("dual",):
+            model.export(tmp_path / form, form=form, verbose=False)
+            served = tf.saved_model.load(str(tmp_path / form))
+            np.testing.assert_allclose(served.serve(tf.constant(x)), expected, atol=1e-4)
+
+    def test_a_model_of_a_network_and_a_formula_trains_and_is_saved(self, rng, tmp_path):
+        dense = keras.layers.Dense
+        network = keras.Sequential([keras.Input((D,)), dense(8, "gelu"), dense(1)])
+        x = rng.normal(size=(60, D)).astype("float32")
+        model = kk.KAREModel(k.NTK(network) + 0.5 * k.Laplace())
+        model.compile(keras.optimizers.Adam(0.01), kk.losses.KARE(ridge=0.1))
+        rows = {"validation_data": (x[40:], x[40:, :1]), "verbose": 0}
+        losses = model.fit(x[:40], x[:40, :1], epochs=5, **rows).history["loss"]
+        assert losses[-1] < losses[0]
+        model.save(tmp_path / "m.keras")
+        loaded = keras.saving.load_model(tmp_path / "m.keras")
+        np.testing.assert_allclose(loaded.predict(x), model.predict(x), atol=1e-6)
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("make", "message"),
+        [
+            (lambda: k.Gaussian(scale=0.0), "`scale` must be a positive number, or"),
+            (lambda: k.Gaussian(scale="mean"), "`scale` must be a positive number, or"),
+            (lambda: k.Gaussian(metric="euclid"), "`metric`"),
+            (lambda: k.Laplace(distance="l3"), "`distance`"),
+            (lambda: k.Matern(nu=1.0), "`nu` must be 0.5, 1.5 or 2.5"),
+            (lambda: k.Polynomial(degree=0), "`degree`"),
+            (lambda: k.Polynomial(gamma=-1.0), "`gamma`"),
+            (lambda: k.Polynomial(offset=-1.0), "`offset`"),
+            (lambda: k.ArcCosine(order=3), "`order`"),
+            (lambda: k.ArcCosine(depth=0), "`depth`"),
+            (lambda: k.Categorical(scale="median"), "`scale`"),
+            (lambda: -1.0 * k.Gaussian(), "`weight` of a kernel must be a positive number"),
+            (lambda: k.On(k.Gaussian(), []), "`columns` must be"),
+            (lambda: k.On(k.Gaussian(), [0.5]), "`columns` must be"),
+            (lambda: k.Gaussian(memory_limit=-1), "`memory_limit`"),
+        ],
+    )
+    def test_arguments(self, make, message):
+        with pytest.raises(ValueError, match=f"{message}.*Received"):
+            make()
+
+    def test_no_kernels(self):
+        for make in (
+            lambda: k.Gaussian() + 1.0,
+            lambda: k.Gaussian() * "a",
+            lambda: k.Normalized(keras.layers.Dense(1)),
+            lambda: k.Sum([]),
+            lambda: k.Deep(keras.layers.Dense(1), k.Gaussian()),
+        ):
+            with pytest.raises(TypeError, match="Received"):
+                make()
+        network = keras.Sequential([keras.Input((D,)), keras.layers.Dense(2)])
+        with pytest.raises(ValueError, match="full"):
+            k.NTK(network, outputs="full") + k.Gaussian()
+
+    def test_rows(self, rows):
+        kernel = k.Laplace(1.0)
+        for bad, message in (
+            (rows[:, :, None], "must be one array of rows of numbers"),
+            (rows[:, 0], "must be one array of rows of numbers"),
+            (np.where(rows > 1.0, np.nan, rows), "NaN or Inf"),
+            (rows.astype(str), "numbers"),
+        ):
+            with pytest.raises(ValueError, match=message):
+                kernel.gram(bad)
+        kernel.gram(rows)
+        with pytest.raises(ValueError, match="must have 5 columns"):
+            kernel.cross(rows, rows[:, :4])
+        with pytest.raises(ValueError, match="that have the columns"):
+            k.On(k.Laplace(1.0), [7]).gram(rows)
+        with pytest.raises(ValueError, match="dictionary with the inputs"):
+            k.On(k.Laplace(1.0), "a").gram(rows)
+        with pytest.raises(ValueError, match=r"`kernel.adapt\(x\)` before"):
+            tf.function(k.Laplace().gram)(tf.constant(rows))
