@@ -119,7 +119,8 @@ def cross_fit(
     """Choose machines by their predictions of rows that they have not seen.
 
     Args:
-        bench, recipe, x, y, deadline, weights: As for `checkpoints`.
+        bench, recipe, x, y, weights: As for `checkpoints`.
+        deadline: As there; each fold has as much of the time before it.
         rows: Numbers of the rows that take part, `(m,)`.
         fold_of: The fold of each of them, `(m,)`.
         starts: One a fold.
@@ -128,11 +129,13 @@ def cross_fit(
         The keys of the machines, the best first, and the evidence.
     """
     found: dict[Key, list[Predicted]] = {}
+    begun = time.perf_counter()
     for fold, start in enumerate(starts):
+        until = deadline and begun + (deadline - begun) * (fold + 1) / len(starts)
         rest, held = rows[fold_of != fold], rows[fold_of == fold]
         counts = None if weights is None else weights[rest]
         trained = trained_kernels(
-            bench, recipe, x[rest], y[rest], x[held], start, deadline, counts
+            bench, recipe, x[rest], y[rest], x[held], start, until, counts
         )
         rough = rough_kernels(x[rest], x[held], recipe.bandwidth)
         for key, part in predictions(recipe, trained, rough, y[rest], counts).items():

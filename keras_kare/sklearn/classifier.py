@@ -235,6 +235,11 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
             return np.asarray(expit(self.inverse_temperature_ * scores))
         return np.asarray(calibration.probabilities(scores, self.inverse_temperature_))
 
+    def predict_log_proba(self, X: Any) -> np.ndarray:
+        """Return logarithms of `predict_proba`, `(n, c)`."""
+        with np.errstate(divide="ignore"):
+            return np.asarray(np.log(self.predict_proba(X)))
+
     def _scores(self, X: Any) -> np.ndarray:
         return self._outputs(self._inputs(X))
 

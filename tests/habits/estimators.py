@@ -52,6 +52,11 @@ HABITS = [
         gives="out.shape == (1, 5)",
     ),
     Habit(
+        f"fitted = {CLASSIFIER}.fit(x, words)\n"
+        "fitted.predict_log_proba(x), fitted.predict_proba(x)",
+        gives="np.allclose(np.exp(out[0]), out[1])",
+    ),
+    Habit(
         f"{CLASSIFIER}.fit(x, np.where(bits, 'a', None))",
         says="`y` must hold numbers or labels of one type, without holes",
     ),
