@@ -43,12 +43,16 @@ __all__ = [
 ]
 
 
+LATER = ("experiments", "recipes", "sklearn")
+"""Rooms that need scikit-learn, an extra."""
+
+
 def __dir__() -> list[str]:
-    return sorted({*globals(), "sklearn"})
+    return sorted({*globals(), *LATER})
 
 
 def __getattr__(name: str) -> Any:
-    """Import `keras_kare.sklearn` when it is first used: scikit-learn is an extra."""
-    if name == "sklearn":
-        return importlib.import_module("keras_kare.sklearn")
+    """Import what needs an extra when it is first used."""
+    if name in LATER:
+        return importlib.import_module(f"keras_kare.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -61,6 +61,23 @@ def tell_of_targets(model: Any, rows: Rows, stacklevel: int = 4) -> None:
         warnings.warn(message, stacklevel=stacklevel)
 
 
+def tell_of_split(rows: Rows, held: Rows, stacklevel: int = 4) -> None:
+    """Warn where the last rows, which validate, are of one class alone.
+
+    Args:
+        rows: Which train, of labels or of numbers.
+        held: Which do not.
+        stacklevel: Of the warning, that of the user's line.
+    """
+    alike = len(held) > 1 and np.all(held.y == held.y[0])
+    if rows.classes is not None and alike:
+        warnings.warn(
+            f"The last rows, which `validation_split` holds back, are all of one of "
+            f"{len(rows.classes)} classes: shuffle rows before, or pass `validation_data`.",
+            stacklevel=stacklevel,
+        )
+
+
 def check_metrics(model: Any, rows: Rows) -> None:
     """Refuse metrics of classes where targets are numbers.
 

@@ -376,6 +376,7 @@ class KAREModel(KernelMachine):
             validation_steps=validation_steps,
             validation_batch_size=validation_batch_size,
         )
+        _validation.check_whole("epochs", epochs, 0)
         with Waiting(FIRST_STEP, verbose) as waiting:
             x, y = intake.taken(self.kernel, x, y)
             validation_data = intake.validation_taken(self.kernel, validation_data)

@@ -73,6 +73,7 @@ class Session:
                 )
             rows, held = rows.split(validation_split)
             validation = gathering.gather_validation(held.parts(), None, None)
+            classification.tell_of_split(rows, held, stacklevel=5)
         else:
             validation = gathering.gather_validation(
                 validation_data, validation_steps, rows.classes

@@ -83,6 +83,12 @@ HABITS = [
     ),
     Habit("model.fit(x, words, class_weight={'yes': 2.0}); 1", gives="out == 1"),
     Habit(
+        "order = np.argsort(bits)\nmodel.fit(x[order], bits[order], validation_split=0.2)",
+        says="are all of one of 2 classes: shuffle rows",
+        gives="True",
+    ),
+    Habit("model.fit(x, bits, epochs=2.5)", says="`epochs` must be a whole number"),
+    Habit(
         COMPILE.format("'accuracy', 'AUC', 'Precision'")
         + "stops = [keras.callbacks.EarlyStopping('val_' + name, restore_best_weights=True)"
         " for name in ('accuracy', 'AUC', 'Precision')];"

@@ -28,7 +28,7 @@ class Sum(Combination):
 
     ```python
     x = np.random.default_rng(0).normal(size=(100, 5)).astype("float32")
-    kernel = kk.kernels.NTK(network) + 0.5 * kk.kernels.Laplace()
+    kernel = kk.kernels.Polynomial(1) + 0.5 * kk.kernels.Laplace()
     gram = kernel.gram(x)  # (100, 100)
     ```
 
