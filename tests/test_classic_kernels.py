@@ -190,6 +190,16 @@ class TestGradients:
 
 
 class TestUse:
+    def test_float64_distances_of_near_rows(self, rng):
+        x = 100.0 + rng.normal(size=(30, 3))
+        x[1], x[2] = x[0], x[0] + 1e-7
+        apart = np.linalg.norm(x[:, None] - x, axis=2)
+        for gram in (lambda kernel: kernel.gram(x), lambda kernel: kernel.cross(x, x)):
+            found = gram(k.Laplace(1e-3, dtype="float64"))
+            expected = np.exp(-apart / 1e-3)
+            np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-300)
+            assert np.all(np.diag(found) == 1.0)
+
     def test_float32_distances_of_near_rows(self, rng):
         x = (100.0 + rng.normal(size=(30, D))).astype("float32")
         x[1] = x[0] + np.float32(1e-3)

@@ -30,7 +30,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import keras_kare as kk
 from keras_kare.machine import calibration
-from keras_kare.recipes import cross_fitting, ensemble, many_rows, mixtures
+from keras_kare.recipes import cross_fitting, ensemble, many_rows
 from keras_kare.recipes.descent import Descent
 from keras_kare.recipes.few_values import FewValues
 from keras_kare.recipes.perceptrons import workbench
@@ -819,13 +819,6 @@ class TestManyRows:
         monkeypatch.setattr(ensemble, "DUAL_ROWS", 10)
         np.testing.assert_allclose(fitted.predict(X), expected, rtol=1e-5, atol=1e-6)
 
-    def test_quick_distances_are_right_for_near_rows(self, rng):
-        x = 100.0 + rng.normal(size=(30, 3))
-        x[1], x[2] = x[0], x[0] + 1e-7
-        expected = mixtures.laplace(x, x, 1e-3)
-        np.testing.assert_allclose(mixtures.quick_laplace(x, x, 1e-3), expected, rtol=1e-6)
-        assert np.all(np.diag(mixtures.quick_laplace(x, x, 1e-3)) == 1.0)
-
     def test_exact_machines_that_do_not_fit_are_refused(self, rng, monkeypatch):
         monkeypatch.setattr(base, "EXACT_ROWS", 20)
         monkeypatch.setattr(base.memory, "available", lambda: 1000)
@@ -846,7 +839,7 @@ class Fixed(Kernel):
         bench = self.fitted._bench(a.shape[1])
         bench.network.set_weights(weights)
         b = a if b is None else b
-        rough = ensemble.laplace(a, b, self.fitted._ensemble.scale)
+        rough = ensemble.laplace_cross(a, b, self.fitted._ensemble.scale)
         return (1.0 - key.share) * bench.cross(a, b) / unit + key.share * rough
 
     def diag(self, a):

@@ -36,6 +36,7 @@ except ImportError as error:
     ) from error
 from keras_kare.experiments.edge_cases import complete
 from keras_kare.experiments.task import Configuration, Learner
+from keras_kare.kernels import Gaussian, Laplace
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,12 @@ CONTENDERS: dict[str, Contender] = {
         Contender(
             "laplace",
             _grid(bandwidth=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0)),
-            complete(learners.kernel_ridge(learners.laplace), _RIDGES),
+            complete(learners.kernel_ridge(Laplace), _RIDGES),
         ),
         Contender(
             "gaussian",
             _grid(bandwidth=(0.125, 0.25, 0.5, 1.0, 2.0, 4.0)),
-            complete(learners.kernel_ridge(learners.gaussian), _RIDGES),
+            complete(learners.kernel_ridge(Gaussian), _RIDGES),
         ),
         Contender(
             "svc",

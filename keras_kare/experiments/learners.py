@@ -17,6 +17,7 @@ from sklearn.svm import SVC
 from keras_kare.datasets import signed_one_hot
 from keras_kare.experiments.edge_cases import from_probabilities
 from keras_kare.experiments.task import Configuration, Learner, Path, Task
+from keras_kare.kernels import Kernel
 from keras_kare.recipes.mixtures import Kernels, path
 
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
@@ -31,32 +32,25 @@ HELD_OUT = 0.2
 """Share of the training rows that chooses how often xRFM learns its metric."""
 
 
-def kernel_ridge(kernel: Callable[[np.ndarray, float], np.ndarray]) -> Learner:
+def kernel_ridge(make: Callable[..., Kernel]) -> Learner:
     """Return the learner of a kernel: scores along the ridge, for targets in {-1, 1}.
 
     Args:
-        kernel: From distances and their scale to values.
+        make: From a scale to the kernel, as `kk.kernels.Laplace`.
     """
 
     def scores(configuration: Configuration, task: Task) -> Path:
-        distances = euclidean_distances(task.x)
-        s = configuration["bandwidth"] * _median(distances)
-        cross = kernel(euclidean_distances(task.x_test, task.x), s)
-        kernels = Kernels(kernel(distances, s), cross, np.zeros(len(task.x_test)))
+        s = configuration["bandwidth"] * _median(euclidean_distances(task.x))
+        kernel = make(s, dtype="float64")
+        gram, cross = (
+            np.asarray(part)
+            for part in (kernel.gram(task.x), kernel.cross(task.x_test, task.x))
+        )
+        kernels = Kernels(gram, cross, np.zeros(len(task.x_test)))
         found = path(kernels, signed_one_hot(task.labels, task.classes), RIDGES)
         return {ridge_name(ridge): each.values for ridge, each in found.items()}
 
     return scores
-
-
-def laplace(distances: np.ndarray, s: float) -> np.ndarray:
-    """Return `exp(-r / s)`."""
-    return np.asarray(np.exp(-distances / s))
-
-
-def gaussian(distances: np.ndarray, s: float) -> np.ndarray:
-    """Return `exp(-r² / (2 s²))`."""
-    return np.asarray(np.exp(-(distances**2) / (2.0 * s**2)))
 
 
 def _median(distances: np.ndarray) -> float:

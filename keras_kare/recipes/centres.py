@@ -24,7 +24,7 @@ import numpy as np
 
 from keras_kare import _linalg, _rows
 from keras_kare.recipes.ensemble import CHUNK_VALUES, NO_GRAM, Ensemble
-from keras_kare.recipes.mixtures import Kernels, quick_laplace
+from keras_kare.recipes.mixtures import Kernels, laplace_cross
 from keras_kare.recipes.workbench import Workbench
 
 NEGLIGIBLE = 1e-9
@@ -165,7 +165,7 @@ class CentredEnsemble(Ensemble):
         return np.concatenate(parts)
 
     def _rough(self, x: np.ndarray) -> Kernels:
-        cross = quick_laplace(x, self.anchors, self.scale)
+        cross = laplace_cross(x, self.anchors, self.scale)
         return Kernels(NO_GRAM, cross, np.ones(len(x)))
 
     def _smooth(self, bench: Workbench, steps: int, x: np.ndarray) -> Kernels:

@@ -15,12 +15,11 @@ from keras_kare.machine.posterior import Posterior
 from keras_kare.recipes.cross_fitting import checkpoints, is_late
 from keras_kare.recipes.mixtures import (
     Kernels,
-    laplace,
+    laplace_cross,
     laplace_scale,
     laplace_slopes,
     mean_kernels,
     mix,
-    quick_laplace,
     unit_of,
 )
 from keras_kare.recipes.recipe import Key, Recipe, Start
@@ -137,7 +136,7 @@ class Ensemble:
 
     def _rough(self, x: np.ndarray) -> Kernels:
         """Return the Laplace kernel."""
-        return Kernels(NO_GRAM, laplace(x, self.anchors, self.scale), np.ones(len(x)))
+        return Kernels(NO_GRAM, laplace_cross(x, self.anchors, self.scale), np.ones(len(x)))
 
     def _smooth(self, bench: Workbench, steps: int, x: np.ndarray) -> Kernels:
         """Return the networks' mean kernel."""
@@ -178,7 +177,7 @@ class Ensemble:
         if np.any(rough):
             begin = 0
             for rows in self._slices(x):
-                cross = quick_laplace(rows, self.anchors, self.scale)
+                cross = laplace_cross(rows, self.anchors, self.scale)
                 outputs[begin : begin + len(rows)] += cross @ rough
                 begin += len(rows)
         return outputs
@@ -259,8 +258,7 @@ def _solved(
     """Return the dual solution of one machine, `(n, c)`; one Gram matrix more at a time."""
     gram = np.zeros(())
     if key.share > 0.0:
-        gram = laplace(x, x, scale)
-        gram *= key.share
+        gram = key.share * laplace_cross(x, x, scale)
     if key.share < 1.0:
         gram = gram + (1.0 - key.share) * grams[key.steps]
     system = System(DenseOperator(gram), y, weights)

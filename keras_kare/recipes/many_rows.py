@@ -30,7 +30,7 @@ from keras_kare.recipes.cross_fitting import (
     mean_square,
 )
 from keras_kare.recipes.ensemble import Averaged, Trained
-from keras_kare.recipes.mixtures import laplace_scale, quick_laplace
+from keras_kare.recipes.mixtures import laplace_cross, laplace_scale
 from keras_kare.recipes.recipe import Key, Recipe, Start
 from keras_kare.recipes.workbench import Workbench
 
@@ -199,7 +199,7 @@ def _watched(
     every = max(1, -(-len(table.rest) // LOOK_ROWS))
     few = replace(table, rest=table.rest[::every])
     parts = [table.x[few.rest], table.x[few.held], anchors]
-    rough = [quick_laplace(part, anchors, scale) for part in parts]
+    rough = [laplace_cross(part, anchors, scale) for part in parts]
     errors: dict[Key, float] = {}
     states: dict[int, Trained] = {}
     least = np.inf

@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import tensorflow as tf
 
-from keras_kare.kernels import DenseOperator
+from keras_kare.kernels import DenseOperator, Laplace
 from keras_kare.recipes.recipe import Key, Recipe
 from keras_kare.recipes.workbench import Workbench
 from keras_kare.solvers import Spectral, System
 
-NEAR = 1e-6
-"""Share of rows' squares below which their distance is computed by subtraction."""
-
-PAIRS = 2**16
-"""Pairs of near rows that are subtracted at a time."""
+LAPLACE_BYTES = 2**30
+"""Bytes that values of the Laplace kernel hold while they are computed."""
 
 
 class Kernels(NamedTuple):
@@ -66,34 +64,14 @@ def mean_kernels(found: Sequence[Kernels]) -> Kernels:
     return Kernels(*(np.mean(parts, axis=0) for parts in zip(*found, strict=True)))
 
 
-def laplace(x1: np.ndarray, x2: np.ndarray, scale: float) -> np.ndarray:
+def laplace(scale: float | str = "median") -> Laplace:
+    """Return the kernel of rough targets, in float64."""
+    return Laplace(scale, memory_limit=LAPLACE_BYTES, dtype="float64")
+
+
+def laplace_cross(x1: np.ndarray, x2: np.ndarray, scale: float) -> np.ndarray:
     """Return `exp(-‖x - x'‖/s)`, `(m, n)`."""
-    from scipy.spatial.distance import cdist
-
-    values = cdist(x1, x2)
-    values /= -scale
-    return np.exp(values, out=values)
-
-
-def quick_laplace(x1: np.ndarray, x2: np.ndarray, scale: float) -> np.ndarray:
-    """Return `laplace(x1, x2, scale)` by a matrix product.
-
-    `‖x − x'‖² = |x|² + |x'|² − 2 xᵀx'` loses the digits of small distances: where it is
-    below `NEAR` of `|x|² + |x'|²`, rows are subtracted.
-    """
-    x1, x2 = np.asarray(x1, "float64"), np.asarray(x2, "float64")
-    sizes = np.sum(x1**2, axis=1)[:, None] + np.sum(x2**2, axis=1)
-    squares = x1 @ x2.T
-    squares *= -2.0
-    squares += sizes
-    sizes *= NEAR
-    rows, columns = np.nonzero(squares <= sizes)
-    for part in range(0, len(rows), PAIRS):
-        i, j = rows[part : part + PAIRS], columns[part : part + PAIRS]
-        squares[i, j] = np.sum((x1[i] - x2[j]) ** 2, axis=1)
-    np.sqrt(squares, out=squares)
-    squares /= -scale
-    return np.exp(squares, out=squares)
+    return np.asarray(laplace(scale).cross(x1, x2))
 
 
 def laplace_slopes(
@@ -107,29 +85,26 @@ def laplace_slopes(
         scale: `s`.
         v: `(n, c)`.
     """
-    from scipy.spatial.distance import cdist
-
-    x1, x2, distances = np.asarray(x1, "float64"), np.asarray(x2, "float64"), cdist(x1, x2)
-    apart = distances > 0.0
-    kernel = np.exp(-distances / scale)
-    shares = np.divide(kernel, -scale * distances, np.zeros_like(kernel), where=apart)
-    moved = np.stack([shares @ (x2 * column[:, None]) for column in v.T], axis=2)
-    return np.asarray(x1[:, :, None] * (shares @ v)[:, None, :] - moved)
+    rows = tf.constant(x1)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(rows)
+        sums = tf.linalg.matmul(laplace(scale).cross(rows, x2), tf.constant(v))
+        totals = tf.unstack(tf.reduce_sum(sums, axis=0))
+    return np.stack([tape.gradient(total, rows) for total in totals], axis=2)
 
 
 def laplace_scale(x: np.ndarray, bandwidth: float) -> float:
     """Return `s`: a multiple of the median distance of different rows."""
-    from scipy.spatial.distance import pdist
-
-    distances = pdist(x)
-    apart = distances[distances > 0.0]
-    return bandwidth * (float(np.median(apart)) if len(apart) else 1.0)
+    kernel = laplace()
+    kernel.adapt(x)
+    return bandwidth * float(np.exp(kernel.log_scale))
 
 
 def rough_kernels(x: np.ndarray, x_test: np.ndarray, bandwidth: float) -> Kernels:
     """Return the Laplace kernel; its scale is a multiple of the median distance in `x`."""
     scale = laplace_scale(x, bandwidth)
-    return Kernels(laplace(x, x, scale), laplace(x_test, x, scale), np.ones(len(x_test)))
+    gram = np.asarray(laplace(scale).gram(x))
+    return Kernels(gram, laplace_cross(x_test, x, scale), np.ones(len(x_test)))
 
 
 def mix(smooth: Kernels, rough: Kernels, share: float) -> Kernels:

@@ -112,6 +112,8 @@ class ClosedForm(Kernel):
 
     def _checked(self, name: str, x: Any) -> tf.Tensor:
         """Return rows as a tensor; make the variables for them."""
+        if isinstance(x, np.ndarray) and x.dtype == self.variable_dtype:
+            x = tf.constant(x)  # arrays become Keras' float type, tensors stay
         x = _validation.check_rows(name, x)
         self.check_shapes(name, x)
         (x,) = keras.tree.flatten(x)
