@@ -262,6 +262,77 @@ class TestUse:
         np.testing.assert_allclose(loaded.predict(x), model.predict(x), atol=1e-6)
 
 
+class TestFeatureMachines:
+    @pytest.mark.usefixtures("float64")
+    def test_outer_products_are_those_of_central_differences(self, rng):
+        x = rng.normal(size=(30, D))
+        y = np.stack([np.sin(x[:, 0]), x[:, 1] * x[:, 2]], axis=1)
+        dense = keras.layers.Dense
+        network = keras.Sequential([keras.Input((D,)), dense(6, "tanh"), dense(1)])
+        for kernel in (k.Gaussian(), k.Laplace(metric="full"), k.NTK(network)):
+            model = kk.KAREModel(kernel, head=kk.NTKRidgeHead(ridge=0.1)).fit_head(x, y)
+            new = rng.normal(size=(7, D))
+            slopes = np.stack(
+                [
+                    (model.predict(new + step) - model.predict(new - step)) / 2e-5
+                    for step in 1e-5 * np.eye(D)
+                ],
+                axis=1,
+            )
+            expected = np.einsum("ndc,nec->de", slopes, slopes) / 7
+            np.testing.assert_allclose(model.agop(new), expected, atol=1e-6)
+
+    def test_a_metric_is_mahalanobis(self, rows, rng):
+        root = rng.normal(size=(D, D))
+        m = root @ root.T
+        full = k.Laplace(1.0, metric="full", dtype="float64")
+        full.gram(rows)
+        full.set_metric(m)
+        mapped = rows @ np.linalg.cholesky(m / np.mean(np.diag(m)))
+        same(full.gram(rows), k.Laplace(1.0, dtype="float64").gram(mapped), 1e-9)
+        diagonal = k.Laplace(1.0, metric="diagonal", dtype="float64")
+        diagonal.gram(rows)
+        for _ in range(2):  # nothing piles up
+            diagonal.set_metric(m)
+            lengths = np.sqrt(np.mean(np.diag(m)) / np.diag(m))
+            same(np.exp(diagonal.log_scale), lengths)
+
+    @pytest.mark.parametrize("metric", ["full", "diagonal"])
+    def test_medians_are_in_the_metric(self, rows, rng, metric):
+        kernel = k.Gaussian(metric=metric, dtype="float64")
+        kernel.gram(rows)
+        kernel.set_metric(np.diag([1.0, 4.0, 0.0, 1.0, 9.0]))
+        kernel.adapt(rows)
+        near = -2.0 * np.log(kernel.gram(rows).numpy())[np.triu_indices(12, 1)]
+        same(np.median(near[near > 0.0]), 1.0, 1e-9)
+
+    @pytest.mark.parametrize("metric", ["full", "diagonal"])
+    def test_rounds_find_the_columns_that_matter(self, rng, metric):
+        x = rng.normal(size=(700, 10)).astype("float32")
+        y = np.sign(x[:, :1] * x[:, 1:2])
+        model = kk.KAREModel(k.Laplace(metric=metric), kk.NTKRidgeHead(ridge=1e-2))
+        right = []
+        for _ in range(4):
+            model.fit_head(x[:400], y[:400])
+            right.append(np.mean(np.sign(model.predict(x[400:])) == y[400:]))
+            model.kernel.set_metric(model.agop(x[:400]))
+            model.kernel.adapt(x[:400])
+        assert right[-1] > right[0] + 0.1
+        assert set(np.argsort(np.diag(model.agop(x[:400])))[-2:]) == {0, 1}
+
+    def test_bad_input(self, rows):
+        kernel = k.Laplace(1.0, metric="full")
+        with pytest.raises(ValueError, match=r"has seen rows.*Received"):
+            kernel.set_metric(np.eye(D))
+        kernel.gram(rows)
+        for bad in (np.eye(D - 1), np.zeros((D, D)), np.triu(np.ones((D, D)))):
+            with pytest.raises(ValueError, match=r"`matrix` must be symmetric.*Received"):
+                kernel.set_metric(bad)
+        model = kk.KAREModel(k.Categorical()).fit_head(np.eye(4, dtype=int), np.arange(4.0))
+        with pytest.raises(ValueError, match="`x` must be one array of rows of floats"):
+            model.agop(np.eye(4, dtype=int))
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("make", "message"),

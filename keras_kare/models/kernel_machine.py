@@ -18,6 +18,7 @@ from keras_kare.kernels.structured.untouched import restored
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.machine import Choice, Machine, Rows, calibration
 from keras_kare.machine import ridge as ridges
+from keras_kare.machine.outer_product import agop
 from keras_kare.metrics import Wanted
 from keras_kare.models import (
     batches,
@@ -450,6 +451,44 @@ class KernelMachine(keras.Model):
         if noise:
             variance = variance + posterior.unit_noise
         return variance[:, None] * posterior.scale
+
+    @alone
+    def agop(self, x: Any) -> np.ndarray:
+        """Return the average gradient outer product of predictions, `(d, d)`.
+
+        The mean over rows of `Σ_c ∇f_c(x) ∇f_c(x)ᵀ`: its diagonal tells which columns
+        matter, its eigenvectors which directions. As the metric of a kernel it makes a
+        recursive feature machine, beside KARE or in turn with it.
+
+        Args:
+            x: Rows of numbers, `(n, d)`, such as those that the machine was solved on.
+
+        Returns:
+            float64.
+
+        Raises:
+            ValueError: As `predict`; if `x` is not one array of floats.
+
+        Example:
+
+        ```python
+        x = np.random.default_rng(0).normal(size=(100, 5)).astype("float32")
+        y = np.sign(x[:, :1] * x[:, 1:2])
+        model = kk.KAREModel(kk.kernels.Laplace(metric="full"))
+        for _ in range(3):
+            model.fit_head(x, y)
+            model.kernel.set_metric(model.agop(x))
+            model.kernel.adapt(x)  # the scale is the median distance, in the new metric
+        model.fit_head(x, y)
+        ```
+
+        References:
+            - Radhakrishnan, Beaglehole, Pandit, Belkin, "Mechanism for feature learning in
+              neural networks and backpropagation-free machine learning models", Science
+              2024, algorithm 1.
+        """
+        self._refresh_head()
+        return agop(self.machine, x)
 
     def export(
         self,

@@ -14,6 +14,9 @@ from keras_kare.kernels.classic.closed_form import ClosedForm
 
 METRICS = ("isotropic", "diagonal", "full")
 
+LEAST = 1e-12
+"""The least share of a metric's mean diagonal that a column has."""
+
 MEDIAN_ROWS = 1000
 """Most rows whose distances `scale="median"` is the median of."""
 
@@ -75,9 +78,50 @@ class Stationary(ClosedForm):
             return bool(np.all(np.isfinite(self.log_scale)))
 
     def _adapt(self, x: np.ndarray) -> None:
-        if self.scale == "median":
-            scale = np.full(self.log_scale.shape, np.log(self._median(x)))
-            self.log_scale.assign(scale)
+        if self.scale != "median":
+            return
+        relative = np.zeros(self.log_scale.shape)
+        if self._adapted:  # the metric stays
+            now = np.asarray(self.log_scale, "float64")
+            relative = now + 0.5 * np.log(np.mean(np.exp(-2.0 * now)))
+        if self.factor is not None:
+            x = x @ np.asarray(self.factor, "float64")
+        self.log_scale.assign(relative + np.log(self._median(x * np.exp(-relative))))
+
+    def set_metric(self, matrix: Any) -> None:
+        """Measure distances by `(x − x')ᵀ M (x − x')`, as in recursive feature machines.
+
+        `M` is divided by its mean diagonal, and the root mean square of inverse lengths
+        stays. Of a diagonal metric, its diagonal counts. `adapt(x)` finds the median
+        distance, which `scale="median"` is, anew.
+
+        Args:
+            matrix: `M`, `(d, d)`, symmetric positive semi-definite: `model.agop(x)`.
+
+        Raises:
+            ValueError: If the metric is isotropic, the kernel has seen no rows, or `M` is
+                something else, or zero.
+        """
+        if self.metric == "isotropic" or not self.built:
+            raise ValueError(
+                '`set_metric` needs a kernel with `metric="diagonal"` or "full" that has '
+                f"seen rows. Received: metric={self.metric!r}, built={self.built}"
+            )
+        m, d = np.asarray(matrix, "float64"), self.columns
+        symmetric = m.shape == (d, d) and np.allclose(m, m.T, atol=1e-8 * np.abs(m).max())
+        if not (symmetric and np.all(np.isfinite(m)) and np.trace(m) > 0.0):
+            raise ValueError(
+                f"`matrix` must be symmetric, finite, not zero, and of shape ({d}, {d}). "
+                f"Received: matrix of shape {m.shape}, and trace "
+                f"{np.trace(m) if m.ndim == 2 else None}"
+            )
+        m = m / np.mean(np.diag(m))
+        if self.metric == "full":
+            values, vectors = np.linalg.eigh(m)
+            self.factor.assign(vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T)
+            return
+        inverse = np.mean(np.exp(-2.0 * np.asarray(self.log_scale, "float64")))
+        self.log_scale.assign(-0.5 * np.log(inverse * np.maximum(np.diag(m), LEAST)))
 
     def _median(self, x: np.ndarray) -> float:
         """Return the median distance of different rows; 1 where all are the same."""
