@@ -14,7 +14,15 @@ import tensorflow as tf
 import keras_kare as kk
 from keras_kare.callbacks import spectrum
 
-DIAGNOSTICS = {"kare", "leave_one_out", "effective_dimension", "alignment", "drift"}
+DIAGNOSTICS = {
+    "kare",
+    "leave_one_out",
+    "effective_dimension",
+    "alignment",
+    "drift",
+    "smallest_eigenvalue",
+    "weights_norm",
+}
 
 
 def data(rng, n=24, targets=1):
@@ -281,6 +289,7 @@ def by_definition(gram, y, z):
         "leave_one_out": np.mean((alpha / np.diag(inverse)[:, None]) ** 2),
         "effective_dimension": np.trace(gram @ np.linalg.inv(gram + n * z * np.eye(n))),
         "alignment": np.sum(centred * targets) / norms,
+        "smallest_eigenvalue": np.linalg.eigvalsh(gram / n)[0],
         **{
             f"eigenvalue_{i + 1}": value
             for i, value in enumerate(np.linalg.eigvalsh(gram / n)[::-1][:3])
@@ -304,8 +313,10 @@ class TestKernelDiagnostics:
         expected = by_definition(gram, y.astype("float64"), z)
         expected["drift"] = np.linalg.norm(gram - start) / np.linalg.norm(start)
         assert expected["drift"] > 0.0
+        weights = np.concatenate([np.ravel(w) for w in model.network.get_weights()])
+        expected["weights_norm"] = np.linalg.norm(weights)
         for name, value in expected.items():
-            assert history[name][-1] == pytest.approx(value, rel=1e-6), name
+            assert history[name][-1] == pytest.approx(value, rel=1e-6, abs=1e-9), name
             assert seen.logs[-1][name] == history[name][-1], "later callbacks must see it"
         assert set(history) == {"loss", *expected}
         # The loss of an epoch is that of the weights before it.
@@ -389,5 +400,20 @@ class TestKernelDiagnostics:
             compiled().fit(x, np.ones_like(y), callbacks=[diagnostics], verbose=0)
         network = networks.mlp()
         network.compile("sgd", "mse")
-        with pytest.raises(TypeError, match="KAREModel"):
+        with pytest.raises(ValueError, match="needs rows to look at where no"):
             network.fit(x, y, callbacks=[diagnostics], verbose=0)
+
+    @pytest.mark.parametrize("loss", ["mse", "hinge"])
+    def test_of_a_network_that_trains_by_itself(self, rng, loss):
+        x, y = data(rng)
+        network = networks.mlp()
+        start = kk.kernels.NTK(network).gram(x, dtype="float64").numpy()
+        network.compile(keras.optimizers.SGD(0.1), loss)
+        diagnostics = kk.callbacks.KernelDiagnostics(x, y, eigenvalues=3, ridge=2.0)
+        history = network.fit(x, y, epochs=2, callbacks=[diagnostics], verbose=0).history
+        gram = kk.kernels.NTK(network).gram(x, dtype="float64").numpy()
+        z = 2.0 * np.trace(gram) / len(x) ** 2
+        for name, value in by_definition(gram, y.astype("float64"), z).items():
+            assert history[name][-1] == pytest.approx(value, rel=1e-6, abs=1e-9), name
+        moved = np.linalg.norm(gram - start) / np.linalg.norm(start)
+        assert history["drift"][-1] == pytest.approx(moved)

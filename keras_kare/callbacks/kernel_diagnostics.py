@@ -10,16 +10,19 @@ import tensorflow as tf
 
 from keras_kare import _validation
 from keras_kare.callbacks import spectrum
+from keras_kare.kernels import NTK
+from keras_kare.losses import KARE
 from keras_kare.machine import Rows
 from keras_kare.models import KAREModel, gathering
 from keras_kare.solvers import System
 
 
 class KernelDiagnostics(keras.callbacks.Callback):
-    """A callback that logs what the kernel of a `KAREModel` is like, at the end of epochs.
+    """A callback that logs what a kernel is like, at the end of epochs of training.
 
-    With `K` the Gram matrix of some rows in float64, `(n, n)`, their targets `y`,
-    `(n, c)`, the ridge `z` of the loss, `A = K/n + zI` and `α = A⁻¹y`:
+    Of a `KAREModel` it is the model's kernel; of any other network, which trains by itself,
+    its NTK (`outputs="trace"`). With `K` the Gram matrix of some rows in float64, `(n, n)`,
+    their targets `y`, `(n, c)`, the ridge `z` of the loss, `A = K/n + zI` and `α = A⁻¹y`:
 
     | name in the logs | value |
     |---|---|
@@ -29,7 +32,9 @@ class KernelDiagnostics(keras.callbacks.Callback):
     | `alignment` | `<K_c, y_c y_cᵀ> / (norm(K_c) norm(y_c y_cᵀ))`, between 0 and 1, \
 of centred `K` and `y` |
     | `drift` | `norm(K − K₀) / norm(K₀)`, with `K₀` of the start of `fit` |
+    | `weights_norm` | `norm(θ)` of all weights that train |
     | `eigenvalue_1`, … | the largest eigenvalues of `K/n`, in falling order |
+    | `smallest_eigenvalue` | the smallest one of `K/n` |
 
     Norms are Frobenius norms. On rows that train the kernel, `kare` and
     `leave_one_out` fall below the error on new rows, as the loss does; on rows that
@@ -53,12 +58,14 @@ of centred `K` and `y` |
         rows: Where `x` is not given: the most training rows to look at, evenly
             spread. Defaults to `512`.
         eigenvalues: How many eigenvalues to log, at most n. Defaults to `5`.
+        ridge: Where the model is no `KAREModel`: `z` in units of `tr(K)/n²`. Defaults to
+            `1.0`.
 
     Raises:
-        TypeError: When training begins, if the model is no `KAREModel`.
         ValueError: If an argument is out of range; when training begins, if targets
-            are the same in all rows, which leaves nothing to be aligned with, or the
-            kernel is zero on the rows.
+            are the same in all rows, which leaves nothing to be aligned with, the
+            kernel is zero on the rows, or the model is no `KAREModel` and no rows were
+            given.
 
     Example:
 
@@ -77,6 +84,8 @@ of centred `K` and `y` |
           based on centered alignment", JMLR 13, 2012.
         - Chizat, Oyallon, Bach, "On lazy training in differentiable programming",
           arXiv:1812.07956 (relative changes since the start of training).
+        - "Divergence of empirical neural tangent kernel in classification problems",
+          arXiv:2504.11130 (drift, the smallest eigenvalue, the size of the weights).
     """
 
     def __init__(
@@ -86,6 +95,7 @@ of centred `K` and `y` |
         every: int = 1,
         rows: int = 512,
         eigenvalues: int = 5,
+        ridge: float = 1.0,
     ):
         super().__init__()
         _validation.check_whole("every", every, 1)
@@ -99,19 +109,25 @@ of centred `K` and `y` |
         self.every = every
         self.rows = rows
         self.eigenvalues = eigenvalues
+        _validation.check_ridge("ridge", ridge)
+        self.ridge = ridge
+        self._kernel: Any = None
         self._given = None if x is None else _checked(gathering.gather(x, y, None))
         self._seen: Any = None  # the rows, from the start of `fit` to its end
         self._start: Any = None
         self._first: int | None = None
 
     def on_train_begin(self, logs: Any = None) -> None:
-        if not isinstance(self.model, KAREModel):
-            raise TypeError(
-                "`KernelDiagnostics` looks at the kernel of a `keras_kare.KAREModel`. "
-                f"Received: model of type {type(self.model).__name__}"
+        ours = isinstance(self.model, KAREModel)
+        if not ours and self._given is None:
+            raise ValueError(
+                "`KernelDiagnostics` needs rows to look at where no `keras_kare.KAREModel` "
+                "trains: pass `x` and `y`. Received: model of type "
+                f"{type(self.model).__name__}"
             )
-        session: Any = self.model._session
+        session: Any = self.model._session if ours else None
         self._seen = self._given or _checked(session.rows.spread(self.rows))
+        self._kernel = self.model.kernel if ours else NTK(self.model, outputs="trace")
         self._start = self._gram()
         self._first = None
 
@@ -121,16 +137,23 @@ of centred `K` and `y` |
             return
         gram = self._gram()
         _, y, weights = self._seen.parts()
-        ridge = float(self.model.loss.absolute_ridge(tf.constant(gram), weights))
-        constant = self.model._has_constant
+        loss: Any = KARE(self.ridge, relative=True)
+        loss = self.model.loss if isinstance(self.model, KAREModel) else loss
+        ridge = float(loss.absolute_ridge(tf.constant(gram), weights))
+        constant = getattr(self.model, "_has_constant", False)
         logs |= spectrum.diagnose(gram, y, weights, ridge, self.eigenvalues, constant)
         logs["drift"] = spectrum.drift(gram, self._start)
+        squares = [np.sum(np.square(v, dtype="float64")) for v in self._trained()]
+        logs["weights_norm"] = float(np.sqrt(np.sum(squares)))
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._seen = self._start = None
+        self._seen = self._start = self._kernel = None
+
+    def _trained(self) -> list[np.ndarray]:
+        return [v.numpy() for v in self._kernel.trainable_variables]
 
     def _gram(self) -> np.ndarray:
-        operator = self.model.kernel.operator(self._seen.x)
+        operator = self._kernel.operator(self._seen.x)
         return System(operator, self._seen.y).gram
 
 

@@ -29,7 +29,7 @@ def diagnose(
         intercept: Whether the machine has a constant.
 
     Returns:
-        Values by name, as `KernelDiagnostics` lists them, without `drift`.
+        Values by name, as `KernelDiagnostics` lists them, but `drift` and `weights_norm`.
     """
     operator = DenseOperator(gram)
     spectral = Spectral().prepare(System(operator, y, weights, intercept))
@@ -47,6 +47,7 @@ def diagnose(
     }
     for i, value in enumerate(spectral.eigenvalues[::-1][:eigenvalues]):
         values[f"eigenvalue_{i + 1}"] = float(value)
+    values["smallest_eigenvalue"] = float(spectral.eigenvalues[0])
     return values
 
 
