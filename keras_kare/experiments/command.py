@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from keras_kare.datasets import uci_names
 from keras_kare.experiments import (
+    drift_jobs,
     image_jobs,
     report,
     runner,
@@ -82,6 +83,10 @@ def _simulation(options: argparse.Namespace) -> list[Job]:
     return simulation_jobs.jobs(settings.SEEDS[: options.seeds], options.initialization)
 
 
+def _drift(options: argparse.Namespace) -> list[Job]:
+    return drift_jobs.jobs(settings.SEEDS[: options.seeds])
+
+
 def _images(*names: str) -> Callable[[argparse.Namespace], list[Job]]:
     def jobs(options: argparse.Namespace) -> list[Job]:
         return image_jobs.jobs(
@@ -103,6 +108,7 @@ EXPERIMENTS = {
     "simulation": Experiment(_simulation, simulation_jobs.work),
     "mnist": Experiment(_images("mnist"), image_jobs.work),
     "higgs": Experiment(_images(*image_jobs.HIGGS), image_jobs.work),
+    "drift": Experiment(_drift, drift_jobs.work),
     "uci": Experiment(_uci, uci_jobs.work, uci_jobs.current),
 }
 

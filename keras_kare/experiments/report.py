@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from keras_kare.datasets import uci_names
 from keras_kare.experiments import figures, image_jobs, ranking, settings, tables
 from keras_kare.experiments.contenders import not_run
+from keras_kare.experiments.drift_figure import drift_figure
 from keras_kare.experiments.families import PARTS
 from keras_kare.experiments.names import in_text
 from keras_kare.experiments.rank_figure import accuracy_figure
@@ -52,6 +53,7 @@ def write(results: Path, reference: Path | None) -> Path:
     for name in ("mnist", "higgs"):
         parts += _images(results, reference, name)
     parts += _uci(results, reference)
+    parts += _drift(results)
     page = results / "README.md"
     write_whole(page, "\n".join(parts).rstrip() + "\n")
     return page
@@ -156,6 +158,32 @@ def _screened(ours: pd.DataFrame) -> Iterator[str]:
         confirmed = complete(rest)
         yield f"### Honest, on the {len(confirmed)} data sets that were not chosen on\n"
         yield _ranking(confirmed)
+
+
+def _drift(results: Path) -> Iterator[str]:
+    rows = _table(results, "drift")
+    if rows is None:
+        return
+    yield "## How far kernels move\n"
+    yield _cost(results, "drift")
+    yield (
+        "NTKs of networks that train by themselves, by gradient descent on all rows "
+        "(arXiv:2504.11130). Under squared loss (dashed) the kernel comes to rest once "
+        "rows are fitted, the nearer to its start the wider the network, where targets are "
+        "smooth; under cross-entropy (solid) it goes on, at every width.\n"
+    )
+    picture = results / "drift.png"
+    yield _picture(picture, drift_figure(rows), "Drift of kernels over steps")
+    last = rows[rows.steps == rows.steps.max()]
+    by = ["dataset", "architecture", "width", "loss"]
+    values = ["drift", "smallest_eigenvalue", "weights_norm", "loss_value"]
+    table = last.groupby(by, as_index=False)[values].mean()
+    yield f"After {rows.steps.max():,} steps, means over {rows.seed.nunique()} seeds:\n"
+    yield tables.markdown_table(
+        table,
+        {"drift": ".2f", "smallest_eigenvalue": ".1e", "weights_norm": ".1f"}
+        | {"loss_value": ".1e"},
+    )
 
 
 def complete(rows: pd.DataFrame) -> pd.DataFrame:
