@@ -127,6 +127,9 @@ FORMULAS |= {
     "arc-cosine 0": of_numbers(lambda: k.ArcCosine(0, bias=0.5)),
     "arc-cosine 1, deep": of_numbers(lambda: k.ArcCosine(1, depth=3, bias=0.5)),
     "arc-cosine 2": of_numbers(lambda: k.ArcCosine(2, depth=2)),
+    "infinite width, relu": of_numbers(lambda: k.InfiniteWidth(3, bias_std=0.3)),
+    "infinite width, erf": of_numbers(lambda: k.InfiniteWidth(2, "erf", "nngp", 1.5, 0.1)),
+    "infinite width, gelu": of_numbers(lambda: k.InfiniteWidth(1, "gelu", weight_std=2.0)),
     "categorical": of_numbers(lambda: k.Categorical(2.0, "diagonal")),
 }
 

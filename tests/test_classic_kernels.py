@@ -236,7 +236,9 @@ class TestUse:
             right.append(np.mean(model.predict_classes(x[test]) == data.labels[test]))
         assert np.mean(right) >= 0.95
 
-    @pytest.mark.parametrize("name", ["gaussian, full", "columns", "deep", "conjugate"])
+    @pytest.mark.parametrize(
+        "name", ["gaussian, full", "infinite width, relu", "columns", "deep", "conjugate"]
+    )
     def test_exports_predict_the_same(self, name, rng, tmp_path):
         kernel = CASES[name].make()
         x = CASES[name].rows(kernel, 20, rng).astype("float32")

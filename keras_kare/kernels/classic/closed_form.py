@@ -13,9 +13,6 @@ from keras_kare import _rows, _validation
 from keras_kare.kernels import memory
 from keras_kare.kernels.kernel import Kernel
 
-ARRAYS = 8
-"""About how many arrays of kernel values a formula holds at a time."""
-
 
 class ClosedForm(Kernel):
     """A kernel of rows of numbers, `(n, d)`, whose values are a formula.
@@ -29,6 +26,9 @@ class ClosedForm(Kernel):
             graphs; more rows go in tiles. Defaults to half of what is free.
         name: Name of the layer.
     """
+
+    _arrays = 8
+    """About how many arrays of kernel values the formula holds at a time."""
 
     def __init__(
         self, memory_limit: int | None = None, name: str | None = None, **kwargs: Any
@@ -147,7 +147,7 @@ class ClosedForm(Kernel):
         """Return how many rows of values go at a time; `None` for all."""
         if not tf.executing_eagerly():
             return None
-        row = ARRAYS * len(b) * a.dtype.size
+        row = self._arrays * len(b) * a.dtype.size
         step = max(16, memory.default_limit(self.memory_limit) // row)
         return None if step >= len(a) else step
 

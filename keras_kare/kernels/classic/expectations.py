@@ -1,0 +1,120 @@
+"""What activations make of two correlated Gaussians: the step of an infinite layer.
+
+Each function takes variances `p` and `q` of Gaussians `u` and `v`, and `a = 1 − r` of their
+correlation `r`, all arrays that broadcast. It returns `E[φ(u) φ(v)]`, `E[φ'(u) φ'(v)]`, and
+one minus the correlation `E[φ(u) φ(v)] / √(E[φ(u)²] E[φ(v)²])`. With `a` instead of `r`,
+angles of nearly parallel rows keep their digits. Gradients are finite, for variances of 0
+and for correlations of 1 and −1 too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+Three = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
+
+
+def root(x: tf.Tensor) -> tf.Tensor:
+    """Return `√x`, whose derivative counts as 0 where `x` is 0."""
+    positive = x > 0.0
+    return tf.where(
+        positive, tf.sqrt(tf.where(positive, x, tf.ones_like(x))), tf.zeros_like(x)
+    )
+
+
+def relu(p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> Three:
+    """Return those of `max(0, u)`: half the arc-cosine kernels of order 1 and 0."""
+    after = _apart_after_relu(apart)
+    values = 0.5 * root(p) * root(q) * (1.0 - after)
+    return values, 0.5 * _share_above(apart), after
+
+
+def erf(p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> Three:
+    """Return those of the error function: Williams' arcsine, as an arctangent."""
+
+    def of(p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        k, determinant = _covariance(p, q, apart)
+        size = tf.sqrt(1.0 + 2.0 * (p + q) + 4.0 * determinant)
+        return (2.0 / np.pi) * tf.atan2(2.0 * k, size), (4.0 / np.pi) / size
+
+    return _with_apart(of, p, q, apart)
+
+
+def gelu(p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> Three:
+    """Return those of `u Φ(u)`, with the normal distribution's `Φ`, not `tanh`.
+
+    With `k = E[u v]` and `s² = (1 + p)(1 + q) − k²`, the first is
+    `k/4 + (k asin(k/√((1 + p)(1 + q))) + (k² + p q s²)/((1 + p)(1 + q) s))/2π`.
+    The second is its derivative by `k` (Price's theorem).
+    """
+
+    def of(p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        k, determinant = _covariance(p, q, apart)
+        square = 1.0 + p + q + determinant
+        size = tf.sqrt(square)
+        angle = tf.atan2(k, size)
+        share = (p / (1.0 + p)) * (q / (1.0 + q))
+        inner = (k / (1.0 + p)) * (k / (1.0 + q)) / size
+        values = 0.25 * k + (k * angle + share * size + inner) / (2.0 * np.pi)
+        bend = 1.0 + 1.0 / square + 1.0 / (1.0 + p) / (1.0 + q) - share
+        return values, 0.25 + (angle + bend * k / size) / (2.0 * np.pi)
+
+    return _with_apart(of, p, q, apart)
+
+
+EXPECTATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Three]] = {
+    "relu": relu,
+    "erf": erf,
+    "gelu": gelu,
+}
+"""By the name of the activation."""
+
+
+def _covariance(
+    p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Return `k = E[u v]`, and `p q − k²` without a difference of large numbers."""
+    return root(p) * root(q) * (1.0 - apart), p * q * apart * (2.0 - apart)
+
+
+def _with_apart(of: Any, p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> Three:
+    """Return both expectations, and one minus the correlation after a smooth `φ`."""
+    values, slopes = of(p, q, apart)
+    left, right = (of(s, s, tf.zeros_like(s))[0] for s in (p, q))
+    correlation = tf.math.divide_no_nan(values, root(left) * root(right))
+    return values, slopes, tf.maximum(1.0 - correlation, 0.0)
+
+
+def _parts(apart: tf.Tensor) -> Three:
+    """Return the angle `θ` with `cos θ = 1 − a`, its sine and its cosine."""
+    beyond = 2.0 - apart
+    angle = 2.0 * tf.atan2(tf.sqrt(apart), tf.sqrt(beyond))
+    return angle, tf.sqrt(apart * beyond), 1.0 - apart
+
+
+@tf.custom_gradient
+def _apart_after_relu(apart: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Return `1 − (sin θ + (π − θ) cos θ)/π`; its derivative by `a` is `1 − θ/π`."""
+    apart = tf.clip_by_value(apart, 0.0, 2.0)
+    angle, sine, cosine = _parts(apart)
+    after = apart - (sine - angle * cosine) / np.pi
+    return after, lambda upstream: upstream * _share_above(apart)
+
+
+@tf.custom_gradient
+def _share_above(apart: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Return `1 − θ/π`; its derivative counts as 0 where it grows beyond all bounds."""
+    angle, sine, _ = _parts(tf.clip_by_value(apart, 0.0, 2.0))
+
+    def gradient(upstream: tf.Tensor) -> tf.Tensor:
+        steep = sine < apart.dtype.as_numpy_dtype(np.sqrt(np.finfo(sine.dtype.name).eps))
+        slope = tf.where(
+            steep, tf.zeros_like(sine), 1.0 / tf.where(steep, tf.ones_like(sine), sine)
+        )
+        return -upstream * slope / np.pi
+
+    return 1.0 - angle / np.pi, gradient
