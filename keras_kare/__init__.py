@@ -11,6 +11,7 @@ require_tensorflow()
 from keras_kare import (  # noqa: E402
     callbacks,
     datasets,
+    diagnostics,
     kernels,
     layers,
     losses,
@@ -32,6 +33,7 @@ __all__ = [
     "__version__",
     "callbacks",
     "datasets",
+    "diagnostics",
     "kernels",
     "layers",
     "losses",

@@ -39,6 +39,7 @@ ORDER = (
     "models",
     "callbacks",
     "datasets",
+    "diagnostics",
     "recipes",
     "sklearn",
     "experiments",

@@ -11,6 +11,7 @@ from typing import NamedTuple
 from keras_kare.datasets import uci_names
 from keras_kare.experiments import (
     drift_jobs,
+    equivalence_jobs,
     image_jobs,
     report,
     runner,
@@ -87,6 +88,10 @@ def _drift(options: argparse.Namespace) -> list[Job]:
     return drift_jobs.jobs(settings.SEEDS[: options.seeds])
 
 
+def _equivalence(options: argparse.Namespace) -> list[Job]:
+    return equivalence_jobs.jobs(settings.SEEDS[: options.seeds])
+
+
 def _images(*names: str) -> Callable[[argparse.Namespace], list[Job]]:
     def jobs(options: argparse.Namespace) -> list[Job]:
         return image_jobs.jobs(
@@ -109,6 +114,7 @@ EXPERIMENTS = {
     "mnist": Experiment(_images("mnist"), image_jobs.work),
     "higgs": Experiment(_images(*image_jobs.HIGGS), image_jobs.work),
     "drift": Experiment(_drift, drift_jobs.work),
+    "equivalence": Experiment(_equivalence, equivalence_jobs.work),
     "uci": Experiment(_uci, uci_jobs.work, uci_jobs.current),
 }
 

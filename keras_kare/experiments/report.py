@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from keras_kare.datasets import uci_names
+from keras_kare.diagnostics.equivalence import LEARNERS, Equivalence
 from keras_kare.experiments import figures, image_jobs, ranking, settings, tables
 from keras_kare.experiments.contenders import not_run
 from keras_kare.experiments.drift_figure import drift_figure
@@ -54,6 +55,7 @@ def write(results: Path, reference: Path | None) -> Path:
         parts += _images(results, reference, name)
     parts += _uci(results, reference)
     parts += _drift(results)
+    parts += _equivalence(results)
     page = results / "README.md"
     write_whole(page, "\n".join(parts).rstrip() + "\n")
     return page
@@ -184,6 +186,36 @@ def _drift(results: Path) -> Iterator[str]:
         {"drift": ".2f", "smallest_eigenvalue": ".1e", "weights_norm": ".1f"}
         | {"loss_value": ".1e"},
     )
+
+
+def _equivalence(results: Path) -> Iterator[str]:
+    rows = _table(results, "equivalence")
+    if rows is None:
+        return
+    yield "## Do networks predict as their kernels do?\n"
+    yield _cost(results, "equivalence")
+    yield (
+        "ReLU networks that train by themselves under squared loss, against the kernel "
+        "machines that are to be like them (arXiv:2501.10929, "
+        "`kk.diagnostics.equivalence`): root mean square difference of predictions of test "
+        "rows, in units of the network's own, and squared errors. The network that is "
+        "linear in its weights comes near as width grows, and further off with depth; "
+        "regression by a kernel alone does not know where the network started.\n"
+    )
+    means = ["gap", "error"]
+    by = ["dataset", "depth", "width", "learner"]
+    for value in means:
+        table = rows.pivot_table(value, by[:-1], "learner", sort=False)[list(LEARNERS)]
+        table = table.sort_index().reset_index()
+        shown = LEARNERS[value == "gap" :]  # the network has no gap to itself
+        yield f"Mean {value} over {rows.seed.nunique()} seeds:\n"
+        formats = dict.fromkeys(shown, ".3f")
+        yield tables.markdown_table(table[[*by[:-1], *shown]], formats)
+    picture = results / "equivalence.png"
+    chosen = rows[rows.dataset == rows.dataset.iloc[0]]
+    mean = chosen.groupby(["depth", "width", "learner"], as_index=False)["gap"].mean()
+    figure: Any = Equivalence(mean.to_dict("records")).plot().figure
+    yield _picture(picture, figure, f"Gaps over width, {rows.dataset.iloc[0]}")
 
 
 def complete(rows: pd.DataFrame) -> pd.DataFrame:

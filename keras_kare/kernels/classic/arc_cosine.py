@@ -62,7 +62,9 @@ class ArcCosine(ClosedForm):
 
     def _make_variables(self, columns: int) -> None:
         self.bias_value = self.add_weight(
-            shape=(), initializer=keras.initializers.Constant(self.bias), name="bias"
+            shape=(),
+            initializer=keras.initializers.Constant(np.float64(self.bias)),
+            name="bias",
         )
 
     def _values(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:

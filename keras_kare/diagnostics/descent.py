@@ -1,0 +1,96 @@
+"""A network that trains by itself, and the kernel machines that are to be like it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_kare.kernels import NTK
+
+RATE = 0.25
+"""Of the descent, times the largest eigenvalue of `K/n` at the start."""
+
+JITTER = 1e-10
+"""What is added to a Gram matrix's diagonal, in units of its mean."""
+
+
+class Descent:
+    """Gradient descent on half the mean squared error of all rows, from now.
+
+    Args:
+        network: With one output; its weights move.
+        x: `(n, ...)`.
+        y: `(n, 1)`.
+        x_test: Other rows, `(m, ...)`.
+
+    Attributes:
+        kernel: Its NTK.
+        gram, cross: `K(X, X)` and `K(x, X)` at the start, float64.
+        outputs: Of the rows at the start, `(n, 1)` and `(m, 1)`.
+        rate: Of the descent.
+    """
+
+    def __init__(self, network: keras.Model, x: Any, y: np.ndarray, x_test: Any):
+        self.network, self.kernel = network, NTK(network)
+        self.x, self.y, self.x_test = x, np.asarray(y, "float64"), x_test
+        self.gram, self.cross = self.kernels()
+        self.outputs = self.predict()
+        self.rate = RATE * len(self.gram) / np.linalg.eigvalsh(self.gram)[-1]
+
+    def kernels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return `K(X, X)` and `K(x, X)` at the present weights."""
+        wide = {"dtype": "float64"}
+        gram = self.kernel.gram(self.x, **wide)
+        return np.array(gram), np.array(self.kernel.cross(self.x_test, self.x, **wide))
+
+    def predict(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return the network's outputs for the rows, and for the others."""
+        rows, others = (self.network(x) for x in (self.x, self.x_test))
+        return np.asarray(rows, "float64"), np.asarray(others, "float64")
+
+    def run(self, steps: int) -> None:
+        """Take some steps."""
+        variables = [v.value for v in self.network.trainable_variables]
+        x, y, rate = self.x, tf.constant(self.y, "float32"), float(self.rate)
+
+        @tf.function(autograph=False)
+        def descend() -> tf.Tensor:
+            def step(i: tf.Tensor) -> tuple[tf.Tensor]:
+                with tf.GradientTape() as tape:
+                    errors = self.network(x) - tf.cast(y, self.network.compute_dtype)
+                    loss = 0.5 * tf.reduce_mean(tf.square(errors))
+                gradients = tape.gradient(loss, variables)
+                for variable, gradient in zip(variables, gradients, strict=True):
+                    if gradient is not None:
+                        variable.assign_sub(rate * gradient)
+                return (i + 1,)
+
+            return tf.while_loop(lambda i: i < steps, step, (tf.constant(0),))[0]
+
+        descend()
+
+    def linearised(self, steps: int) -> np.ndarray:
+        """Return what the network that is linear in its weights predicts after steps.
+
+        `f_0(x) + K(x, X) K⁻¹ (I − (I − ηK/n)^t) (y − f_0(X))`, of the NTK at the start.
+        """
+        values, vectors = np.linalg.eigh(self.gram)
+        n, left = len(values), self.y - self.outputs[0]
+        kept = np.power(1.0 - self.rate * values / n, steps)
+        done = np.divide(
+            1.0 - kept, values, np.full(n, steps * self.rate / n), where=values > 0
+        )
+        dual = vectors @ (done[:, None] * (vectors.T @ left))
+        found: np.ndarray = self.outputs[1] + self.cross @ dual
+        return found
+
+
+def regression(gram: np.ndarray, cross: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Return the predictions of kernel regression without a ridge, `(m, 1)`."""
+    n = len(gram)
+    jitter = JITTER * np.trace(gram) / n
+    found: np.ndarray = cross @ np.linalg.solve(gram + jitter * np.eye(n), y)
+    return found
