@@ -1,6 +1,6 @@
 """What activations make of two correlated Gaussians: the step of an infinite layer.
 
-Each function takes variances `p` and `q` of Gaussians `u` and `v`, and `a = 1 − r` of their
+Each function of `EXPECTATIONS` takes variances `p` and `q` of Gaussians `u` and `v`, and `a = 1 − r` of their
 correlation `r`, all arrays that broadcast. It returns `E[φ(u) φ(v)]`, `E[φ'(u) φ'(v)]`, and
 one minus the correlation `E[φ(u) φ(v)] / √(E[φ(u)²] E[φ(v)²])`. With `a` instead of `r`,
 angles of nearly parallel rows keep their digits. Gradients are finite, for variances of 0
@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+
+from keras_kare.kernels.classic import distances
 
 Three = tuple[tf.Tensor, tf.Tensor, tf.Tensor]
 
@@ -118,3 +120,33 @@ def _share_above(apart: tf.Tensor) -> tuple[tf.Tensor, Any]:
         return -upstream * slope / np.pi
 
     return 1.0 - angle / np.pi, gradient
+
+
+def apart_of(a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
+    """Return one minus the cosine of the angles of rows, near 0 to the last digit."""
+
+    def directions(rows: tf.Tensor) -> tf.Tensor:
+        sizes = root(tf.reduce_sum(rows * rows, axis=1, keepdims=True))
+        return tf.math.divide_no_nan(rows, sizes)
+
+    a, b = directions(a), None if b is None else directions(b)
+    apart = 0.5 * distances.squared(a, b)
+    beyond = 0.5 * distances.squared(a, -(a if b is None else b))
+    return tf.where(apart <= 1.0, apart, 2.0 - beyond)
+
+
+def dense(
+    left: tf.Tensor, right: tf.Tensor, apart: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Return variances, and one minus correlations, after weights and biases.
+
+    With variances `p` and `q` times `σ_w²`, `√((p + β)(q + β)) − √(pq) − β` is
+    `β (√p − √q)² / (√((p + β)(q + β)) + √(pq) + β)`, of positive terms, for `β = σ_b²`.
+    """
+    left, right = weight * left, weight * right
+    before = root(left) * root(right)
+    uneven = bias * tf.square(root(left) - root(right))
+    left, right = left + bias, right + bias
+    size = root(left) * root(right)
+    more = tf.math.divide_no_nan(uneven, size + before + bias)
+    return left, right, tf.math.divide_no_nan(more + before * apart, size)

@@ -9,9 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
-from keras_kare.kernels.classic import distances
 from keras_kare.kernels.classic.closed_form import ClosedForm
-from keras_kare.kernels.classic.expectations import EXPECTATIONS, root
+from keras_kare.kernels.classic.expectations import EXPECTATIONS, apart_of, dense, root
 
 KINDS = ("ntk", "nngp")
 
@@ -111,7 +110,7 @@ class InfiniteWidth(ClosedForm):
 
     def _values(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
         left, right = self._sizes(a), self._sizes(a if b is None else b)
-        values = self._recursion(left[:, None], right[None], _apart(a, b))
+        values = self._recursion(left[:, None], right[None], apart_of(a, b))
         return tf.linalg.set_diag(values, self._diagonal(a)) if b is None else values
 
     def _diagonal(self, a: tf.Tensor) -> tf.Tensor:
@@ -132,12 +131,12 @@ class InfiniteWidth(ClosedForm):
         weight = tf.exp(2.0 * tf.cast(self.log_weight_std, left.dtype))
         bias = tf.square(tf.cast(self.bias_std, left.dtype))
         expectation = EXPECTATIONS[self.activation]
-        left, right, apart = _dense(left, right, apart, weight, bias)
+        left, right, apart = dense(left, right, apart, weight, bias)
         kernel = tangent = root(left) * root(right) * (1.0 - apart)
         for _ in range(self.depth):
             values, slopes, after = expectation(left, right, apart)
             left, right = (expectation(s, s, tf.zeros_like(s))[0] for s in (left, right))
-            left, right, apart = _dense(left, right, after, weight, bias)
+            left, right, apart = dense(left, right, after, weight, bias)
             kernel = weight * values + bias
             tangent = kernel + weight * tangent * slopes
         return tangent if self.kind == "ntk" else kernel
@@ -145,33 +144,3 @@ class InfiniteWidth(ClosedForm):
     def get_config(self) -> dict[str, Any]:
         own = {"depth": self.depth, "activation": self.activation, "kind": self.kind}
         return {**super().get_config(), **own, **self._starts}
-
-
-def _apart(a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
-    """Return one minus the cosine of the angles of rows, near 0 to the last digit."""
-
-    def directions(rows: tf.Tensor) -> tf.Tensor:
-        sizes = root(tf.reduce_sum(rows * rows, axis=1, keepdims=True))
-        return tf.math.divide_no_nan(rows, sizes)
-
-    a, b = directions(a), None if b is None else directions(b)
-    apart = 0.5 * distances.squared(a, b)
-    beyond = 0.5 * distances.squared(a, -(a if b is None else b))
-    return tf.where(apart <= 1.0, apart, 2.0 - beyond)
-
-
-def _dense(
-    left: tf.Tensor, right: tf.Tensor, apart: tf.Tensor, weight: tf.Tensor, bias: tf.Tensor
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Return variances, and one minus correlations, after weights and biases.
-
-    With variances `p` and `q` times `σ_w²`, `√((p + β)(q + β)) − √(pq) − β` is
-    `β (√p − √q)² / (√((p + β)(q + β)) + √(pq) + β)`, of positive terms, for `β = σ_b²`.
-    """
-    left, right = weight * left, weight * right
-    before = root(left) * root(right)
-    uneven = bias * tf.square(root(left) - root(right))
-    left, right = left + bias, right + bias
-    size = root(left) * root(right)
-    more = tf.math.divide_no_nan(uneven, size + before + bias)
-    return left, right, tf.math.divide_no_nan(more + before * apart, size)
