@@ -48,7 +48,8 @@ class GatedReLU:
         weights: `"optimal"`, `"ntk"` or `"kare"`. Defaults to `"optimal"`.
         tolerance: Duality gap, as a share of the objective, that is small enough; for
             `"optimal"` only. Defaults to `1e-8`.
-        max_iterations: Steps after which to stop, with a warning. Defaults to `500`.
+        max_iterations: Steps after which to stop; with a warning, if that leaves a wider
+            gap than `tolerance`. Defaults to `500`.
         random_state: Seed of the random gates, or a `np.random.Generator`. Defaults to
             `None`.
 
@@ -141,10 +142,10 @@ class GatedReLU:
         self.gates_, self.weights_ = gates, found.point.weights
         self.coefficients_ = coefficients[:, :, 0] if flat else coefficients
         self.report = _report(found, time.perf_counter() - began)
-        if found.unfinished:
+        if found.missed:
             warnings.warn(
                 f"GatedReLU stopped after {found.iterations} iterations: "
-                f"{found.unfinished}. Raise `max_iterations`, or `tolerance`; where "
+                f"{found.missed}. Raise `max_iterations`, or `tolerance`; where "
                 "rounding is the reason, a larger `regularization` helps.",
                 RuntimeWarning,
                 stacklevel=2,
@@ -207,7 +208,7 @@ def _report(found: Weighed, seconds: float) -> dict[str, Any]:
         "relative_gap": certificate.relative_gap,
         "active": certificate.active,
         "iterations": found.iterations,
-        "converged": found.unfinished is None,
+        "converged": found.converged,
         "seconds": seconds,
         **found.more,
     }

@@ -19,14 +19,16 @@ class Weighed:
         point: The weights, and the kernel ridge regression of them.
         certificate: What it reaches in the group lasso.
         iterations: Steps that it took.
-        unfinished: What was not reached, in words; `None` where the aim was reached.
+        converged: Whether it ended for lack of more to gain.
+        missed: The aim that it missed, in words; `None` where there is none to miss.
         more: Further lines of the report.
     """
 
     point: Point
     certificate: Certificate
     iterations: int = 0
-    unfinished: str | None = None
+    converged: bool = True
+    missed: str | None = None
     more: dict[str, float] = field(default_factory=dict)
 
 
@@ -39,13 +41,13 @@ def optimal(
 ) -> Weighed:
     """Take the weights of the group lasso."""
     point, found, steps = problem.minimise(ntk, tolerance, max_iterations)
-    unfinished = None
+    missed = None
     if found.relative_gap > tolerance:
-        unfinished = (
+        missed = (
             f"the relative duality gap is {found.relative_gap:.1e}, above "
             f"tolerance={tolerance:.1e}"
         )
-    return Weighed(point, found, steps, unfinished)
+    return Weighed(point, found, steps, missed is None, missed)
 
 
 def of_ntk(
@@ -59,14 +61,14 @@ def of_ntk(
 def of_kare(
     problem: GroupLasso, ntk: np.ndarray, tolerance: float, max_iterations: int
 ) -> Weighed:
-    """Take weights of low KARE, at the ridge of the machine."""
+    """Take weights of low KARE, at the ridge of the machine; fewer steps are a choice."""
     ridge = problem.regularization / len(problem.y)
     descent = lowest_kare(problem.rows, problem.y, ridge, ntk, max_iterations)
     point = problem.at(descent.weights)
-    unfinished = None if descent.converged else "KARE still falls"
-    values = descent.values
-    more = {"kare": values[-1], "kare_of_ntk": values[0]}
-    return Weighed(point, problem.certify(point), len(values) - 1, unfinished, more)
+    steps, more = len(descent.values) - 1, {"kare": descent.values[-1]}
+    more["kare_of_ntk"] = descent.values[0]
+    found = problem.certify(point)
+    return Weighed(point, found, steps, descent.converged, more=more)
 
 
 RULES: dict[str, Rule] = {"optimal": optimal, "ntk": of_ntk, "kare": of_kare}
