@@ -132,7 +132,7 @@ class GatedReLU:
         gates, counts = different(x, self._gates_for(x.shape[1]))
         if not len(gates):
             raise ValueError(
-                "No gate opens on any row of `x`: draw more gates, or pass others. "
+                "No gate opens on a row of `x` that is not zero: pass other gates. "
                 f"Received: gates={self.gates!r}, x of shape {x.shape}"
             )
         problem = GroupLasso(MaskedRows(x, open_rows(x, gates)), y, self.regularization)

@@ -31,6 +31,9 @@ DAMPING = 1e-2
 
 LEAST_DAMPING, MOST_DAMPING = 1e-12, 1e12
 
+IDLE = 5
+"""Newton steps in a row that gain no more than rounding, after which to stop."""
+
 ARMIJO = 1e-4
 ROUNDING = 1e-14
 
@@ -135,12 +138,14 @@ class GroupLasso:
         if (found := self.certify(zero)).relative_gap <= tolerance:
             return zero, found, 0
         best = point = self.at(start)
-        found, damping, step = self.certify(point), DAMPING, 0
-        while found.relative_gap > tolerance and step < max_iterations:
+        found, damping, step, idle = self.certify(point), DAMPING, 0, 0
+        while found.relative_gap > tolerance and step < max_iterations and idle < IDLE:
             step += 1
             if step <= REWEIGHTED:
                 point = self.at(point.weights * point.norms)
             elif (moved := self._newton(point, damping)) is not None:
+                gained = point.value - moved.value > ROUNDING * point.value
+                idle = 0 if gained else idle + 1
                 point, damping = moved, max(0.1 * damping, LEAST_DAMPING)
             elif damping < MOST_DAMPING:
                 damping *= 10.0
