@@ -26,7 +26,7 @@ FENCE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 MODULES = (
     *(kk, kk.kernels, kk.risk, kk.losses, kk.metrics, kk.layers, kk.solvers),
-    *(kk.callbacks, kk.stochastic),
+    *(kk.callbacks, kk.stochastic, kk.mkl),
 )
 
 

@@ -35,6 +35,7 @@ ORDER = (
     "_step",
     "metrics",
     "machine",
+    "mkl",
     "layers",
     "models",
     "callbacks",
