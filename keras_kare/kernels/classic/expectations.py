@@ -1,10 +1,10 @@
 """What activations make of two correlated Gaussians: the step of an infinite layer.
 
-Each function of `EXPECTATIONS` takes variances `p` and `q` of Gaussians `u` and `v`, and `a = 1 − r` of their
-correlation `r`, all arrays that broadcast. It returns `E[φ(u) φ(v)]`, `E[φ'(u) φ'(v)]`, and
-one minus the correlation `E[φ(u) φ(v)] / √(E[φ(u)²] E[φ(v)²])`. With `a` instead of `r`,
-angles of nearly parallel rows keep their digits. Gradients are finite, for variances of 0
-and for correlations of 1 and −1 too.
+Each of `EXPECTATIONS` takes variances `p` and `q` of Gaussians `u` and `v`, and `a = 1 − r`
+of their correlation `r`, all arrays that broadcast. It returns `E[φ(u) φ(v)]`,
+`E[φ'(u) φ'(v)]`, and one minus the correlation `E[φ(u) φ(v)] / √(E[φ(u)²] E[φ(v)²])`. With
+`a` instead of `r`, angles of nearly parallel rows keep their digits. Gradients are finite,
+for variances of 0 and for correlations of 1 and −1 too.
 """
 
 from __future__ import annotations
