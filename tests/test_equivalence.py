@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 import keras_kare as kk
-from keras_kare.diagnostics.descent import Descent, regression
+from keras_kare.diagnostics.self_training import SelfTraining, regression
 from keras_kare.experiments import command, equivalence_jobs, report
 
 D = 4
@@ -39,7 +39,7 @@ def test_a_network_linear_in_its_weights_is_its_linearisation(rng):
     y = rng.normal(size=(20, 1))
     linear = keras.Sequential([keras.Input((D,)), keras.layers.Dense(1)])
     for steps in (1, 7, 500):
-        descent = Descent(linear, tf.constant(x), y, tf.constant(x_test))
+        descent = SelfTraining(linear, tf.constant(x), y, tf.constant(x_test))
         expected = descent.linearised(steps)
         descent.run(steps)
         np.testing.assert_allclose(descent.predict()[1], expected, atol=1e-6)

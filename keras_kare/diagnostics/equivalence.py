@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_kare import _rows, _validation
-from keras_kare.diagnostics.descent import Descent, regression
+from keras_kare.diagnostics.self_training import SelfTraining, regression
 from keras_kare.kernels import InfiniteWidth
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _compared(
     steps: int,
     infinite: InfiniteWidth | str,
 ) -> list[dict[str, Any]]:
-    descent = Descent(network, x, y, x_test)
+    descent = SelfTraining(network, x, y, x_test)
     found = {"linearised": descent.linearised(steps)}
     found["ntk_start"] = regression(descent.gram, descent.cross, descent.y)
     descent.run(steps)

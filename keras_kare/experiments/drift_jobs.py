@@ -20,6 +20,7 @@ import tensorflow as tf
 
 from keras_kare import datasets
 from keras_kare.callbacks import spectrum
+from keras_kare.diagnostics.self_training import RATE, gradient_descent
 from keras_kare.experiments.store import Job, Row
 from keras_kare.kernels import NTK
 
@@ -30,10 +31,6 @@ STEPS = (0, 10, 30, 100, 300, 1000, 3000, 10_000)
 
 ROWS = 48
 """Digits of MNIST parity; the circle has 20 points."""
-
-
-RATE = 0.25
-"""Of the descent, times the largest eigenvalue of `K/n` at the start."""
 
 
 def jobs(seeds: Sequence[int]) -> list[Job]:
@@ -63,7 +60,8 @@ def work(job: Job, steps: Sequence[int] = STEPS) -> list[Row]:
     kernel = NTK(network)
     start = kernel.gram(x, dtype="float64").numpy()
     rate = RATE * len(x) / np.linalg.eigvalsh(start)[-1]
-    train = _trainer(network, tf.constant(x), tf.constant(y), job["loss"], float(rate))
+    given = network, tf.constant(x), tf.constant(y)
+    train = gradient_descent(*given, LOSS[job["loss"]], float(rate))
     rows, before = [], 0
     for step in steps:
         train(tf.constant(step - before))
@@ -134,25 +132,3 @@ LOSS = {
     "cross-entropy": lambda f, y: tf.reduce_mean(tf.nn.softplus(-y * f)),
 }
 """Losses of outputs for targets in -1 and 1."""
-
-
-def _trainer(
-    network: keras.Model, x: tf.Tensor, y: tf.Tensor, loss: str, rate: float
-) -> Any:
-    """Return a function that takes so many steps of gradient descent."""
-    variables = [v.value for v in network.trainable_variables]
-
-    @tf.function(autograph=False)
-    def train(steps: tf.Tensor) -> tf.Tensor:
-        def step(i: tf.Tensor) -> tuple[tf.Tensor]:
-            with tf.GradientTape() as tape:
-                value = LOSS[loss](network(x), y)
-            for variable, gradient in zip(
-                variables, tape.gradient(value, variables), strict=True
-            ):
-                variable.assign_sub(rate * gradient)
-            return (i + 1,)
-
-        return tf.while_loop(lambda i: i < steps, step, (tf.constant(0),))[0]
-
-    return train

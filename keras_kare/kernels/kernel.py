@@ -50,6 +50,10 @@ class Kernel(keras.layers.Layer, abc.ABC):
 
         return Sum([self, other])
 
+    def __radd__(self, other: Any) -> Kernel:
+        """Return the kernel itself, with which `sum(kernels)` begins: 0 and a kernel."""
+        return self if other == 0 else NotImplemented
+
     def __mul__(self, other: Any) -> Kernel:
         """Return the product of two kernels, or of a kernel and a number, which trains."""
         from keras_kare.kernels.combined import Product, Weighted

@@ -97,7 +97,7 @@ def laplace_scale(x: np.ndarray, bandwidth: float) -> float:
     """Return `s`: a multiple of the median distance of different rows."""
     kernel = laplace()
     kernel.adapt(x)
-    return bandwidth * float(np.exp(kernel.log_scale))
+    return bandwidth * float(np.exp(kernel.log_scale.numpy()))
 
 
 def rough_kernels(x: np.ndarray, x_test: np.ndarray, bandwidth: float) -> Kernels:

@@ -33,7 +33,7 @@ class Gaussian(Stationary):
     model = kk.KAREModel(kk.kernels.Gaussian(metric="diagonal"))
     model.compile(keras.optimizers.Adam(0.05), kk.losses.KARE(ridge=0.01))
     model.fit(x, y, epochs=10, verbose=0)
-    np.exp(model.kernel.log_scale)  # a length for each column: long ones do not matter
+    np.exp(model.kernel.log_scale.numpy())  # lengths: long ones do not matter
     ```
 
     References:

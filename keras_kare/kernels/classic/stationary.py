@@ -75,17 +75,17 @@ class Stationary(ClosedForm):
         if self.scale != "median" or not self.built:
             return self.scale != "median"
         with tf.init_scope():
-            return bool(np.all(np.isfinite(self.log_scale)))
+            return bool(np.all(np.isfinite(self.log_scale.numpy())))
 
     def _adapt(self, x: np.ndarray) -> None:
         if self.scale != "median":
             return
         relative = np.zeros(self.log_scale.shape)
         if self._adapted:  # the metric stays
-            now = np.asarray(self.log_scale, "float64")
+            now = self.log_scale.numpy().astype("float64")
             relative = now + 0.5 * np.log(np.mean(np.exp(-2.0 * now)))
         if self.factor is not None:
-            x = x @ np.asarray(self.factor, "float64")
+            x = x @ self.factor.numpy().astype("float64")
         self.log_scale.assign(relative + np.log(self._median(x * np.exp(-relative))))
 
     def set_metric(self, matrix: Any) -> None:
@@ -120,7 +120,7 @@ class Stationary(ClosedForm):
             values, vectors = np.linalg.eigh(m)
             self.factor.assign(vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T)
             return
-        inverse = np.mean(np.exp(-2.0 * np.asarray(self.log_scale, "float64")))
+        inverse = np.mean(np.exp(-2.0 * self.log_scale.numpy().astype("float64")))
         self.log_scale.assign(-0.5 * np.log(inverse * np.maximum(np.diag(m), LEAST)))
 
     def _median(self, x: np.ndarray) -> float:

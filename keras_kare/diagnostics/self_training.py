@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -17,7 +18,40 @@ JITTER = 1e-10
 """What is added to a Gram matrix's diagonal, in units of its mean."""
 
 
-class Descent:
+Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
+"""Of outputs and targets, `(n, 1)`."""
+
+
+def gradient_descent(
+    network: keras.Model, x: Any, y: tf.Tensor, loss: Loss, rate: float
+) -> Callable[[tf.Tensor], Any]:
+    """Return a function that takes so many steps of plain gradient descent on all rows.
+
+    Args:
+        network: Whose weights move.
+        x: `(n, ...)`.
+        y: `(n, 1)`.
+        loss: What falls.
+        rate: Of the descent.
+    """
+    variables = [v.value for v in network.trainable_variables]
+
+    def step(i: tf.Tensor) -> tuple[tf.Tensor]:
+        with tf.GradientTape() as tape:
+            value = loss(network(x), y)
+        gradients = tape.gradient(value, variables)
+        for variable, gradient in zip(variables, gradients, strict=True):
+            if gradient is not None:
+                variable.assign_sub(rate * gradient)
+        return (i + 1,)
+
+    def descend(steps: tf.Tensor) -> Any:
+        return tf.while_loop(lambda i: i < steps, step, (tf.constant(0),))
+
+    return tf.function(descend, autograph=False)
+
+
+class SelfTraining:
     """Gradient descent on half the mean squared error of all rows, from now.
 
     Args:
@@ -53,24 +87,9 @@ class Descent:
 
     def run(self, steps: int) -> None:
         """Take some steps."""
-        variables = [v.value for v in self.network.trainable_variables]
-        x, y, rate = self.x, tf.constant(self.y, "float32"), float(self.rate)
-
-        @tf.function(autograph=False)
-        def descend() -> tf.Tensor:
-            def step(i: tf.Tensor) -> tuple[tf.Tensor]:
-                with tf.GradientTape() as tape:
-                    errors = self.network(x) - tf.cast(y, self.network.compute_dtype)
-                    loss = 0.5 * tf.reduce_mean(tf.square(errors))
-                gradients = tape.gradient(loss, variables)
-                for variable, gradient in zip(variables, gradients, strict=True):
-                    if gradient is not None:
-                        variable.assign_sub(rate * gradient)
-                return (i + 1,)
-
-            return tf.while_loop(lambda i: i < steps, step, (tf.constant(0),))[0]
-
-        descend()
+        y = tf.constant(self.y, self.network.compute_dtype)
+        step = gradient_descent(self.network, self.x, y, _half_squares, self.rate)
+        step(tf.constant(steps))
 
     def linearised(self, steps: int) -> np.ndarray:
         """Return what the network that is linear in its weights predicts after steps.
@@ -94,3 +113,7 @@ def regression(gram: np.ndarray, cross: np.ndarray, y: np.ndarray) -> np.ndarray
     jitter = JITTER * np.trace(gram) / n
     found: np.ndarray = cross @ np.linalg.solve(gram + jitter * np.eye(n), y)
     return found
+
+
+def _half_squares(outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
+    return 0.5 * tf.reduce_mean(tf.square(outputs - y))
