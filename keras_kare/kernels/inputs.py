@@ -31,7 +31,7 @@ def paired(network: keras.Model, name: str, x: Any) -> list[tuple[Any, Any]]:
         x: Rows, nested as the network takes them.
 
     Raises:
-        ValueError: If names are missing, or unknown.
+        ValueError: If names are missing, or unknown, or there are more or fewer arrays.
     """
     takes = getattr(network, "inputs", None)
     if not takes:
@@ -42,7 +42,13 @@ def paired(network: keras.Model, name: str, x: Any) -> list[tuple[Any, Any]]:
         if named is not None:
             _check_names(name, sorted(named), sorted(x))
             return [(named[key], part) for key, part in x.items()]
-    return list(zip(takes, given, strict=True)) if len(takes) == len(given) else []
+    if len(takes) != len(given):
+        names = ", ".join(repr(tensor.name) for tensor in takes)
+        raise ValueError(
+            f"`{name}` must have as many arrays as the network has inputs ({names}). "
+            f"Received: {len(given)} array{'s' * (len(given) > 1)}"
+        )
+    return list(zip(takes, given, strict=True))
 
 
 def check_shapes(network: keras.Model, name: str, x: Any) -> None:

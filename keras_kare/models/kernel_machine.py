@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -603,6 +604,12 @@ class KernelMachine(keras.Model):
                 f"Received: {validation.y.shape[1]} and {rows.y.shape[1]} columns"
             )
         self.kernel.check(rows.x, batch_size)
+        if all(map(_all_alike, keras.tree.flatten(rows.x))):
+            warnings.warn(
+                f"The {len(rows)} rows of `x` are all the same, so that nothing can be "
+                "told of `y` but its mean.",
+                stacklevel=5,
+            )
         if validation is not None:
             self.kernel.check_shapes("validation x", validation.x)
         self.built = True
@@ -654,3 +661,9 @@ class KernelMachine(keras.Model):
                 config[part], custom_objects=custom_objects
             )
         return cls(**config)
+
+
+def _all_alike(rows: Any) -> bool:
+    """Tell whether all rows are the same."""
+    few = np.asarray(rows[:2])  # which differ as a rule
+    return bool(np.all(few == few[:1])) and bool(np.all(np.asarray(rows) == few[:1]))

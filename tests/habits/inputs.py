@@ -48,6 +48,17 @@ HABITS = [
         says="Pool or flatten before the last layer",
         gives="out.head.anchors.dtype == 'int32'",
     ),
+    Habit(
+        "one, two = keras.Input((4,)), keras.Input((4,))\n"
+        "both = keras.layers.Dense(1)(keras.layers.Add()([one, two]))\n"
+        "kk.KAREModel(keras.Model([one, two], both)).fit_head([x], y)",
+        says="must have as many arrays as the network has inputs",
+    ),
+    Habit(
+        "model.fit(np.ones_like(x), y)",
+        says="The 60 rows of `x` are all the same",
+        gives="True",
+    ),
     Habit("kk.KAREModel(model)", says="is a kernel machine already: pass its `network`"),
     Habit("kk.kernels.NTK(network).gram(x, x)", says="are `cross(x1, x2)`"),
     Habit("model.fit(iter([(x, y)]))", says="a generator can be read only once"),

@@ -87,6 +87,11 @@ HABITS = [
         says="are all of one of 2 classes: shuffle rows",
         gives="True",
     ),
+    Habit(
+        "model.compile('adam', 'kare', metrics='accuracy')\n"
+        "model.fit(x, bits).history['accuracy']",
+        gives="0.0 <= out[0] <= 1.0",
+    ),
     Habit("model.fit(x, bits, epochs=2.5)", says="`epochs` must be a whole number"),
     Habit(
         COMPILE.format("'accuracy', 'AUC', 'Precision'")
