@@ -190,6 +190,51 @@ class TestGradients:
                 assert np.all(np.isfinite(gradient))
 
 
+FUZZED = {
+    "gaussian": k.Gaussian,
+    "gaussian, diagonal": lambda **given: k.Gaussian(metric="diagonal", **given),
+    "laplace, full": lambda **given: k.Laplace(metric="full", **given),
+    "laplace of l1": lambda **given: k.Laplace(distance="l1", **given),
+    "matern 1.5": k.Matern,
+    "matern 2.5": lambda **given: k.Matern(2.5, **given),
+    "polynomial": lambda **given: k.Polynomial(2, **given),
+    "arc-cosine 0": lambda **given: k.ArcCosine(0, **given),
+    "arc-cosine 1, deep": lambda **given: k.ArcCosine(1, depth=3, bias=0.1, **given),
+    "arc-cosine 2": lambda **given: k.ArcCosine(2, **given),
+    "categorical": lambda **given: k.Categorical(metric="diagonal", **given),
+    "infinite relu": lambda **given: k.InfiniteWidth(3, bias_std=0.1, **given),
+    "infinite erf": lambda **given: k.InfiniteWidth(2, "erf", **given),
+    "infinite gelu": lambda **given: k.InfiniteWidth(1, "gelu", kind="nngp", **given),
+    "normalized": lambda **given: k.Normalized(k.Polynomial(2, **given)),
+    "sum": lambda **given: k.Laplace(**given) + 0.5 * k.Polynomial(1, **given),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("make", FUZZED.values(), ids=FUZZED)
+def test_any_shape_and_scale_is_finite(make, dtype):
+    """One row to nine, one column to six, some equal or zero, of sizes 1e-7 to 1e7."""
+    rng = np.random.default_rng(0)
+    for _ in range(12):
+        n, d = rng.integers(1, 10), rng.integers(1, 7)
+        x = 10.0 ** rng.uniform(-7, 7) * rng.normal(size=(n, d))
+        x[rng.random(n) < 0.2] = x[0]
+        x[rng.random(n) < 0.1] = 0.0
+        kernel = make(dtype=dtype)
+        x = tf.constant(x, dtype)
+        with tf.GradientTape() as tape:
+            gram = kernel.gram(x)
+            total = tf.reduce_sum(gram)
+        gradients = tape.gradient(total, [v.value for v in kernel.trainable_variables])
+        for values in (gram, kernel.cross(x[:1], x), kernel.diag(x), *gradients):
+            assert values is None or np.all(np.isfinite(values))
+        size = np.max(np.abs(gram), initial=np.finfo(dtype).tiny)
+        tolerance = 1e-4 if dtype == "float32" else 1e-10
+        assert np.max(np.abs(gram - tf.transpose(gram))) <= tolerance * size
+        lowest = np.linalg.eigvalsh(gram.numpy().astype("float64") / size)[0]
+        assert lowest >= -10.0 * tolerance
+
+
 class TestUse:
     def test_float64_distances_of_near_rows(self, rng):
         x = 100.0 + rng.normal(size=(30, 3))

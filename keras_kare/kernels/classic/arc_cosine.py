@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_kare import _validation
 from keras_kare.kernels.classic.closed_form import ClosedForm
+from keras_kare.kernels.classic.expectations import root
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -72,11 +73,11 @@ class ArcCosine(ClosedForm):
         products = tf.matmul(a, b, transpose_b=True) + self._square(a.dtype)
         left, right = self._sizes(a), self._sizes(b)
         for _ in range(self.depth):
-            scale = tf.sqrt(left[:, None] * right)
+            scale = root(left)[:, None] * root(right)
             cosine = tf.math.divide_no_nan(products, scale)
             if same:  # to the last digit
                 cosine = tf.linalg.set_diag(cosine, tf.ones_like(left))
-            products = scale**self.order * ANGULAR[self.order](cosine)
+            products = self._power(scale) * ANGULAR[self.order](cosine)
             left, right = self._next(left), self._next(right)
         return products
 
@@ -94,7 +95,11 @@ class ArcCosine(ClosedForm):
 
     def _next(self, sizes: tf.Tensor) -> tf.Tensor:
         """Return the kernel of rows with themselves, a layer on: `J_p(0)/π` is 1, 1, 3."""
-        return (3.0 if self.order == 2 else 1.0) * sizes**self.order
+        return (3.0 if self.order == 2 else 1.0) * self._power(sizes)
+
+    def _power(self, sizes: tf.Tensor) -> tf.Tensor:
+        """Return `sizes` to the power `p`, with a derivative at 0."""
+        return sizes**self.order if self.order else tf.ones_like(sizes)
 
     def get_config(self) -> dict[str, Any]:
         own = {"order": self.order, "depth": self.depth, "bias": self.bias}
