@@ -22,6 +22,9 @@ class ArcCosine(ClosedForm):
     `J_2 = 3 sin θ cos θ + (π − θ)(1 + 2 cos² θ)`. Each further layer takes the kernel of
     the one before for products.
 
+    Angles come from cosines, so that order 0, which has a kink at equal rows, is right to
+    the root of the type's rounding there (1e-8 in float64).
+
     Args:
         order: `p`: 0 for steps, 1 for ReLU, 2 for squares. Defaults to `1`.
         depth: Number of layers, at least 1. Defaults to `1`.
@@ -73,7 +76,7 @@ class ArcCosine(ClosedForm):
         products = tf.matmul(a, b, transpose_b=True) + self._square(a.dtype)
         left, right = self._sizes(a), self._sizes(b)
         for _ in range(self.depth):
-            scale = root(left)[:, None] * root(right)
+            scale = root(left[:, None] * right)
             cosine = tf.math.divide_no_nan(products, scale)
             if same:  # to the last digit
                 cosine = tf.linalg.set_diag(cosine, tf.ones_like(left))
