@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -10,9 +11,10 @@ import tensorflow as tf
 
 from keras_kare.kernels.identity import digest
 from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.of_parts import OfParts
 
 
-class Combination(Kernel):
+class Combination(OfParts):
     """A kernel that is made of others; a subclass says how.
 
     Args:
@@ -31,12 +33,6 @@ class Combination(Kernel):
             if not kernel.built:
                 kernel.build(input_shape)
         self.built = True
-
-    def get_build_config(self) -> dict[str, Any]:
-        return {"built": self.built}
-
-    def build_from_config(self, config: dict[str, Any]) -> None:
-        self.built = config["built"]  # its parts are
 
     def check(self, x: Any, rows: int | None = None) -> None:
         for kernel in self.kernels:
@@ -78,6 +74,37 @@ class Combination(Kernel):
         parts = config.pop("kernels")
         config["kernels"] = [keras.saving.deserialize_keras_object(part) for part in parts]
         return cls(**config)
+
+
+class OfSeveral(Combination):
+    """A kernel whose values are made of the values of others, entry by entry.
+
+    Args:
+        kernels: A list of them, at least one.
+        name: Name of the layer.
+    """
+
+    def __init__(self, kernels: Any, name: str | None = None, **kwargs: Any):
+        if not isinstance(kernels, list | tuple) or not kernels:
+            raise TypeError(
+                "`kernels` must be a list of kernels, at least one. "
+                f"Received: kernels={kernels!r}"
+            )
+        super().__init__(kernels, name, **kwargs)
+
+    @abc.abstractmethod
+    def _joined(self, parts: list[tf.Tensor]) -> tf.Tensor:
+        """Return the values, of those of the kernels."""
+
+    def gram(self, x: Any, dtype: str | None = None) -> tf.Tensor:
+        return self._joined(widened([kernel.gram(x, dtype) for kernel in self.kernels]))
+
+    def cross(self, x1: Any, x2: Any, dtype: str | None = None) -> tf.Tensor:
+        parts = [kernel.cross(x1, x2, dtype) for kernel in self.kernels]
+        return self._joined(widened(parts))
+
+    def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
+        return self._joined(widened([kernel.diag(x, dtype) for kernel in self.kernels]))
 
 
 class OfOne(Combination):
@@ -128,7 +155,7 @@ def check_kernel(kernel: Any) -> None:
         )
 
 
-def total(parts: Sequence[tf.Tensor]) -> tf.Tensor:
-    """Return the sum of arrays, in the widest of their types."""
+def widened(parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Return arrays in the widest of their types."""
     dtype = "float64" if any(part.dtype == tf.float64 for part in parts) else parts[0].dtype
-    return tf.add_n([tf.cast(part, dtype) for part in parts])
+    return [tf.cast(part, dtype) for part in parts]

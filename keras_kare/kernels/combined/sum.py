@@ -7,11 +7,11 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kare.kernels.combined.combination import Combination, total
+from keras_kare.kernels.combined.combination import OfSeveral, widened
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
-class Sum(Combination):
+class Sum(OfSeveral):
     """`K(x, x') = Σ_i K_i(x, x')`, also written `kernel + kernel`: targets that are sums.
 
     Where all have a finite feature map, so has the sum: theirs side by side, which gives
@@ -37,22 +37,11 @@ class Sum(Combination):
     """
 
     def __init__(self, kernels: Any, name: str | None = None, **kwargs: Any):
-        if not isinstance(kernels, list | tuple) or not kernels:
-            raise TypeError(
-                "`kernels` must be a list of kernels, at least one. "
-                f"Received: kernels={kernels!r}"
-            )
         super().__init__(kernels, name, **kwargs)
         self.has_features = all(kernel.has_features for kernel in kernels)
 
-    def gram(self, x: Any, dtype: str | None = None) -> tf.Tensor:
-        return total([kernel.gram(x, dtype) for kernel in self.kernels])
-
-    def cross(self, x1: Any, x2: Any, dtype: str | None = None) -> tf.Tensor:
-        return total([kernel.cross(x1, x2, dtype) for kernel in self.kernels])
-
-    def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
-        return total([kernel.diag(x, dtype) for kernel in self.kernels])
+    def _joined(self, parts: list[tf.Tensor]) -> tf.Tensor:
+        return tf.add_n(parts)
 
     def vjp(self, x: Any, v: Any, dtype: str | None = None) -> list[tf.Tensor]:
         if not self.has_features:
@@ -67,4 +56,4 @@ class Sum(Combination):
             end = begin + len(kernel._feature_shapes(x))
             parts.append(kernel.jvp(x, w[begin:end]))
             begin = end
-        return total(parts)
+        return self._joined(widened(parts))

@@ -11,12 +11,12 @@ from keras_kare import _validation
 from keras_kare.kernels import frozen
 from keras_kare.kernels.identity import Identity, digest
 from keras_kare.kernels.inputs import check_shapes
-from keras_kare.kernels.kernel import Kernel
+from keras_kare.kernels.of_parts import OfParts
 from keras_kare.kernels.structured.capture import run
 from keras_kare.kernels.structured.untouched import untouched
 
 
-class OfNetwork(Kernel):
+class OfNetwork(OfParts):
     """A kernel of what a network computes of each row; a subclass says of what, and how.
 
     The network runs as in inference. Rows must not depend on each other.
@@ -40,12 +40,6 @@ class OfNetwork(Kernel):
         if not self.network.built:
             self.network.build(input_shape)
         self.built = True
-
-    def get_build_config(self) -> dict[str, Any]:
-        return {"built": self.built}
-
-    def build_from_config(self, config: dict[str, Any]) -> None:
-        self.built = config["built"]  # its parts are
 
     def check(self, x: Any, rows: int | None = None) -> None:
         self._hidden("x", x, None)
