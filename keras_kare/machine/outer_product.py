@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,16 +33,21 @@ def agop(machine: Machine, x: Any) -> np.ndarray:
         )
     total = np.zeros((x.shape[1], x.shape[1]))
     for rows in _rows.slices(x, ROWS):
-        for slopes in _slopes(machine, rows):
-            slopes = np.asarray(slopes, "float64")
-            total += slopes.T @ slopes
+        for found in slopes(machine, rows):
+            wide = np.asarray(found, "float64")
+            total += wide.T @ wide
     return total / len(x)
 
 
-def _slopes(machine: Machine, rows: tf.Tensor) -> list[tf.Tensor]:
-    """Return the derivative of each output by each row's inputs, `c` times `(n, d)`."""
+def slopes(outputs: Callable[[tf.Tensor], tf.Tensor], rows: tf.Tensor) -> list[tf.Tensor]:
+    """Return the derivative of each output by each row's inputs, `c` times `(n, d)`.
+
+    Args:
+        outputs: From rows, which stand alone, to `(n, c)`.
+        rows: `(n, d)`.
+    """
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(rows)
-        totals = tf.unstack(tf.reduce_sum(machine(rows), axis=0))  # rows stand alone
+        totals = tf.unstack(tf.reduce_sum(outputs(rows), axis=0))
     zero = tf.UnconnectedGradients.ZERO
     return [tape.gradient(each, rows, unconnected_gradients=zero) for each in totals]

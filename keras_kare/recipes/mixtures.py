@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare.kernels import DenseOperator, Laplace
+from keras_kare.machine.outer_product import slopes
 from keras_kare.recipes.recipe import Key, Recipe
 from keras_kare.recipes.workbench import Workbench
 from keras_kare.solvers import Spectral, System
@@ -85,12 +86,11 @@ def laplace_slopes(
         scale: `s`.
         v: `(n, c)`.
     """
-    rows = tf.constant(x1)
-    with tf.GradientTape(persistent=True) as tape:
-        tape.watch(rows)
-        sums = tf.linalg.matmul(laplace(scale).cross(rows, x2), tf.constant(v))
-        totals = tf.unstack(tf.reduce_sum(sums, axis=0))
-    return np.stack([tape.gradient(total, rows) for total in totals], axis=2)
+
+    def sums(rows: tf.Tensor) -> tf.Tensor:
+        return tf.linalg.matmul(laplace(scale).cross(rows, x2), tf.constant(v))
+
+    return np.stack(slopes(sums, tf.constant(x1)), axis=2)
 
 
 def laplace_scale(x: np.ndarray, bandwidth: float) -> float:
