@@ -112,6 +112,7 @@ of centred `K` and `y` |
         _validation.check_ridge("ridge", ridge)
         self.ridge = ridge
         self._kernel: Any = None
+        self._loss: Any = None
         self._given = None if x is None else _checked(gathering.gather(x, y, None))
         self._seen: Any = None  # the rows, from the start of `fit` to its end
         self._start: Any = None
@@ -128,6 +129,7 @@ of centred `K` and `y` |
         session: Any = self.model._session if ours else None
         self._seen = self._given or _checked(session.rows.spread(self.rows))
         self._kernel = self.model.kernel if ours else NTK(self.model, outputs="trace")
+        self._loss = self.model.loss if ours else KARE(self.ridge, relative=True)
         self._start = self._gram()
         self._first = None
 
@@ -137,20 +139,15 @@ of centred `K` and `y` |
             return
         gram = self._gram()
         _, y, weights = self._seen.parts()
-        loss: Any = KARE(self.ridge, relative=True)
-        loss = self.model.loss if isinstance(self.model, KAREModel) else loss
-        ridge = float(loss.absolute_ridge(tf.constant(gram), weights))
+        ridge = float(self._loss.absolute_ridge(tf.constant(gram), weights))
         constant = getattr(self.model, "_has_constant", False)
         logs |= spectrum.diagnose(gram, y, weights, ridge, self.eigenvalues, constant)
         logs["drift"] = spectrum.drift(gram, self._start)
-        squares = [np.sum(np.square(v, dtype="float64")) for v in self._trained()]
-        logs["weights_norm"] = float(np.sqrt(np.sum(squares)))
+        trained = self._kernel.trainable_variables
+        logs["weights_norm"] = spectrum.norm(v.numpy() for v in trained)
 
     def on_train_end(self, logs: Any = None) -> None:
-        self._seen = self._start = self._kernel = None
-
-    def _trained(self) -> list[np.ndarray]:
-        return [v.numpy() for v in self._kernel.trainable_variables]
+        self._seen = self._start = self._kernel = self._loss = None
 
     def _gram(self) -> np.ndarray:
         operator = self._kernel.operator(self._seen.x)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -68,3 +69,9 @@ def alignment(gram: np.ndarray, y: np.ndarray) -> float:
 def drift(gram: np.ndarray, start: np.ndarray) -> float:
     """Return `|K − K₀| / |K₀|` in Frobenius norms."""
     return float(np.linalg.norm(gram - start) / np.linalg.norm(start))
+
+
+def norm(arrays: Iterable[np.ndarray]) -> float:
+    """Return the norm of all numbers of some arrays together."""
+    squares = [np.sum(np.square(array, dtype="float64")) for array in arrays]
+    return float(np.sqrt(np.sum(squares)))

@@ -10,8 +10,10 @@ import keras
 import numpy as np
 
 from keras_kare import _rows, _validation
+from keras_kare.callbacks import spectrum
 from keras_kare.diagnostics.self_training import SelfTraining, regression
 from keras_kare.kernels import InfiniteWidth
+from keras_kare.kernels.structured.untouched import walk
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -195,9 +197,9 @@ def _compared(
             wide = np.array(kernel.gram(x, dtype="float64"))
             across = np.array(kernel.cross(x_test, x, dtype="float64"))
             found[f"infinite_{kind}"] = regression(wide, across, descent.y)
-    drift = np.linalg.norm(gram - descent.gram) / np.linalg.norm(descent.gram)
+    drift = spectrum.drift(gram, descent.gram)
     size = np.sqrt(np.mean(found["network"] ** 2))
-    dense = [p for p in network._flatten_layers() if isinstance(p, keras.layers.Dense)]
+    dense = [p for p in walk(network) if isinstance(p, keras.layers.Dense)]
     return [
         {
             "network": network.name,
@@ -207,7 +209,7 @@ def _compared(
             "error": float(np.mean((found[learner] - y_test) ** 2)),
             "gap": float(np.sqrt(np.mean((found[learner] - found["network"]) ** 2)) / size),
             "train_error": float(np.mean((fitted - descent.y) ** 2)),
-            "drift": float(drift),
+            "drift": drift,
         }
         for learner in LEARNERS
         if learner in found

@@ -67,13 +67,12 @@ def work(job: Job, steps: Sequence[int] = STEPS) -> list[Row]:
         train(tf.constant(step - before))
         before = step
         gram, outputs = kernel.gram(x, dtype="float64").numpy(), network(x).numpy()
-        squares = [np.sum(np.square(w, dtype="float64")) for w in network.get_weights()]
         rows.append(
             {
                 "steps": step,
                 "drift": spectrum.drift(gram, start),
                 "smallest_eigenvalue": np.linalg.eigvalsh(gram / len(x))[0],
-                "weights_norm": np.sqrt(np.sum(squares)),
+                "weights_norm": spectrum.norm(network.get_weights()),
                 "loss_value": float(LOSS[job["loss"]](outputs, y)),
                 "accuracy": float(np.mean(np.sign(outputs) == y)),
             }

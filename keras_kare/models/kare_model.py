@@ -172,12 +172,11 @@ class KAREModel(KernelMachine):
                 "`loss_weights` is not supported: there is one loss, of the Gram matrix. "
                 f"Received: loss_weights={kwargs['loss_weights']!r}"
             )
-        metrics, weighted_metrics = (  # one alone is a list of it
-            [given] if isinstance(given, str | keras.metrics.Metric) else given
-            for given in (metrics, weighted_metrics)
-        )
         metrics, weighted_metrics = (
-            keras.tree.map_structure(metrics_module.get, given)
+            keras.tree.map_structure(
+                metrics_module.get,
+                [given] if isinstance(given, str | keras.metrics.Metric) else given,
+            )
             for given in (metrics, weighted_metrics)
         )
         self._wanted = metrics_module.Wanted.by(metrics, weighted_metrics)
