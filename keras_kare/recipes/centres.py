@@ -24,7 +24,7 @@ import numpy as np
 
 from keras_kare import _linalg, _rows
 from keras_kare.recipes.ensemble import CHUNK_VALUES, NO_GRAM, Ensemble
-from keras_kare.recipes.mixtures import Kernels, laplace_cross
+from keras_kare.recipes.mixtures import Kernels
 from keras_kare.recipes.workbench import Workbench
 
 NEGLIGIBLE = 1e-9
@@ -140,7 +140,7 @@ class CentredEnsemble(Ensemble):
 
     Args:
         anchors: The centres, `(m, d)`.
-        scale, states, machines, weights: As for `Ensemble`.
+        rough, states, machines, weights: As for `Ensemble`.
 
     Attributes:
         solved: What each machine was solved from.
@@ -163,10 +163,6 @@ class CentredEnsemble(Ensemble):
                 each.append(solved.variance(cross @ solved.transform, prior, key.ridge))
             parts.append(np.mean(each, axis=0))
         return np.concatenate(parts)
-
-    def _rough(self, x: np.ndarray) -> Kernels:
-        cross = laplace_cross(x, self.anchors, self.scale)
-        return Kernels(NO_GRAM, cross, np.ones(len(x)))
 
     def _smooth(self, bench: Workbench, steps: int, x: np.ndarray) -> Kernels:
         networks = self.states[steps]

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from keras_kare.recipes.mixtures import (
-    Kernels,
-    Predicted,
-    kernels,
-    predictions,
-    rough_kernels,
-)
+from keras_kare.recipes.mixtures import Kernels, Predicted, kernels, predictions
 from keras_kare.recipes.recipe import Key, Recipe, Start
 from keras_kare.recipes.workbench import Workbench
 
 CHUNK = 20
 """Steps between two looks at the clock."""
+
+DOUBT = 2.0
+"""Standard errors by which a machine may be worse than the best, to be averaged with it."""
+
+Losses = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From predictions, `(m, c)`, and the numbers of their rows to a loss of each, `(m,)`."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Evidence:
 
     Attributes:
         rows: Numbers of the rows, `(m,)`.
-        errors: Mean squared error by key, of all that could have been chosen.
+        errors: Mean loss by key, of all that could have been chosen.
         predictions: Means of the chosen machines' predictions, `(m, c)`.
         variances: Means of their variances, in units of `s²`, noise included, `(m,)`.
         late: Whether time ran out while machines were chosen.
@@ -71,7 +72,7 @@ def checkpoints(
     for steps in recipe.steps:
         while before < steps:
             count = steps - before if deadline is None else min(CHUNK, steps - before)
-            losses = bench.descent.run(
+            losses = bench.train(
                 x, y, recipe.learning_rate, count, batches, start.seed, weights
             )
             before += count
@@ -115,6 +116,7 @@ def cross_fit(
     starts: list[Start],
     deadline: float | None,
     weights: np.ndarray | None = None,
+    losses: Losses | None = None,
 ) -> tuple[list[Key], Evidence]:
     """Choose machines by their predictions of rows that they have not seen.
 
@@ -124,6 +126,7 @@ def cross_fit(
         rows: Numbers of the rows that take part, `(m,)`.
         fold_of: The fold of each of them, `(m,)`.
         starts: One a fold.
+        losses: What machines are chosen by. Defaults to squared errors.
 
     Returns:
         The keys of the machines, the best first, and the evidence.
@@ -137,9 +140,9 @@ def cross_fit(
         trained = trained_kernels(
             bench, recipe, x[rest], y[rest], x[held], start, until, counts
         )
-        rough = rough_kernels(x[rest], x[held], recipe.bandwidth)
-        for key, part in predictions(recipe, trained, rough, y[rest], counts).items():
-            found.setdefault(key, []).append(part)
+        every = predictions(recipe, trained, x[rest], y[rest], x[held], counts)
+        for key, predicted in every:
+            found.setdefault(key, []).append(predicted)
     # what some fold did not get to is out
     whole = {
         key: Predicted(*(np.concatenate(parts) for parts in zip(*folds, strict=True)))
@@ -147,15 +150,37 @@ def cross_fit(
         if len(folds) == len(starts)
     }
     seen = np.concatenate([rows[fold_of == fold] for fold in range(len(starts))])
-    counts = None if weights is None else weights[seen]
-    errors = {
-        key: mean_square(values - y[seen], counts) for key, (values, _) in whole.items()
-    }
-    keys = best(errors, recipe.machines)
+    counts = np.ones(len(seen)) if weights is None else weights[seen]
+    if losses is None:
+        losses = squared_errors(y)
+    each = {key: losses(values, seen) for key, (values, _) in whole.items()}
+    errors = {key: float(np.average(loss, weights=counts)) for key, loss in each.items()}
+    ranked = best(errors, len(errors))
+    keys = [key for key in ranked if not is_worse(each[key], each[ranked[0]], counts)]
+    keys = keys[: recipe.machines]
     values, variances = (
         np.mean([whole[key][part] for key in keys], axis=0) for part in (0, 1)
     )
     return keys, Evidence(seen, errors, values, variances, is_late(deadline))
+
+
+def squared_errors(y: np.ndarray) -> Losses:
+    """Return the squared errors of targets, `(n, c)`, as losses."""
+    return lambda values, rows: np.mean((values - y[rows]) ** 2, axis=1)
+
+
+def is_worse(losses: np.ndarray, least: np.ndarray, counts: np.ndarray) -> bool:
+    """Tell whether a machine is worse than the best by more than chance.
+
+    Args:
+        losses: Of each row, `(m,)`.
+        least: Those of the best machine, on the same rows.
+        counts: How often each row counts, `(m,)`.
+    """
+    more = losses - least
+    mean = np.average(more, weights=counts)
+    variance = np.average((more - mean) ** 2, weights=counts)
+    return bool(mean > DOUBT * np.sqrt(variance / np.sum(counts)))
 
 
 def is_late(deadline: float | None) -> bool:
@@ -171,11 +196,11 @@ def mean_square(errors: np.ndarray, weights: np.ndarray | None) -> float:
 
 
 def best(errors: Mapping[Key, float], machines: int) -> list[Key]:
-    """Choose the best ridge of each number of steps and share, of those the best few."""
-    groups: dict[tuple[int, float], Key] = {}
+    """Choose the best ridge of each kernel, of those machines the best few."""
+    kernels: dict[Any, Key] = {}
     for key in sorted(errors, key=errors.__getitem__):
-        groups.setdefault((key.steps, key.share), key)
-    return list(groups.values())[:machines]
+        kernels.setdefault(key.kernel, key)
+    return list(kernels.values())[:machines]
 
 
 def folds_of(

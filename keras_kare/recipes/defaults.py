@@ -23,7 +23,7 @@ class Defaults:
     batch_size: int = 512
     folds: int = 4
     networks: int = 3
-    machines: int = 3
+    machines: int = 5
     laplace: bool = True
     centres: int | str | None = "auto"
     time_budget: float | None = None

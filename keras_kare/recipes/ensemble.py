@@ -13,16 +13,9 @@ from keras_kare import _rows
 from keras_kare.kernels import DenseOperator
 from keras_kare.machine.posterior import Posterior
 from keras_kare.recipes.cross_fitting import checkpoints, is_late
-from keras_kare.recipes.mixtures import (
-    Kernels,
-    laplace_cross,
-    laplace_scale,
-    laplace_slopes,
-    mean_kernels,
-    mix,
-    unit_of,
-)
-from keras_kare.recipes.recipe import Key, Recipe, Start
+from keras_kare.recipes.mixtures import Kernels, mean_kernels, mix, unit_of
+from keras_kare.recipes.recipe import Key, Recipe, Rough, Start
+from keras_kare.recipes.rough import RoughKernel, rough_kernels
 from keras_kare.recipes.workbench import Workbench
 from keras_kare.solvers import Cholesky, System
 
@@ -58,7 +51,7 @@ class Ensemble:
 
     Args:
         anchors: Rows that they were solved on, `(n, d)`.
-        scale: That of the Laplace kernel.
+        rough: The Laplace kernels.
         states: Networks by number of steps.
         machines: The machines.
         weights: How often each anchor counts, `(n,)`. Defaults to once.
@@ -67,12 +60,12 @@ class Ensemble:
     def __init__(
         self,
         anchors: np.ndarray,
-        scale: float,
+        rough: dict[Rough, RoughKernel],
         states: dict[int, list[Trained]],
         machines: list[Averaged],
         weights: np.ndarray | None = None,
     ):
-        self.anchors, self.scale = anchors, scale
+        self.anchors, self.rough = anchors, rough
         self.states, self.machines = states, machines
         self.weights = weights
         self._primal: list[tuple[list[np.ndarray], list[np.ndarray]]] | None = None
@@ -129,14 +122,18 @@ class Ensemble:
         self, bench: Workbench, x: np.ndarray, keys: list[Key]
     ) -> dict[Key, Kernels]:
         """Return `K(x, X)` and `K(x, x)` of some machines."""
-        needed = {key.steps for key in keys} & {*self.states}
+        needed = {key.steps for key in keys if key.share < 1.0}
         smooth = {steps: self._smooth(bench, steps, x) for steps in sorted(needed)}
-        rough = self._rough(x)
-        return {key: mix(smooth.get(key.steps, rough), rough, key.share) for key in keys}
+        kinds = sorted({key.rough for key in keys if key.share > 0.0})
+        rough = {kind: self._rough(kind, x) for kind in kinds}
+        return {
+            key: mix(smooth.get(key.steps), rough.get(key.rough), key.share) for key in keys
+        }
 
-    def _rough(self, x: np.ndarray) -> Kernels:
-        """Return the Laplace kernel."""
-        return Kernels(NO_GRAM, laplace_cross(x, self.anchors, self.scale), np.ones(len(x)))
+    def _rough(self, kind: Rough, x: np.ndarray) -> Kernels:
+        """Return one of the Laplace kernels."""
+        cross = self.rough[kind].cross(x, self.anchors)
+        return Kernels(NO_GRAM, cross, np.ones(len(x)))
 
     def _smooth(self, bench: Workbench, steps: int, x: np.ndarray) -> Kernels:
         """Return the networks' mean kernel."""
@@ -152,9 +149,8 @@ class Ensemble:
         total = np.zeros((*x.shape, self.machines[0].dual.shape[1]))
         for w in self._primal_form(bench):
             total += bench.slopes(x, w)
-        rough = self._dual_sum([key.share for key in self.keys])
-        if np.any(rough):
-            total += laplace_slopes(x, self.anchors, self.scale, rough)
+        for kernel, v in self._rough_sums():
+            total += kernel.slopes(x, self.anchors, v)
         return total
 
     def _primal_form(self, bench: Workbench) -> Iterator[list[tf.Tensor]]:
@@ -173,14 +169,19 @@ class Ensemble:
             for rows in _rows.slices(x, CHUNK):
                 outputs[begin : begin + len(rows)] += bench.jvp(rows, w)
                 begin += len(rows)
-        rough = self._dual_sum([key.share for key in self.keys])
-        if np.any(rough):
+        for kernel, v in self._rough_sums():
             begin = 0
             for rows in self._slices(x):
-                cross = laplace_cross(rows, self.anchors, self.scale)
-                outputs[begin : begin + len(rows)] += cross @ rough
+                cross = kernel.cross(rows, self.anchors)
+                outputs[begin : begin + len(rows)] += cross @ v
                 begin += len(rows)
         return outputs
+
+    def _rough_sums(self) -> Iterator[tuple[RoughKernel, np.ndarray]]:
+        """Yield each Laplace kernel, and `(n, c)`: its `v` in the machines' mean."""
+        for kind in sorted({key.rough for key in self.keys if key.share > 0.0}):
+            shares = [key.share * (key.rough == kind) for key in self.keys]
+            yield self.rough[kind], self._dual_sum(shares)
 
     def _primal_of(
         self, bench: Workbench
@@ -239,32 +240,28 @@ def refit(
             else:
                 grams[steps] = gram
     keys = _without(keys, [steps for steps in needed if not states[steps]])
-    for steps, total in grams.items():
-        total /= len(states[steps])
-    scale = laplace_scale(x, recipe.bandwidth)
-    machines = [Averaged(key, _solved(key, grams, x, y, scale, weights)) for key in keys]
+    duals = {
+        key: _solved(grams[key.steps] / len(states[key.steps]), key.ridge, y, weights)
+        for key in keys
+        if key.share < 1.0
+    }
+    grams.clear()
+    kinds = {key.rough: key for key in keys if key.share > 0.0}
+    rough: dict[Rough, RoughKernel] = {}
+    for kind, found in rough_kernels(x, y, [*kinds], recipe.ridges, weights):
+        rough[kind], key = found.kernel, kinds[kind]
+        duals[key] = _solved(found.gram, key.ridge, y, weights)
     kept = {steps: states[steps] for steps in needed if states[steps]}
-    return Ensemble(x, scale, kept, machines, weights)
+    return Ensemble(x, rough, kept, [Averaged(key, duals[key]) for key in keys], weights)
 
 
 def _solved(
-    key: Key,
-    grams: dict[int, np.ndarray],
-    x: np.ndarray,
-    y: np.ndarray,
-    scale: float,
-    weights: np.ndarray | None,
+    gram: np.ndarray, ridge: float, y: np.ndarray, weights: np.ndarray | None
 ) -> np.ndarray:
-    """Return the dual solution of one machine, `(n, c)`; one Gram matrix more at a time."""
-    gram = np.zeros(())
-    if key.share > 0.0:
-        gram = key.share * laplace_cross(x, x, scale)
-    if key.share < 1.0:
-        gram = gram + (1.0 - key.share) * grams[key.steps]
+    """Return the dual solution of one machine, `(n, c)`."""
     system = System(DenseOperator(gram), y, weights)
-    del gram
     prepared = Cholesky().prepare(system)
-    return system.predictor(prepared.solve(key.ridge * system.unit))
+    return system.predictor(prepared.solve(ridge * system.unit))
 
 
 def _without(keys: list[Key], lost: list[int]) -> list[Key]:

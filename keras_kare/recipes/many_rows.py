@@ -30,8 +30,8 @@ from keras_kare.recipes.cross_fitting import (
     mean_square,
 )
 from keras_kare.recipes.ensemble import Averaged, Trained
-from keras_kare.recipes.mixtures import laplace_cross, laplace_scale
-from keras_kare.recipes.recipe import Key, Recipe, Start
+from keras_kare.recipes.recipe import ROUGH, Key, Recipe, Start
+from keras_kare.recipes.rough import RoughKernel, rough_kernel
 from keras_kare.recipes.workbench import Workbench
 
 STEPS_PER_EPOCH = 30
@@ -115,8 +115,8 @@ def fit_many(
     most = STEPS_PER_EPOCH * recipe.steps[-1]
     looks = tuple(steps for steps in LOOKS if steps < most) + ((most,) if most else (0,))
     recipe = replace(recipe, steps=looks)
-    scale = laplace_scale(table.x[table.centres], recipe.bandwidth)
-    errors, first = _watched(bench, recipe, table, starts[0], scale, half)
+    kernel = rough_kernel(table.x[table.centres])
+    errors, first = _watched(bench, recipe, table, starts[0], kernel, half)
     late = is_late(half)
     keys = _chosen(errors, recipe.machines)
     needed = tuple(sorted({key.steps for key in keys if key.share < 1.0}))
@@ -128,7 +128,7 @@ def fit_many(
             if (found := _state(bench, table)) is None:
                 break
             states[steps].append(found)
-    ensemble, evidence = _solved(bench, recipe, table, keys, states, scale)
+    ensemble, evidence = _solved(bench, recipe, table, keys, states, kernel)
     return ensemble, replace(evidence, errors=errors, late=late)
 
 
@@ -162,7 +162,7 @@ def _trained(
         while before < steps:
             count = min(CHUNK, steps - before, max(1, len(rest) // size))
             rows = rng.choice(rest, count * size, replace=False)
-            losses = bench.descent.run(
+            losses = bench.train(
                 table.x[rows],
                 table.y[rows],
                 recipe.learning_rate,
@@ -190,7 +190,7 @@ def _watched(
     recipe: Recipe,
     table: Table,
     start: Start,
-    scale: float,
+    kernel: RoughKernel,
     deadline: float | None,
 ) -> tuple[dict[Key, float], dict[int, Trained]]:
     """Train one network; return errors of small machines, and the network at each look."""
@@ -199,7 +199,7 @@ def _watched(
     every = max(1, -(-len(table.rest) // LOOK_ROWS))
     few = replace(table, rest=table.rest[::every])
     parts = [table.x[few.rest], table.x[few.held], anchors]
-    rough = [laplace_cross(part, anchors, scale) for part in parts]
+    rough = [kernel.cross(part, anchors) for part in parts]
     errors: dict[Key, float] = {}
     states: dict[int, Trained] = {}
     least = np.inf
@@ -244,11 +244,11 @@ def _solved(
     table: Table,
     keys: list[Key],
     states: dict[int, list[Trained]],
-    scale: float,
+    kernel: RoughKernel,
 ) -> tuple[CentredEnsemble, Evidence]:
     """Solve machines on the rows not held out, and choose ridges on those that are."""
     anchors = table.x[table.centres]
-    ensemble = CentredEnsemble(anchors, scale, states, [])
+    ensemble = CentredEnsemble(anchors, {ROUGH: kernel}, states, [])
     columns = table.y.shape[1]
     sums = {key: Sums(len(anchors), columns) for key in keys}
     for rows in _rows.cuts(len(table.rest), ensemble.chunk):
@@ -267,7 +267,7 @@ def _solved(
             recipe.ridges,
             key=lambda r: mean_square(phi @ solved[key].coefficients(r) - y, counts),
         )
-        machines.append(Averaged(Key(key.steps, key.share, ridge), solved[key].dual(ridge)))
+        machines.append(Averaged(key._replace(ridge=ridge), solved[key].dual(ridge)))
         values.append(phi @ solved[key].coefficients(ridge))
         variances.append(solved[key].variance(phi, seen[key].prior, ridge))
     ensemble.machines, ensemble.solved = machines, list(solved.values())

@@ -1,21 +1,18 @@
-"""Kernels of networks, mixed with a Laplace kernel, and what their machines predict."""
+"""Kernels of networks and Laplace kernels, and what their machines predict."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
 
-from keras_kare.kernels import DenseOperator, Laplace
-from keras_kare.machine.outer_product import slopes
+from keras_kare.kernels import DenseOperator
 from keras_kare.recipes.recipe import Key, Recipe
+from keras_kare.recipes.rough import rough_kernels
 from keras_kare.recipes.workbench import Workbench
 from keras_kare.solvers import Spectral, System
-
-LAPLACE_BYTES = 2**30
-"""Bytes that values of the Laplace kernel hold while they are computed."""
+from keras_kare.solvers.spectral import SpectralPrepared
 
 
 class Kernels(NamedTuple):
@@ -65,50 +62,11 @@ def mean_kernels(found: Sequence[Kernels]) -> Kernels:
     return Kernels(*(np.mean(parts, axis=0) for parts in zip(*found, strict=True)))
 
 
-def laplace(scale: float | str = "median") -> Laplace:
-    """Return the kernel of rough targets, in float64."""
-    return Laplace(scale, memory_limit=LAPLACE_BYTES, dtype="float64")
-
-
-def laplace_cross(x1: np.ndarray, x2: np.ndarray, scale: float) -> np.ndarray:
-    """Return `exp(-‖x - x'‖/s)`, `(m, n)`."""
-    return np.asarray(laplace(scale).cross(x1, x2))
-
-
-def laplace_slopes(
-    x1: np.ndarray, x2: np.ndarray, scale: float, v: np.ndarray
-) -> np.ndarray:
-    """Return `∂/∂x Σ_j exp(-‖x - x'_j‖/s) v_j`, `(m, d, c)`; a kink counts as flat.
-
-    Args:
-        x1: `(m, d)`.
-        x2: `(n, d)`.
-        scale: `s`.
-        v: `(n, c)`.
-    """
-
-    def sums(rows: tf.Tensor) -> tf.Tensor:
-        return tf.linalg.matmul(laplace(scale).cross(rows, x2), tf.constant(v))
-
-    return np.stack(slopes(sums, tf.constant(x1)), axis=2)
-
-
-def laplace_scale(x: np.ndarray, bandwidth: float) -> float:
-    """Return `s`: a multiple of the median distance of different rows."""
-    kernel = laplace()
-    kernel.adapt(x)
-    return bandwidth * float(np.exp(kernel.log_scale.numpy()))
-
-
-def rough_kernels(x: np.ndarray, x_test: np.ndarray, bandwidth: float) -> Kernels:
-    """Return the Laplace kernel; its scale is a multiple of the median distance in `x`."""
-    scale = laplace_scale(x, bandwidth)
-    gram = np.asarray(laplace(scale).gram(x))
-    return Kernels(gram, laplace_cross(x_test, x, scale), np.ones(len(x_test)))
-
-
-def mix(smooth: Kernels, rough: Kernels, share: float) -> Kernels:
-    """Add two kernels, the second with a share."""
+def mix(smooth: Kernels | None, rough: Kernels | None, share: float) -> Kernels:
+    """Add two kernels, the second with a share; one alone may stand for itself."""
+    if rough is None or smooth is None:
+        (alone,) = (each for each in (smooth, rough) if each is not None)
+        return alone
     pairs = zip(smooth, rough, strict=True)
     return Kernels(*((1.0 - share) * a + share * b for a, b in pairs))
 
@@ -118,6 +76,7 @@ def path(
     y: np.ndarray,
     ridges: Sequence[float],
     weights: np.ndarray | None = None,
+    spectral: SpectralPrepared | None = None,
 ) -> dict[float, Predicted]:
     """Predict for each relative ridge `λ̃`, `λ = λ̃ tr(K)/n²`, by one eigenproblem.
 
@@ -130,9 +89,13 @@ def path(
         y: Targets, `(n, c)`.
         ridges: Relative ridges.
         weights: How often each row counts, `(n,)`. Defaults to once.
+        spectral: The eigenproblem, where it is at hand.
     """
-    system = System(DenseOperator(mixed.gram), np.asarray(y, "float64"), weights)
-    spectral, n = Spectral().prepare(system), system.count
+    if spectral is None:
+        system = System(DenseOperator(mixed.gram), np.asarray(y, "float64"), weights)
+        spectral = Spectral().prepare(system)
+    system = spectral.system
+    n = system.count
     cross = mixed.cross if weights is None else mixed.cross * system.root
     rotated, seen = spectral.vectors.T @ system.y, cross @ spectral.vectors / n
     squared, found = seen**2, {}
@@ -150,28 +113,28 @@ def path(
 def predictions(
     recipe: Recipe,
     trained: Mapping[int, Kernels],
-    rough: Kernels,
+    x: np.ndarray,
     y: np.ndarray,
+    x_test: np.ndarray,
     weights: np.ndarray | None = None,
-) -> dict[Key, Predicted]:
+) -> Iterator[tuple[Key, Predicted]]:
     """Predict by every machine that may be chosen.
 
     Args:
         recipe: Settings.
-        trained: Kernels by number of steps.
-        rough: The Laplace kernel.
-        y: Targets of the rows `X`, `(n, c)`.
+        trained: Networks' kernels by number of steps.
+        x: The rows `X`, `(n, d)`.
+        y: Their targets, `(n, c)`.
+        x_test: The rows to predict, `(m, d)`.
         weights: How often each row counts, `(n,)`. Defaults to once.
-
-    Returns:
-        Predictions by key. The Laplace kernel alone is that of 0 steps.
     """
-    return {
-        Key(steps, share, ridge): predicted
-        for steps, smooth in trained.items()
-        for share in recipe.shares
-        if share != 1.0 or steps == 0  # alone it is the same for all steps
-        for ridge, predicted in path(
-            mix(smooth, rough, share), y, recipe.ridges, weights
-        ).items()
-    }
+    for kind, (kernel, gram, spectral) in rough_kernels(
+        x, y, recipe.rough, recipe.ridges, weights
+    ):
+        rough = Kernels(gram, kernel.cross(x_test, x), np.ones(len(x_test)))
+        found = path(rough, y, recipe.ridges, weights, spectral)
+        for ridge, predicted in found.items():
+            yield Key(0, 1.0, ridge, kind), predicted
+    for steps, smooth in trained.items():
+        for ridge, predicted in path(smooth, y, recipe.ridges, weights).items():
+            yield Key(steps, 0.0, ridge), predicted

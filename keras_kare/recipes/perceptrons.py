@@ -16,7 +16,10 @@ LOCK = threading.RLock()
 """Held while a workbench has an estimator's weights: threads share the workbenches."""
 
 
-@functools.lru_cache(maxsize=8)
+LEAST, MOST = 8, 512
+"""Inputs of the smallest network, and up to which they are powers of two."""
+
+
 def workbench(
     inputs: int,
     hidden_sizes: tuple[int, ...],
@@ -26,8 +29,28 @@ def workbench(
 ) -> Workbench:
     """Return a multilayer perceptron and its training by Adam, shared by all of its shape.
 
-    One output serves any number of targets: they share its kernel.
+    It may have more inputs than are asked for, so that tables of other widths share its
+    traces, which take longer than training it. One output serves any number of targets:
+    they share its kernel.
     """
+    return _workbench(wider(inputs), hidden_sizes, activation, dtype, kare_ridge)
+
+
+def wider(inputs: int) -> int:
+    """Return the number of inputs of a network for so many columns."""
+    if inputs > MOST:
+        return -(-inputs // MOST) * MOST
+    return max(LEAST, 2 ** (inputs - 1).bit_length())
+
+
+@functools.lru_cache(maxsize=8)
+def _workbench(
+    inputs: int,
+    hidden_sizes: tuple[int, ...],
+    activation: str,
+    dtype: str,
+    kare_ridge: float,
+) -> Workbench:
     network = make_network(inputs, hidden_sizes, 1, activation, dtype)
     loss = KARE(ridge=kare_ridge, relative=True)
     return Workbench(network, loss, keras.optimizers.Adam())
@@ -53,6 +76,7 @@ def draw_weights(
     network: keras.Model,
     rng: np.random.RandomState | np.random.Generator,
     gain: float = 1.0,
+    inputs: int | None = None,
 ) -> list[np.ndarray]:
     """Draw weights to start from, in the order of `network.get_weights()`.
 
@@ -60,10 +84,15 @@ def draw_weights(
         network: Made of dense layers: kernels and biases in turn.
         rng: Kernels are uniform in ±gain/√n_in, biases in ±1/√n_in.
         gain: Defaults to `1.0`, as in PyTorch's `Linear`.
+        inputs: Of how many inputs rows have values: weights of the others are zero.
+            Defaults to all.
     """
-    start = []
+    start: list[np.ndarray] = []
     for kernel, bias in zip(*[iter(network.weights)] * 2, strict=True):
-        bound = 1.0 / np.sqrt(kernel.shape[0])
-        start.append(rng.uniform(-gain * bound, gain * bound, kernel.shape))
+        drawn = inputs if inputs is not None and not start else kernel.shape[0]
+        bound = 1.0 / np.sqrt(drawn)
+        values = np.zeros(kernel.shape)
+        values[:drawn] = rng.uniform(-gain * bound, gain * bound, (drawn, kernel.shape[1]))
+        start.append(values)
         start.append(rng.uniform(-bound, bound, bias.shape))
     return start

@@ -22,7 +22,8 @@ class Workbench:
     weights.
 
     Args:
-        network: With an input of one array.
+        network: With an input of one array. Rows of fewer columns get columns of zeros:
+            these change no kernel value, and no gradient.
         loss: What trains the kernel.
         optimizer: A Keras optimizer.
         outputs: As in `NTK`. Defaults to `"sum"`.
@@ -45,6 +46,20 @@ class Workbench:
         """Set the network's weights, and the optimizer to its start."""
         self.network.set_weights(weights)
         self.descent.restart()
+
+    def train(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        learning_rate: float,
+        steps: int,
+        batches: int,
+        seed: int,
+        weights: np.ndarray | None,
+    ) -> np.ndarray:
+        """Take steps from where the weights are; return losses, as `Descent.run`."""
+        rows = self._rows(x)
+        return self.descent.run(rows, y, learning_rate, steps, batches, seed, weights)
 
     def weights(self) -> list[np.ndarray]:
         """Return the network's weights of this moment."""
@@ -90,7 +105,8 @@ class Workbench:
 
         graph, rows = self._trace("slopes", work, *specs), self._rows(x)
         columns = [[part[i : i + 1] for part in w] for i in range(len(w[0]))]
-        return np.stack([graph(rows, *column) for column in columns], axis=2)
+        found = np.stack([graph(rows, *column) for column in columns], axis=2)
+        return found[:, : x.shape[1]]
 
     def _values(
         self, verb: str, *rows: np.ndarray, dtype: str | None = "float64"
@@ -114,4 +130,7 @@ class Workbench:
         return tf.TensorSpec((None, *first.shape[1:]), first.dtype)
 
     def _rows(self, x: np.ndarray) -> tf.Tensor:
-        return tf.cast(x, self.network.inputs[0].dtype)
+        first = self.network.inputs[0]
+        missing = [[0, 0], [0, first.shape[1] - x.shape[1]]] if x.ndim == 2 else None
+        x = tf.cast(x, first.dtype)
+        return x if missing is None else tf.pad(x, missing)

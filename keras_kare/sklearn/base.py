@@ -15,12 +15,20 @@ from sklearn.utils.validation import check_is_fitted
 
 from keras_kare._linalg import threads_for
 from keras_kare.kernels import memory
-from keras_kare.recipes.cross_fitting import Evidence, cross_fit, folds_of
+from keras_kare.recipes.cross_fitting import Evidence, Losses, cross_fit, folds_of
 from keras_kare.recipes.defaults import DEFAULTS
 from keras_kare.recipes.ensemble import Ensemble, refit
 from keras_kare.recipes.many_rows import Table, divided, fit_many
 from keras_kare.recipes.perceptrons import LOCK, draw_weights, workbench
-from keras_kare.recipes.recipe import RIDGES, SHARES, Key, Recipe, Start, checkpoints_to
+from keras_kare.recipes.recipe import (
+    RIDGES,
+    ROUGHS,
+    SHARES,
+    Key,
+    Recipe,
+    Start,
+    checkpoints_to,
+)
 from keras_kare.recipes.workbench import Workbench
 from keras_kare.sklearn import counting, preprocessing
 from keras_kare.sklearn._compat import validate_data
@@ -136,6 +144,7 @@ class KAREEstimator(BaseEstimator):
         y: np.ndarray,
         order: np.ndarray,
         weights: np.ndarray | None = None,
+        losses: Losses | None = None,
     ) -> Evidence:
         """Choose machines by rows that did not train, and solve them.
 
@@ -144,6 +153,7 @@ class KAREEstimator(BaseEstimator):
             y: Centred and scaled, `(n, c)`.
             order: What folds should be balanced in, `(n,)`.
             weights: How often each row counts, `(n,)`. Defaults to once.
+            losses: As for `cross_fit`.
         """
         rng = check_random_state(self.random_state)
         half = end = None
@@ -154,7 +164,7 @@ class KAREEstimator(BaseEstimator):
         with LOCK:
             if few is None:
                 self._refuse_too_many(len(x))
-                evidence = self._fit_all(x, y, order, weights, rng, half, end)
+                evidence = self._fit_all(x, y, order, weights, losses, rng, half, end)
             else:
                 table = divided(x, y, weights, order, few, rng)
                 evidence = self._fit_centres(table, rng, half, end)
@@ -174,6 +184,7 @@ class KAREEstimator(BaseEstimator):
         y: np.ndarray,
         order: np.ndarray,
         weights: np.ndarray | None,
+        losses: Losses | None,
         rng: np.random.RandomState,
         half: float | None,
         end: float | None,
@@ -187,9 +198,9 @@ class KAREEstimator(BaseEstimator):
         fold_of = folds_of(order[rows], folds, rng)
         with threads_for(len(rows)):
             bench = self._bench(x.shape[1])
-            starts = _starts(bench, folds + self.networks, rng)
+            starts = _starts(bench, x.shape[1], folds + self.networks, rng)
             keys, evidence = cross_fit(
-                bench, recipe, x, y, rows, fold_of, starts[:folds], half, weights
+                bench, recipe, x, y, rows, fold_of, starts[:folds], half, weights, losses
             )
             _warn_untrained(recipe, evidence, self.time_budget)
             self._ensemble = refit(bench, recipe, x, y, keys, starts[folds:], end, weights)
@@ -204,7 +215,7 @@ class KAREEstimator(BaseEstimator):
     ) -> Evidence:
         """Choose machines by rows held out, and solve them on some rows as centres."""
         bench, recipe = self._bench(table.x.shape[1]), self._recipe(len(table.rest))
-        starts = _starts(bench, self.networks, rng)
+        starts = _starts(bench, table.x.shape[1], self.networks, rng)
         self._ensemble, evidence = fit_many(bench, recipe, table, starts, half, end)
         _warn_untrained(recipe, evidence, self.time_budget)
         self.approximation_ = {
@@ -238,12 +249,15 @@ class KAREEstimator(BaseEstimator):
             )
 
     def _recipe(self, n: int) -> Recipe:
-        trains = n >= FEWEST and len(self.hidden_sizes) > 0  # else weights do not matter
+        learns = n >= FEWEST and self.epochs > 0
+        trains = learns and len(self.hidden_sizes) > 0  # else weights do not matter
+        rough = [kind for kind in ROUGHS if self.laplace and (learns or not kind.rounds)]
         return Recipe(
             learning_rate=self.learning_rate,
             steps=checkpoints_to(self.epochs if trains else 0),
             batch_size=self.batch_size,
             shares=SHARES if self.laplace else SHARES[:1],
+            rough=tuple(rough),
             ridges=RIDGES if self.ridge == "auto" else (float(self.ridge),),
             machines=self.machines,
         )
@@ -324,10 +338,12 @@ class KAREEstimator(BaseEstimator):
         return {"allow_nan": True}
 
 
-def _starts(bench: Workbench, count: int, rng: np.random.RandomState) -> list[Start]:
+def _starts(
+    bench: Workbench, inputs: int, count: int, rng: np.random.RandomState
+) -> list[Start]:
     """Draw where networks start."""
     return [
-        Start(draw_weights(bench.network, rng), int(rng.randint(MOST_SEED)))
+        Start(draw_weights(bench.network, rng, inputs=inputs), int(rng.randint(MOST_SEED)))
         for _ in range(count)
     ]
 

@@ -178,7 +178,14 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
         # One scale for all classes: rare ones should not count more than frequent ones.
         self.target_scale_ = np.sqrt(np.mean(variances)) or 1.0
         scaled = (signs - self.target_mean_) / self.target_scale_
-        return self._fit_machines(x, scaled, order, weights)
+
+        def losses(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+            scores = self.target_mean_ + self.target_scale_ * values
+            return _wrong(scores, signs[rows], self._multilabel) + np.mean(
+                (scores - signs[rows]) ** 2, axis=1
+            )
+
+        return self._fit_machines(x, scaled, order, weights, losses)
 
     def _fit_labels(
         self, table: np.ndarray, labels: np.ndarray, weights: np.ndarray | None
@@ -247,6 +254,19 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_label = True
         return tags
+
+
+def _wrong(scores: np.ndarray, signs: np.ndarray, labels: bool) -> np.ndarray:
+    """Return 1 for rows whose class scores miss, else 0; the share of wrong labels.
+
+    Args:
+        scores: `(m, c)`.
+        signs: Targets in -1 and 1, `(m, c)`.
+        labels: Whether each column is a label of its own.
+    """
+    if labels or scores.shape[1] == 1:
+        return np.mean((scores > 0.0) != (signs > 0.0), axis=1)
+    return (np.argmax(scores, axis=1) != np.argmax(signs, axis=1)).astype("float64")
 
 
 def _indicators(y: Any) -> np.ndarray | None:

@@ -126,6 +126,11 @@ def _over_columns(term: Any, *parts: tf.Tensor) -> tf.Tensor:
     """Sum a term over columns, one at a time: no `(n1, n2, d)` array exists."""
     columns = [tf.transpose(part) for part in parts]
     rows = tf.shape(parts[0])[0], tf.shape(parts[1])[0]
+    if tf.executing_eagerly():  # a loop of TensorFlow's takes as long as its work
+        total = tf.zeros(rows, parts[0].dtype)
+        for each in zip(*map(tf.unstack, columns), strict=True):
+            total += term(*each)
+        return total
     found = tf.while_loop(
         lambda k, _: k < tf.shape(columns[0])[0],
         lambda k, total: (k + 1, total + term(*(part[k] for part in columns))),
