@@ -381,22 +381,25 @@ class TestFeatureMachines:
             model.agop(np.eye(4, dtype=int))
 
 
+NO_SCALE = '`scale` must be a positive finite number or "median"'
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("make", "message"),
         [
-            (lambda: k.Gaussian(scale=0.0), "`scale` must be a positive number, or"),
-            (lambda: k.Gaussian(scale="mean"), "`scale` must be a positive number, or"),
+            (lambda: k.Gaussian(scale=0.0), NO_SCALE),
+            (lambda: k.Gaussian(scale="mean"), NO_SCALE),
             (lambda: k.Gaussian(metric="euclid"), "`metric`"),
             (lambda: k.Laplace(distance="l3"), "`distance`"),
             (lambda: k.Matern(nu=1.0), "`nu` must be 0.5, 1.5 or 2.5"),
             (lambda: k.Polynomial(degree=0), "`degree`"),
-            (lambda: k.Polynomial(gamma=-1.0), "`gamma`"),
+            (lambda: k.Polynomial(gamma=-1.0), "`gamma` must be a positive finite"),
             (lambda: k.Polynomial(offset=-1.0), "`offset`"),
             (lambda: k.ArcCosine(order=3), "`order`"),
             (lambda: k.ArcCosine(depth=0), "`depth`"),
             (lambda: k.Categorical(scale="median"), "`scale`"),
-            (lambda: -1.0 * k.Gaussian(), "`weight` of a kernel must be a positive number"),
+            (lambda: -1.0 * k.Gaussian(), "`weight` must be a positive finite number"),
             (lambda: k.On(k.Gaussian(), []), "`columns` must be"),
             (lambda: k.On(k.Gaussian(), [0.5]), "`columns` must be"),
             (lambda: k.Gaussian(memory_limit=-1), "`memory_limit`"),

@@ -108,9 +108,9 @@ class GatedReLU:
         random_state: Any = None,
     ):
         intake.check_gates(gates)
-        _validation.check_ridge("regularization", regularization)
+        _validation.check_positive("regularization", regularization)
         _validation.check_option("weights", weights, tuple(RULES))
-        _validation.check_ridge("tolerance", tolerance)
+        _validation.check_positive("tolerance", tolerance)
         _validation.check_whole("max_iterations", max_iterations, 1)
         intake.check_random_state(random_state)
         self.gates, self.regularization, self.weights = gates, regularization, weights

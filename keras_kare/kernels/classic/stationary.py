@@ -45,7 +45,7 @@ class Stationary(ClosedForm):
         name: str | None = None,
         **kwargs: Any,
     ):
-        check_scale(scale)
+        _validation.check_positive("scale", scale, "median")
         _validation.check_option("metric", metric, METRICS)
         super().__init__(memory_limit=memory_limit, name=name, **kwargs)
         self.scale, self.metric = scale, metric
@@ -147,16 +147,6 @@ class Stationary(ClosedForm):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale, "metric": self.metric}
-
-
-def check_scale(value: Any) -> None:
-    """Refuse what is neither a positive number nor `"median"`."""
-    if value == "median" or (_validation.is_number(value) and 0.0 < value < np.inf):
-        return
-    raise ValueError(
-        '`scale` must be a positive number, or "median": of the distances of rows. '
-        f"Received: scale={value!r}"
-    )
 
 
 def of_squares(value: Any, slope: Any) -> Any:
