@@ -151,6 +151,21 @@ def test_many_gates_and_any_scale(rng, scale, beta):
     assert fitted.report["iterations"] < 100
 
 
+@pytest.mark.parametrize("beta", [1e-9, 1e-7, 1e-5])
+@pytest.mark.parametrize("shape", [(60, 3), (100, 2)])
+def test_targets_out_of_reach_and_hardly_any_regularization(rng, shape, beta):
+    """Masked rows that do not span all targets: a part of `y` is in every residual."""
+    x = rng.normal(size=shape)
+    y = np.sin(2.0 * x[:, 0]) + 0.1 * rng.normal(size=len(x))
+    fitted = kk.mkl.GatedReLU(40, beta, random_state=0).fit(x, y)
+    assert fitted.report["relative_gap"] <= 1e-8
+    columns = np.hstack([mask[:, None] * x for mask in masks_of(fitted, x)])
+    assert np.linalg.matrix_rank(columns) < len(x)
+    least = 0.5 * np.sum((columns @ np.linalg.lstsq(columns, y, rcond=None)[0] - y) ** 2)
+    assert fitted.report["objective"] >= least
+    assert fitted.report["objective"] - fitted.report["gap"] <= least + 1e4 * beta
+
+
 def test_a_large_regularization_leaves_nothing(rng):
     x, y = rng.normal(size=(20, 3)), rng.normal(size=20)
     fitted = kk.mkl.GatedReLU(30, 1e3, random_state=0).fit(x, y)
