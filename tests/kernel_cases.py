@@ -120,6 +120,17 @@ FORMULAS: dict[str, Callable[[], Kernel]] = {
 """Kernels of distances."""
 
 FORMULAS |= {
+    f"{name} of features": of_numbers(functools.partial(make, features=32))
+    for name, make in {
+        "gaussian": functools.partial(k.Gaussian, 2.0, "full"),
+        "laplace": functools.partial(k.Laplace, 2.0, "diagonal"),
+        "laplace of l1": functools.partial(k.Laplace, 2.0, distance="l1"),
+        "matern": functools.partial(k.Matern, 1.5, 2.0),
+    }.items()
+}
+"""Kernels of random features."""
+
+FORMULAS |= {
     "polynomial": of_numbers(k.Polynomial),
     "polynomial without offset": of_numbers(
         lambda: k.Polynomial(2, 0.5, 0.0) + k.Gaussian(1.0)
@@ -136,6 +147,12 @@ FORMULAS |= {
 COMBINATIONS: dict[str, Callable[[], Kernel]] = {
     "sum": of_numbers(lambda: k.Gaussian(2.0) + 0.3 * k.Laplace(1.0)),
     "sum with features": of_numbers(lambda: 2.0 * Linear() + k.On(Linear(), [0, -1])),
+    "sum of random features": of_numbers(
+        lambda: (
+            2.0 * k.On(k.Gaussian(2.0, features=16), [0, 1])
+            + k.Matern(2.5, 1.0, features=8)
+        )
+    ),
     "product": of_numbers(lambda: k.Polynomial(2) * k.Matern(1.5, 2.0)),
     "normalized": of_numbers(lambda: k.Normalized(k.Polynomial())),
     "columns": of_numbers(
@@ -154,6 +171,9 @@ CASES = {
     "ntk, sequence": ntk(networks.sequence),
     **{name: KernelCase(make) for name, make in (FORMULAS | COMBINATIONS).items()},
     "deep": KernelCase(built(lambda: k.Deep(small(), k.Gaussian(0.5))), rows_of_network),
+    "deep, of features": KernelCase(
+        built(lambda: k.Deep(small(), k.Gaussian(0.5, features=12))), rows_of_network
+    ),
     "conjugate": KernelCase(lambda: k.Conjugate(small()), rows_of_network),
     "ntk and laplace": KernelCase(built(lambda: k.NTK(small()) + k.Laplace(2.0))),
     "two ntks": KernelCase(lambda: k.NTK(small()) + 0.5 * k.NTK(small())),
