@@ -103,6 +103,12 @@ def small() -> Any:
     return networks.mlp()
 
 
+def of_some_layers() -> Kernel:
+    """Make the NTK by the variables of a network's first layer."""
+    network = networks.mlp()
+    return kk.kernels.NTK(network, layers=[network.layers[0]])
+
+
 k = kk.kernels
 
 FORMULAS: dict[str, Callable[[], Kernel]] = {
@@ -169,6 +175,7 @@ CASES = {
     "ntk, two inputs": ntk(networks.two_inputs),
     "ntk, named inputs": ntk(networks.named_inputs),
     "ntk, sequence": ntk(networks.sequence),
+    "ntk, of a layer": KernelCase(of_some_layers, rows_of_network),
     **{name: KernelCase(make) for name, make in (FORMULAS | COMBINATIONS).items()},
     "deep": KernelCase(built(lambda: k.Deep(small(), k.Gaussian(0.5))), rows_of_network),
     "deep, of features": KernelCase(
