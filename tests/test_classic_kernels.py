@@ -89,6 +89,36 @@ class TestValues:
             expected = 2.0 * radial * around / (2.0 * np.pi) * size**order
             same(k.ArcCosine(order).gram(x)[i, j], expected, 1e-9)
 
+    @pytest.mark.parametrize("bias", [0.0, 0.7])
+    @pytest.mark.parametrize(("order", "depth"), [(0, 1), (0, 3), (1, 1), (2, 1)])
+    def test_arc_cosine_is_right_to_the_last_digits_of_near_rows(self, order, depth, bias):
+        """Against its formula in wider numbers, of angles from 0 and 1e-12 to 3."""
+        small = [1e-12, 1e-9, 1e-7] if depth == 1 else []  # whose roots lose digits
+        angles = [0.0, *small, 1e-2, 0.1, 1.0, 3.0, 0.0]
+        x = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        x[-6:-3] *= 3.0
+        wide = np.column_stack([x, np.full(len(x), bias)]).astype("longdouble")
+        sizes = np.sqrt(np.sum(wide**2, axis=1))
+        u = wide / sizes[:, None]
+        apart, along = u[:, None] - u, u[:, None] + u
+        t = 2 * np.arctan2(*(np.sqrt(np.sum(part**2, axis=2)) for part in (apart, along)))
+        pi = 4 * np.arctan(np.longdouble(1))
+        for _ in range(depth - 1):  # of order 0, whose cosine is `1 − θ/π`
+            t = 2 * np.arctan2(np.sqrt(t / pi), np.sqrt(2 - t / pi))
+        s, c, power = np.sin(t), np.cos(t), (sizes[:, None] * sizes) ** order
+        j = [pi - t, s + (pi - t) * c, 3 * s * c + (pi - t) * (1 + 2 * c**2)][order]
+        expected = (power * j / pi).astype("float64")
+        kernel = k.ArcCosine(order, depth, bias)
+        for found in (kernel.gram(x), kernel.cross(x, x)):
+            same(found, expected, 1e-14 * np.max(expected))
+        same(np.diag(kernel.cross(x, x)), kernel.diag(x), 1e-14 * np.max(expected))
+
+    def test_rows_of_zeros_are_at_right_angles_to_others(self):
+        x = np.array([[0.0, 0.0], [1.0, 2.0], [-3.0, 1.0], [0.0, 0.0]])
+        for found in (k.ArcCosine(0).gram(x), k.ArcCosine(0).cross(x, x)):
+            same(found[0], [1.0, 0.5, 0.5, 1.0])
+        same(k.ArcCosine(1).gram(x)[0], np.zeros(4))
+
     def test_layers_of_arc_cosine_are_kernels_of_kernels(self, rows):
         deep, flat = k.ArcCosine(1, depth=2).gram(rows), k.ArcCosine(1).gram(rows).numpy()
         root = np.linalg.cholesky(flat + 1e-12 * np.eye(12))  # rows with these products
