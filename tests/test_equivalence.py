@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
 import keras_kare as kk
 from keras_kare.diagnostics.self_training import SelfTraining, regression
-from keras_kare.experiments import command, equivalence_jobs, report
+from keras_kare.experiments import command, convergence_jobs, equivalence_jobs, report
+from keras_kare.experiments.convergence_figure import convergence_figure, slopes
 
 D = 4
 
@@ -174,6 +176,47 @@ def test_a_run_and_its_page(tmp_path, monkeypatch):
     assert "Mean gap over 1 seeds" in page
     assert "| simulation | 2 | 8 |" in page
     assert (tmp_path / "equivalence.png").exists()
+
+
+def test_random_networks_and_their_page(tmp_path, monkeypatch, rng):
+    x = rng.normal(size=(60, D)).astype("float32")
+    monkeypatch.setattr(equivalence_jobs, "data", lambda name, seed: (x, None))
+    monkeypatch.setattr(convergence_jobs, "WIDTHS", (16, 256))
+    monkeypatch.setattr(convergence_jobs, "ACTIVATIONS", ("relu",))
+    arguments = ["--out", str(tmp_path), "--workers", "0", "--seeds", "2"]
+    command.main(["convergence", *arguments])
+    page = report.write(tmp_path, None).read_text()
+    assert "| activation | depth | width 16 | width 256 | fitted slope |" in page
+    assert (tmp_path / "convergence.png").exists()
+    rows = pd.read_csv(tmp_path / "convergence" / "convergence.csv")
+    assert len(rows) == 2 * 2 * 2
+    assert np.all(rows[rows.width == 256].error < 0.8)
+
+
+def test_layers_of_random_networks_are_independent():
+    network = convergence_jobs.drawn(D, 3, 16, "relu")
+    weights = [w.ravel() for w in network.get_weights()]
+    assert [len(w) for w in weights] == [4 * 16, 256, 256, 16]
+    assert abs(np.corrcoef(weights[1], weights[2])[0, 1]) < 0.3
+    assert np.std(weights[1]) == pytest.approx(1.0, abs=0.2)
+    assert network.layers[-1].activation is keras.activations.linear
+
+
+def test_slopes_are_of_logarithms():
+    rows = pd.DataFrame(
+        {"activation": "relu", "depth": depth, "width": width, "seed": seed}
+        | {"error": (1.0 + seed) * width**power}
+        for depth, power in ((1, -0.5), (3, -0.25))
+        for width in (32, 128, 512)
+        for seed in range(3)
+    )
+    np.testing.assert_allclose(slopes(rows)["slope"], [-0.5, -0.25])
+    (axis,) = convergence_figure(rows).axes
+    labels = axis.get_legend_handles_labels()[1]
+    assert labels[0] == "relu, 1 hidden layer: slope -0.50"
+    assert labels[1] == "relu, 3 hidden layers: slope -0.25"
+    with pytest.raises(ValueError, match="error"):
+        convergence_figure(rows.drop(columns="error"))
 
 
 def test_digits_of_an_experiment(data_folder, monkeypatch, mnist_cache):
