@@ -5,6 +5,9 @@
 All ratios are of best times measured in one run, in turns. A full step is the Gram
 matrix, KARE, its gradient by all weights, and the update, in float32, on a
 576-64-64-1 GELU network.
+
+A step of a Laplace kernel is compared with one of the marginal likelihood in GPyTorch,
+where `GPYTORCH_PYTHON` names an interpreter with `benchmarks/peers/gpytorch.txt`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,10 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
+import subprocess
+import tempfile
+from pathlib import Path
 
 import keras
 import measure
@@ -129,29 +136,85 @@ def main() -> None:
     ratio = times["plain_factor"] / times["by_blocks"]
     print(f"  inverse Cholesky factor, plain / by blocks: {ratio:.2f}")
     other_kernels(options.repeats)
+    if "GPYTORCH_PYTHON" in os.environ:
+        against_gpytorch(os.environ["GPYTORCH_PYTHON"], 3 * options.repeats)
+    else:
+        print("\nGPYTORCH_PYTHON is not set: GPyTorch is not measured")
+
+
+def table() -> tuple[np.ndarray, np.ndarray]:
+    """Rows of numbers, `(1000, 50)`, and targets."""
+    x = np.random.default_rng(0).normal(size=(1000, 50)).astype("float32")
+    return x, np.sign(x[:, 0] + x[:, 1])
+
+
+def make_step_of(kernel: kk.kernels.Kernel, optimizer: keras.optimizers.Optimizer):
+    """`KAREModel.train_step` of a kernel that is a formula, on one full batch."""
+    x, y = (tf.constant(part) for part in table())
+    model = kk.KAREModel(kernel)
+    model.compile(optimizer, kk.losses.KARE(RIDGE))
+    kernel.check(x)
+    model.optimizer.build(model.trainable_variables)
+    rows = (x, y[:, None])
+    return tf.function(functools.partial(model.train_step, rows), autograph=False)
 
 
 def other_kernels(repeats: int) -> None:
     """Print steps of kernels that are formulas, against the dense algebra of KARE."""
-    n, d = 1000, 50
-    rng = np.random.default_rng(0)
-    x = tf.constant(rng.normal(size=(n, d)), tf.float32)
-    y = tf.constant(np.sign(x[:, :1] + x[:, 1:2]))
+    x, _ = table()
+    n, d = x.shape
     print(f"\nFull KARE step of other kernels, n = {n}, d = {d}, against the dense algebra")
     for name, kernel in {
         'Laplace(metric="full")': kk.kernels.Laplace(5.0, "full"),
         'Gaussian(metric="diagonal")': kk.kernels.Gaussian(5.0, "diagonal"),
     }.items():
-        model = kk.KAREModel(kernel)
-        model.compile(keras.optimizers.SGD(1e-3), kk.losses.KARE(RIDGE))
-        kernel.check(x)
-        model.optimizer.build(model.trainable_variables)
-        step = tf.function(functools.partial(model.train_step, (x, y)), autograph=False)
+        step = make_step_of(kernel, keras.optimizers.SGD(1e-3))
         dense, *_ = make_dense_algebra(kernel.gram(x))
         times = measure.best_of(3 * repeats, step=step, dense=dense)
         print(
             f"  {name:28}{1e3 * times['step']:7.1f} ms, dense {1e3 * times['dense']:7.1f} "
             f"ms, ratio step / dense: {times['step'] / times['dense']:.2f}"
+        )
+
+
+TURNS = 3
+"""Of KARE, and of GPyTorch in a process of its own each time."""
+
+
+def against_gpytorch(python: str, repeats: int) -> None:
+    """Print a KARE step against one of the marginal likelihood, of the same kernel.
+
+    Args:
+        python: Runs `peers/gpytorch_contender.py`.
+        repeats: How many steps a turn has.
+    """
+    x, y = table()
+    script, length = Path(__file__).parent / "peers" / "gpytorch_contender.py", 5.0
+    kernel = kk.kernels.Laplace(length, "full")
+    mean = np.mean(kernel.gram(x))
+    step = make_step_of(kernel, keras.optimizers.Adam(1e-3))
+    ours, seconds = float("inf"), {}
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "rows.npz", x=x, y=y)
+        command = [python, script, Path(folder) / "rows.npz", length, repeats]
+        for _ in range(TURNS):
+            ours = min(ours, measure.best_of(repeats, step=step)["step"])
+            done = subprocess.run(
+                list(map(str, command)), stdout=subprocess.PIPE, text=True, check=True
+            )
+            theirs = json.loads(done.stdout)
+            np.testing.assert_allclose(theirs["mean"], mean, rtol=1e-4)
+            for name, found in theirs["seconds"].items():
+                seconds[name] = min(found, seconds.get(name, found))
+    print(
+        f'\nA step of Laplace(metric="full"), n = {len(x)}, d = {x.shape[1]}, Adam, '
+        f"float32, against the marginal likelihood of {theirs['versions']}"
+    )
+    print(f"  KARE{1e3 * ours:32.1f} ms")
+    for name, found in seconds.items():
+        print(
+            f"  {f'GPyTorch, {name}':26}{1e3 * found:10.1f} ms, ratio GPyTorch / KARE: "
+            f"{found / ours:.2f}"
         )
 
 

@@ -50,14 +50,15 @@ def check_counts(**counts: Any) -> None:
         check_whole(name, value, 1, optional=True)
 
 
-def check_ridge(name: str, value: Any, auto: bool = False) -> None:
-    """Refuse a ridge that is no positive finite number (or `"auto"`, where allowed)."""
-    if auto and isinstance(value, str) and value == "auto":
+def check_positive(name: str, value: Any, *others: str | None) -> None:
+    """Refuse what is neither a positive finite number nor one of the others, if any."""
+    if (value is None or isinstance(value, str)) and value in others:
         return
     if not is_number(value) or not math.isfinite(value) or value <= 0:
-        choice = ' or "auto"' if auto else ""
+        choices = "".join(f' or "{other}"' if other else " or None" for other in others)
         raise ValueError(
-            f"`{name}` must be a positive finite number{choice}. Received: {name}={value!r}"
+            f"`{name}` must be a positive finite number{choices}. "
+            f"Received: {name}={value!r}"
         )
 
 
@@ -329,10 +330,10 @@ def _narrowed(name: str, part: np.ndarray) -> np.ndarray:
     return narrow
 
 
-def check_ridge_value(name: str, value: Any) -> None:
-    """Refuse what `check_ridge` does, a tensor too; let symbolic ones through."""
+def check_positive_scalar(name: str, value: Any) -> None:
+    """Refuse what `check_positive` does, a tensor too; let symbolic ones through."""
     if tf.is_tensor(value) or isinstance(value, tf.Variable | np.ndarray):
         if not tf.executing_eagerly() or tf.size(value) != 1:
             return
         value = float(tf.reshape(value, ()))
-    check_ridge(name, value)
+    check_positive(name, value)

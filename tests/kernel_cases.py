@@ -103,6 +103,12 @@ def small() -> Any:
     return networks.mlp()
 
 
+def of_some_layers() -> Kernel:
+    """Make the NTK by the variables of a network's first layer."""
+    network = networks.mlp()
+    return kk.kernels.NTK(network, layers=[network.layers[0]])
+
+
 k = kk.kernels
 
 FORMULAS: dict[str, Callable[[], Kernel]] = {
@@ -118,6 +124,17 @@ FORMULAS: dict[str, Callable[[], Kernel]] = {
     for metric in ("isotropic", "diagonal", "full")
 }
 """Kernels of distances."""
+
+FORMULAS |= {
+    f"{name} of features": of_numbers(functools.partial(make, features=32))
+    for name, make in {
+        "gaussian": functools.partial(k.Gaussian, 2.0, "full"),
+        "laplace": functools.partial(k.Laplace, 2.0, "diagonal"),
+        "laplace of l1": functools.partial(k.Laplace, 2.0, distance="l1"),
+        "matern": functools.partial(k.Matern, 1.5, 2.0),
+    }.items()
+}
+"""Kernels of random features."""
 
 FORMULAS |= {
     "polynomial": of_numbers(k.Polynomial),
@@ -136,6 +153,12 @@ FORMULAS |= {
 COMBINATIONS: dict[str, Callable[[], Kernel]] = {
     "sum": of_numbers(lambda: k.Gaussian(2.0) + 0.3 * k.Laplace(1.0)),
     "sum with features": of_numbers(lambda: 2.0 * Linear() + k.On(Linear(), [0, -1])),
+    "sum of random features": of_numbers(
+        lambda: (
+            2.0 * k.On(k.Gaussian(2.0, features=16), [0, 1])
+            + k.Matern(2.5, 1.0, features=8)
+        )
+    ),
     "product": of_numbers(lambda: k.Polynomial(2) * k.Matern(1.5, 2.0)),
     "normalized": of_numbers(lambda: k.Normalized(k.Polynomial())),
     "columns": of_numbers(
@@ -152,8 +175,12 @@ CASES = {
     "ntk, two inputs": ntk(networks.two_inputs),
     "ntk, named inputs": ntk(networks.named_inputs),
     "ntk, sequence": ntk(networks.sequence),
+    "ntk, of a layer": KernelCase(of_some_layers, rows_of_network),
     **{name: KernelCase(make) for name, make in (FORMULAS | COMBINATIONS).items()},
     "deep": KernelCase(built(lambda: k.Deep(small(), k.Gaussian(0.5))), rows_of_network),
+    "deep, of features": KernelCase(
+        built(lambda: k.Deep(small(), k.Gaussian(0.5, features=12))), rows_of_network
+    ),
     "conjugate": KernelCase(lambda: k.Conjugate(small()), rows_of_network),
     "ntk and laplace": KernelCase(built(lambda: k.NTK(small()) + k.Laplace(2.0))),
     "two ntks": KernelCase(lambda: k.NTK(small()) + 0.5 * k.NTK(small())),

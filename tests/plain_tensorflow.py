@@ -1,10 +1,10 @@
 """Runs exported models in a Python that has neither keras nor keras_kare.
 
-    python plain_tensorflow.py FOLDER
+    python plain_tensorflow.py FOLDER [python]
 
 Each folder in FOLDER holds `served` and `inputs.npz`. Writes what all signatures give,
-called from Python and from `saved_model_cli run`, to `plain.npz`, and what
-`saved_model_cli show` says to `show.txt`.
+called from Python and, unless told that Python will do, from `saved_model_cli run`, to
+`plain.npz`, and what `saved_model_cli show` says to `show.txt`.
 """
 
 from __future__ import annotations
@@ -62,20 +62,19 @@ def from_the_command_line(
     return found
 
 
-def main() -> None:
-    for folder in sorted(Path(sys.argv[1]).iterdir()):
+def main(root: str, only: str = "") -> None:
+    for folder in sorted(Path(root).iterdir()):
         loaded = tf.saved_model.load(str(folder / "served"))
         inputs = dict(np.load(folder / "inputs.npz"))
         with open(folder / "show.txt", "w") as file, contextlib.redirect_stdout(file):
             command_line("show", "--dir", folder / "served", "--all")
-        names = set(loaded.signatures) - {"serve"}
-        np.savez(
-            folder / "plain.npz",
-            **from_python(loaded, inputs),
-            **from_the_command_line(folder, names, inputs),
-        )
+        found = from_python(loaded, inputs)
+        if only != "python":
+            names = set(loaded.signatures) - {"serve"}
+            found |= from_the_command_line(folder, names, inputs)
+        np.savez(folder / "plain.npz", **found)
     assert not any(m.startswith(("keras.", "keras_kare.")) for m in sys.modules)
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

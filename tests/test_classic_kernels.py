@@ -89,6 +89,36 @@ class TestValues:
             expected = 2.0 * radial * around / (2.0 * np.pi) * size**order
             same(k.ArcCosine(order).gram(x)[i, j], expected, 1e-9)
 
+    @pytest.mark.parametrize("bias", [0.0, 0.7])
+    @pytest.mark.parametrize(("order", "depth"), [(0, 1), (0, 3), (1, 1), (2, 1)])
+    def test_arc_cosine_is_right_to_the_last_digits_of_near_rows(self, order, depth, bias):
+        """Against its formula in wider numbers, of angles from 0 and 1e-12 to 3."""
+        small = [1e-12, 1e-9, 1e-7] if depth == 1 else []  # whose roots lose digits
+        angles = [0.0, *small, 1e-2, 0.1, 1.0, 3.0, 0.0]
+        x = np.stack([np.cos(angles), np.sin(angles)], axis=1)
+        x[-6:-3] *= 3.0
+        wide = np.column_stack([x, np.full(len(x), bias)]).astype("longdouble")
+        sizes = np.sqrt(np.sum(wide**2, axis=1))
+        u = wide / sizes[:, None]
+        apart, along = u[:, None] - u, u[:, None] + u
+        t = 2 * np.arctan2(*(np.sqrt(np.sum(part**2, axis=2)) for part in (apart, along)))
+        pi = 4 * np.arctan(np.longdouble(1))
+        for _ in range(depth - 1):  # of order 0, whose cosine is `1 − θ/π`
+            t = 2 * np.arctan2(np.sqrt(t / pi), np.sqrt(2 - t / pi))
+        s, c, power = np.sin(t), np.cos(t), (sizes[:, None] * sizes) ** order
+        j = [pi - t, s + (pi - t) * c, 3 * s * c + (pi - t) * (1 + 2 * c**2)][order]
+        expected = (power * j / pi).astype("float64")
+        kernel = k.ArcCosine(order, depth, bias)
+        for found in (kernel.gram(x), kernel.cross(x, x)):
+            same(found, expected, 1e-14 * np.max(expected))
+        same(np.diag(kernel.cross(x, x)), kernel.diag(x), 1e-14 * np.max(expected))
+
+    def test_rows_of_zeros_are_at_right_angles_to_others(self):
+        x = np.array([[0.0, 0.0], [1.0, 2.0], [-3.0, 1.0], [0.0, 0.0]])
+        for found in (k.ArcCosine(0).gram(x), k.ArcCosine(0).cross(x, x)):
+            same(found[0], [1.0, 0.5, 0.5, 1.0])
+        same(k.ArcCosine(1).gram(x)[0], np.zeros(4))
+
     def test_layers_of_arc_cosine_are_kernels_of_kernels(self, rows):
         deep, flat = k.ArcCosine(1, depth=2).gram(rows), k.ArcCosine(1).gram(rows).numpy()
         root = np.linalg.cholesky(flat + 1e-12 * np.eye(12))  # rows with these products
@@ -146,7 +176,8 @@ class TestValues:
             same(few.cross(x, x[:9]), whole.cross(x, x[:9]))
 
 
-CHECKED = {name: CASES[name] for name in (*FORMULAS, *COMBINATIONS, "deep", "conjugate")}
+OF_NETWORKS = ("deep", "deep, of features", "conjugate")
+CHECKED = {name: CASES[name] for name in (*FORMULAS, *COMBINATIONS, *OF_NETWORKS)}
 
 
 @pytest.mark.usefixtures("float64")
@@ -197,6 +228,8 @@ FUZZED = {
     "laplace of l1": lambda **given: k.Laplace(distance="l1", **given),
     "matern 1.5": k.Matern,
     "matern 2.5": lambda **given: k.Matern(2.5, **given),
+    "gaussian of features": lambda **given: k.Gaussian(features=8, **given),
+    "laplace of features": lambda **given: k.Laplace(features=8, **given),
     "polynomial": lambda **given: k.Polynomial(2, **given),
     "arc-cosine 0": lambda **given: k.ArcCosine(0, **given),
     "arc-cosine 1, deep": lambda **given: k.ArcCosine(1, depth=3, bias=0.1, **given),
@@ -283,7 +316,16 @@ class TestUse:
         assert np.mean(right) >= 0.95
 
     @pytest.mark.parametrize(
-        "name", ["gaussian, full", "infinite width, relu", "columns", "deep", "conjugate"]
+        "name",
+        [
+            "gaussian, full",
+            "gaussian of features",
+            "infinite width, relu",
+            "columns",
+            "deep",
+            "deep, of features",
+            "conjugate",
+        ],
     )
     def test_exports_predict_the_same(self, name, rng, tmp_path):
         kernel = CASES[name].make()
@@ -308,6 +350,106 @@ class TestUse:
         model.save(tmp_path / "m.keras")
         loaded = keras.saving.load_model(tmp_path / "m.keras")
         np.testing.assert_allclose(loaded.predict(x), model.predict(x), atol=1e-6)
+
+
+@pytest.mark.usefixtures("float64")
+class TestRandomFeatures:
+    @pytest.mark.parametrize(
+        "make",
+        [
+            k.Gaussian,
+            k.Laplace,
+            lambda *given, **more: k.Laplace(*given, distance="l1", **more),
+            lambda *given, **more: k.Matern(0.5, *given, **more),
+            lambda *given, **more: k.Matern(1.5, *given, **more),
+            lambda *given, **more: k.Matern(2.5, *given, **more),
+        ],
+    )
+    def test_errors_fall_like_the_root_of_their_number(self, make, rng):
+        """A value's variance is `(1 + K(2(x − x')) − 2 K(x − x')²)/p`: at most `1/p`."""
+        x, counts = rng.normal(size=(60, 3)), (16, 256, 4096)
+        exact, errors = make(1.5).gram(x).numpy(), []
+        for count in counts:
+            draws = []
+            for seed in range(8):
+                kernel = make(1.5, "isotropic", features=count, seed=seed)
+                apart = np.abs(kernel.gram(x) - exact)
+                told = kernel.features_error(x)
+                same(told["root_mean_square"], np.sqrt(np.mean(apart**2)))
+                same(told["largest"], np.max(apart))
+                draws.append(np.mean(apart**2))
+            errors.append(np.sqrt(np.mean(draws)))
+            assert errors[-1] <= 1.2 * count**-0.5
+        slope = np.polyfit(np.log(counts), np.log(errors), 1)[0]
+        assert slope == pytest.approx(-0.5, abs=0.07)
+
+    def test_are_the_map_of_rows_in_the_metric(self, rows, rng):
+        kernel = k.Gaussian(2.0, metric="full", features=6)
+        kernel.build(rows.shape)
+        kernel.factor.assign(rng.normal(size=(D, D)))
+        w = kernel.factor.numpy() @ kernel.frequencies.numpy() / 2.0
+        phi = np.hstack([np.cos(rows @ w), np.sin(rows @ w)]) / np.sqrt(3.0)
+        same(kernel.gram(rows), phi @ phi.T)
+        same(kernel.feature_rows(rows), phi)
+
+    @pytest.mark.parametrize(
+        ("make", "near"), [(k.Gaussian, True), (k.Matern, True), (k.Laplace, False)]
+    )
+    def test_derivatives_come_near_where_frequencies_have_a_variance(self, make, near, rng):
+        x, upstream = rng.normal(size=(40, 3)), rng.normal(size=(40, 40))
+
+        def slope(**features):
+            kernel = make(1.5, **features)
+            kernel.build((None, 3))
+            with tf.GradientTape() as tape:
+                value = tf.reduce_sum(kernel.gram(x) * upstream)
+            return float(tape.gradient(value, kernel.log_scale.value))
+
+        exact = slope()
+        apart = [slope(features=4096, seed=seed) / exact - 1.0 for seed in range(8)]
+        error = np.sqrt(np.mean(np.square(apart)))
+        assert error < 0.15 if near else error > 1.0
+
+    def test_tiles_change_nothing(self, rng):
+        x = rng.normal(size=(70, D))
+        whole, few = (
+            k.Laplace(2.0, features=10, memory_limit=limit) for limit in (None, 71680)
+        )
+        assert few.features_error(x) == pytest.approx(whole.features_error(x))
+        same(few.gram(x), whole.gram(x))
+
+    def test_what_they_are_is_part_of_the_architecture(self, rows):
+        kernels = [
+            k.Gaussian(2.0, features=count, seed=seed)
+            for count, seed in ((None, 0), (None, 1), (8, 0), (8, 1), (16, 0))
+        ]
+        for kernel in kernels:
+            kernel.build(rows.shape)
+        found = [kernel.architecture() for kernel in kernels]
+        assert len({*found[2:]} | {found[0]}) == 4
+        copy = k.Gaussian.from_config(kernels[3].get_config())
+        same(copy.gram(rows), kernels[3].gram(rows), 0.0)
+        assert copy.fingerprint() == kernels[3].fingerprint()
+
+    def test_heads_predict_by_them(self, rng, tmp_path):
+        """In the primal form unless another is asked for; through parts, too."""
+        x = rng.normal(size=(60, 3))
+        y = np.sin(x[:, :1])
+        network = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2)])
+        for kernel in (
+            k.Gaussian(features=64),
+            2.0 * k.Matern(features=32) + k.Gaussian(features=32),
+            k.Deep(network, k.Laplace(features=64)),
+        ):
+            model = kk.KAREModel(kernel, head=kk.NTKRidgeHead(ridge=1e-3))
+            model.fit_head(x[:40], y[:40])
+            assert model.head.report["form"] == "primal"
+            model.save(tmp_path / "model.keras")
+            loaded = keras.saving.load_model(tmp_path / "model.keras")
+            assert loaded.kernel.fingerprint() == kernel.fingerprint()
+            same(loaded.predict(x), model.predict(x), 0.0)
+            dual = kk.KAREModel(kernel, head=kk.NTKRidgeHead(ridge=1e-3, form="dual"))
+            same(dual.fit_head(x[:40], y[:40]).predict(x), model.predict(x), 1e-8)
 
 
 class TestFeatureMachines:
@@ -381,22 +523,30 @@ class TestFeatureMachines:
             model.agop(np.eye(4, dtype=int))
 
 
+NO_SCALE = '`scale` must be a positive finite number or "median"'
+
+
 class TestBadInput:
     @pytest.mark.parametrize(
         ("make", "message"),
         [
-            (lambda: k.Gaussian(scale=0.0), "`scale` must be a positive number, or"),
-            (lambda: k.Gaussian(scale="mean"), "`scale` must be a positive number, or"),
+            (lambda: k.Gaussian(scale=0.0), NO_SCALE),
+            (lambda: k.Gaussian(scale="mean"), NO_SCALE),
             (lambda: k.Gaussian(metric="euclid"), "`metric`"),
             (lambda: k.Laplace(distance="l3"), "`distance`"),
+            (lambda: k.Gaussian(features=3), "`features` must be an even whole number"),
+            (lambda: k.Laplace(features=0), "`features` must be an even whole number"),
+            (lambda: k.Matern(features=2.0), "`features` must be an even whole number"),
+            (lambda: k.Gaussian(features=2, seed=-1), "`seed`"),
+            (lambda: k.Gaussian().features_error(np.eye(2)), "one with `features`"),
             (lambda: k.Matern(nu=1.0), "`nu` must be 0.5, 1.5 or 2.5"),
             (lambda: k.Polynomial(degree=0), "`degree`"),
-            (lambda: k.Polynomial(gamma=-1.0), "`gamma`"),
+            (lambda: k.Polynomial(gamma=-1.0), "`gamma` must be a positive finite"),
             (lambda: k.Polynomial(offset=-1.0), "`offset`"),
             (lambda: k.ArcCosine(order=3), "`order`"),
             (lambda: k.ArcCosine(depth=0), "`depth`"),
             (lambda: k.Categorical(scale="median"), "`scale`"),
-            (lambda: -1.0 * k.Gaussian(), "`weight` of a kernel must be a positive number"),
+            (lambda: -1.0 * k.Gaussian(), "`weight` must be a positive finite number"),
             (lambda: k.On(k.Gaussian(), []), "`columns` must be"),
             (lambda: k.On(k.Gaussian(), [0.5]), "`columns` must be"),
             (lambda: k.Gaussian(memory_limit=-1), "`memory_limit`"),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 
 import keras_kare as kk
 from keras_kare.diagnostics.self_training import SelfTraining, regression
-from keras_kare.experiments import command, equivalence_jobs, report
+from keras_kare.experiments import command, convergence_jobs, equivalence_jobs, report
+from keras_kare.experiments.convergence_figure import convergence_figure, slopes
 
 D = 4
 
@@ -33,11 +35,12 @@ def of(found, learner):
 
 
 @pytest.mark.usefixtures("float64")
-def test_a_network_linear_in_its_weights_is_its_linearisation(rng):
+@pytest.mark.parametrize("outputs", [1, 3])
+def test_a_network_linear_in_its_weights_is_its_linearisation(outputs, rng):
     """A network without hidden layers: the closed form is its gradient descent."""
     x, x_test = rng.normal(size=(20, D)), rng.normal(size=(9, D))
-    y = rng.normal(size=(20, 1))
-    linear = keras.Sequential([keras.Input((D,)), keras.layers.Dense(1)])
+    y = rng.normal(size=(20, outputs))
+    linear = keras.Sequential([keras.Input((D,)), keras.layers.Dense(outputs)])
     for steps in (1, 7, 500):
         descent = SelfTraining(linear, tf.constant(x), y, tf.constant(x_test))
         expected = descent.linearised(steps)
@@ -104,11 +107,52 @@ def test_a_kernel_that_is_given(rows):
     assert of(found, "infinite_ntk")["error"] == pytest.approx(error, rel=1e-4)
 
 
+def test_a_given_kernel_counts_as_it_has_been_trained(rows):
+    kernel = kk.kernels.InfiniteWidth(1, bias_std=0.5)
+    kernel.build((None, D))
+    kernel.log_weight_std.assign(0.7)
+    kernel.bias_std.assign(0.1)
+    like = kk.kernels.InfiniteWidth(1, weight_std=np.exp(0.7), bias_std=0.1)
+    each = network()
+    start = each.get_weights()
+    errors = []
+    for infinite in (kernel, like):
+        each.set_weights(start)
+        found = kk.diagnostics.equivalence(each, *rows, steps=5, infinite=infinite)
+        names = ("infinite_ntk", "infinite_nngp")
+        errors.append([of(found, name)["error"] for name in names])
+    np.testing.assert_allclose(*errors, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("float64")
+def test_several_outputs(rng):
+    """Of a very wide network with two: means over what the outputs do one by one."""
+    x, x_test = rng.normal(size=(25, D)), rng.normal(size=(15, D))
+    y, y_test = (np.tanh(part[:, :2] + part[:, 1:3]) for part in (x, x_test))
+    keras.utils.set_random_seed(0)
+    wide = network(2048, last=2)
+    kernel = kk.kernels.NTK(wide, "full")
+    blocks, across = kernel.gram(x).numpy(), kernel.cross(x_test, x).numpy()
+    found = kk.diagnostics.equivalence(wide, x, y, x_test, y_test, steps=500)
+    gram, cross = (
+        kk.kernels.InfiniteWidth(1, weight_std=2.0**0.5).cross(each, x).numpy()
+        for each in (x, x_test)
+    )
+    expected = regression(gram, cross, y)
+    error = of(found, "infinite_ntk")["error"]
+    assert error == pytest.approx(np.mean((expected - y_test) ** 2), rel=1e-6)
+    assert of(found, "linearised")["gap"] < 0.1
+    by_blocks = np.linalg.tensorsolve(np.transpose(blocks, (0, 2, 1, 3)), y)
+    error = np.mean((np.einsum("ijkl,jl->ik", across, by_blocks) - y_test) ** 2)
+    assert of(found, "ntk_start")["error"] == pytest.approx(error, rel=1e-3)
+
+
 def test_bad_input(rows):
     x, y, x_test, y_test = rows
     for arguments, kind, says in (
         ((keras.layers.Dense(1), *rows), TypeError, "must be a `keras.Model`"),
-        ((network(last=2), *rows), ValueError, "must have one output"),
+        ((network(last=2), *rows), ValueError, "an output for each column of `y`"),
+        ((network(), *rows[:3], y_test.repeat(2, 1)), ValueError, "y_test of shape"),
         ((network(), x, y[:-1], x_test, y_test), ValueError, "`y` must have one row"),
         ((network(), x, y, x_test, y_test[:-1]), ValueError, "`y_test` must have one row"),
         ((network(), x * np.nan, y, x_test, y_test), ValueError, "`x` holds NaN"),
@@ -132,6 +176,47 @@ def test_a_run_and_its_page(tmp_path, monkeypatch):
     assert "Mean gap over 1 seeds" in page
     assert "| simulation | 2 | 8 |" in page
     assert (tmp_path / "equivalence.png").exists()
+
+
+def test_random_networks_and_their_page(tmp_path, monkeypatch, rng):
+    x = rng.normal(size=(60, D)).astype("float32")
+    monkeypatch.setattr(equivalence_jobs, "data", lambda name, seed: (x, None))
+    monkeypatch.setattr(convergence_jobs, "WIDTHS", (16, 256))
+    monkeypatch.setattr(convergence_jobs, "ACTIVATIONS", ("relu",))
+    arguments = ["--out", str(tmp_path), "--workers", "0", "--seeds", "2"]
+    command.main(["convergence", *arguments])
+    page = report.write(tmp_path, None).read_text()
+    assert "| activation | depth | width 16 | width 256 | fitted slope |" in page
+    assert (tmp_path / "convergence.png").exists()
+    rows = pd.read_csv(tmp_path / "convergence" / "convergence.csv")
+    assert len(rows) == 2 * 2 * 2
+    assert np.all(rows[rows.width == 256].error < 0.8)
+
+
+def test_layers_of_random_networks_are_independent():
+    network = convergence_jobs.drawn(D, 3, 16, "relu")
+    weights = [w.ravel() for w in network.get_weights()]
+    assert [len(w) for w in weights] == [4 * 16, 256, 256, 16]
+    assert abs(np.corrcoef(weights[1], weights[2])[0, 1]) < 0.3
+    assert np.std(weights[1]) == pytest.approx(1.0, abs=0.2)
+    assert network.layers[-1].activation is keras.activations.linear
+
+
+def test_slopes_are_of_logarithms():
+    rows = pd.DataFrame(
+        {"activation": "relu", "depth": depth, "width": width, "seed": seed}
+        | {"error": (1.0 + seed) * width**power}
+        for depth, power in ((1, -0.5), (3, -0.25))
+        for width in (32, 128, 512)
+        for seed in range(3)
+    )
+    np.testing.assert_allclose(slopes(rows)["slope"], [-0.5, -0.25])
+    (axis,) = convergence_figure(rows).axes
+    labels = axis.get_legend_handles_labels()[1]
+    assert labels[0] == "relu, 1 hidden layer: slope -0.50"
+    assert labels[1] == "relu, 3 hidden layers: slope -0.25"
+    with pytest.raises(ValueError, match="error"):
+        convergence_figure(rows.drop(columns="error"))
 
 
 def test_digits_of_an_experiment(data_folder, monkeypatch, mnist_cache):

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from exports import CASES, ROWS, make, named
+from kernel_cases import CASES as KERNELS
 from scipy.special import softmax
 
 import keras_kare as kk
@@ -38,17 +39,29 @@ class Served:
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> dict[str, Served]:
-    """All cases, exported, and run in one process that has neither keras nor us."""
+    """All cases, exported and run."""
     root = tmp_path_factory.mktemp("served")
     made = {}
     for name, case in CASES.items():
         model, x, y = make(case)
-        folder = root / name
-        model.export(folder / "served", form=case.form, classes=case.classes, verbose=False)
-        np.savez(folder / "inputs.npz", **named(x))
+        folder = root / name / "served"
+        model.export(folder, form=case.form, classes=case.classes, verbose=False)
         made[name] = (model, x, y)
+    return run(root, made)
+
+
+def run(root: Path, made: dict[str, tuple], *options: str) -> dict[str, Served]:
+    """Run exports on their rows in one process that has neither keras nor us.
+
+    Args:
+        root: Holds a folder `served` in a folder of each name.
+        made: Models, rows and targets by name.
+        *options: For `plain_tensorflow.py`.
+    """
+    for name, (_, x, _) in made.items():
+        np.savez(root / name / "inputs.npz", **named(x))
     done = subprocess.run(
-        [sys.executable, HERE / "plain_tensorflow.py", root],
+        [sys.executable, HERE / "plain_tensorflow.py", root, *options],
         capture_output=True,
         text=True,
         check=False,
@@ -194,40 +207,65 @@ def client(tmp_path_factory) -> Path:
     return program
 
 
-@pytest.mark.parametrize("name", ["one target", "dual", "images"])
-def test_c_program_python_and_command_line_agree(served, client, name):
-    case = served[name]
-    tensors = re.findall(r"name: (\S+:\d+)", section(case.show, "serving_default"))
+def from_c(client: Path, case: Served, signature: str, output: str) -> np.ndarray:
+    """What the C program gets of an output of a signature with one array of inputs."""
+    shown = section(case.show, signature)
+    given, *outputs = re.findall(r"name: (\S+:\d+)", shown)
+    found = outputs[re.findall(r"outputs\['(\w+)'\]", shown).index(output)]
     done = subprocess.run(
-        [client, case.folder, *tensors, *map(str, case.x.shape)],
+        [client, case.folder, given, found, *map(str, case.x.shape)],
         input="\n".join(f"{value:.9g}" for value in case.x.ravel()),
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    from_c = np.array(done.stdout.split(), "float32")
+    return np.array(done.stdout.split(), "float32").reshape(len(case.x), -1)
+
+
+@pytest.mark.parametrize("name", ["one target", "dual", "images"])
+def test_c_program_python_and_command_line_agree(served, client, name):
+    case = served[name]
+    found = from_c(client, case, "serving_default", "output_0")
     for source in ("serving_default output_0", "cli serving_default output_0"):
-        python = case.plain[source].ravel()
-        np.testing.assert_allclose(from_c, python, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(found, case.plain[source], rtol=1e-6, atol=1e-6)
 
 
 def test_c_program_gets_probabilities(served, client):
     case = served["one target"]
-    inputs, *outputs = re.findall(r"name: (\S+:\d+)", section(case.show, "classify"))
-    named = re.findall(r"outputs\['(\w+)'\]", section(case.show, "classify"))
-    scores = outputs[named.index("scores")]
-    done = subprocess.run(
-        [client, case.folder, inputs, scores, *map(str, case.x.shape)],
-        input="\n".join(f"{value:.9g}" for value in case.x.ravel()),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    from_c = np.array(done.stdout.split(), "float32").reshape(-1, 2)
-    np.testing.assert_allclose(from_c, case.plain["classify scores"], atol=1e-6)
-    np.testing.assert_allclose(from_c.sum(axis=1), 1.0, atol=1e-6)
+    found = from_c(client, case, "classify", "scores")
+    np.testing.assert_allclose(found, case.plain["classify scores"], atol=1e-6)
+    np.testing.assert_allclose(found.sum(axis=1), 1.0, atol=1e-6)
+
+
+def test_every_kernel_is_served(client, tmp_path):
+    """In plain TensorFlow and, of one array of inputs, in C, in each form that it has.
+
+    One test, so that all run in one process; a sentence for each that is not.
+    """
+    made, expected = {}, {}
+    for name, case in KERNELS.items():
+        keras.utils.set_random_seed(0)
+        rng, kernel = np.random.default_rng(0), case.make()
+        x, new = (
+            keras.tree.map_structure(np.float32, case.rows(kernel, n, rng)) for n in (9, 4)
+        )
+        y = rng.normal(size=(9, 2)).astype("float32")
+        for form in ("dual", "primal") if kernel.has_features else ("dual",):
+            head = kk.NTKRidgeHead(ridge=0.1, form=form)
+            model = kk.KAREModel(kernel, head=head).fit_head(x, y)
+            model.export(tmp_path / f"{name}, {form}" / "served", form=form, verbose=False)
+            expected[f"{name}, {form}"] = model.predict(new)
+            made[f"{name}, {form}"] = (model, new, y)
+    wrong = []
+    for name, case in run(tmp_path, made, "python").items():
+        found = {"plain TensorFlow": case.plain["serving_default output_0"]}
+        if isinstance(case.x, np.ndarray):
+            found["C"] = from_c(client, case, "serving_default", "output_0")
+        for source, values in found.items():
+            if not np.allclose(values, expected[name], rtol=1e-5, atol=1e-5):
+                wrong.append(f"{name} in {source}: {values} is not {expected[name]}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_rows_with_nan_are_refused_when_served(served):

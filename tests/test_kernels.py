@@ -5,6 +5,8 @@ from __future__ import annotations
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
+from gaussian import Gaussian
 from kernel_cases import over_kernels
 
 import keras_kare as kk
@@ -202,3 +204,29 @@ class TestBadInput:
         model = solved(kernel, x, targets())
         with pytest.raises(ValueError, match="`x` holds NaN"):
             model.predict(damaged(x, np.nan))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Scaled(Gaussian):
+    """A kernel that makes its variable in `build`, as layers of Keras do."""
+
+    def build(self, input_shape):
+        self.log_scale = self.add_weight(shape=input_shape[1:], name="log_scale")
+        self.built = True
+
+    def cross(self, x1, x2, dtype=None):
+        scale = tf.exp(tf.cast(self.log_scale, dtype or self.variable_dtype))
+        x1, x2 = (tf.cast(x, scale.dtype) / scale for x in (x1, x2))
+        return super().cross(x1, x2, dtype)
+
+
+@pytest.mark.usefixtures("float64")
+def test_kernels_are_built_for_the_rows(rng, tmp_path):
+    x = rng.normal(size=(9, 3))
+    model = kk.KAREModel(Scaled(), head=kk.NTKRidgeHead(ridge=0.1))
+    model.compile(keras.optimizers.Adam(0.1), kk.losses.KARE(0.1))
+    model.fit(x, targets(), epochs=2, verbose=0)
+    assert np.all(model.kernel.log_scale.numpy() != 0.0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    close(loaded.predict(x), model.predict(x))

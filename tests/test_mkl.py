@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -17,7 +20,8 @@ from keras_kare.mkl import lowest_kare
 from keras_kare.mkl.group_lasso import GroupLasso
 from keras_kare.mkl.masks import MaskedRows, different, open_rows
 
-MINIMA = json.loads((Path(__file__).parent / "fixtures" / "gated_relu.json").read_text())
+HERE = Path(__file__).parent
+MINIMA = json.loads((HERE / "fixtures" / "gated_relu.json").read_text())
 
 
 def machine(of, **options):
@@ -147,6 +151,21 @@ def test_many_gates_and_any_scale(rng, scale, beta):
     assert fitted.report["iterations"] < 100
 
 
+@pytest.mark.parametrize("beta", [1e-9, 1e-7, 1e-5])
+@pytest.mark.parametrize("shape", [(60, 3), (100, 2)])
+def test_targets_out_of_reach_and_hardly_any_regularization(rng, shape, beta):
+    """Masked rows that do not span all targets: a part of `y` is in every residual."""
+    x = rng.normal(size=shape)
+    y = np.sin(2.0 * x[:, 0]) + 0.1 * rng.normal(size=len(x))
+    fitted = kk.mkl.GatedReLU(40, beta, random_state=0).fit(x, y)
+    assert fitted.report["relative_gap"] <= 1e-8
+    columns = np.hstack([mask[:, None] * x for mask in masks_of(fitted, x)])
+    assert np.linalg.matrix_rank(columns) < len(x)
+    least = 0.5 * np.sum((columns @ np.linalg.lstsq(columns, y, rcond=None)[0] - y) ** 2)
+    assert fitted.report["objective"] >= least
+    assert fitted.report["objective"] - fitted.report["gap"] <= least + 1e4 * beta
+
+
 def test_a_large_regularization_leaves_nothing(rng):
     x, y = rng.normal(size=(20, 3)), rng.normal(size=20)
     fitted = kk.mkl.GatedReLU(30, 1e3, random_state=0).fit(x, y)
@@ -238,6 +257,63 @@ def test_duplicates_and_empty_masks_are_left_out():
     fitted = kk.mkl.GatedReLU(gates, 0.1, "ntk").fit(x, [1.0, 2.0])
     np.testing.assert_array_equal(fitted.gates_, gates[[1]])
     np.testing.assert_array_equal(fitted.weights_, [1.0])
+
+
+AGAIN = """
+import pickle, sys
+import numpy as np
+sys.modules["keras_kare"] = None  # what Python raises ImportError for
+import keras
+x = np.load("x.npy")
+np.save("keras.npy", keras.saving.load_model("gated.keras")(x))
+del sys.modules["keras_kare"]
+with open("gated.pickle", "rb") as file:
+    np.save("pickle.npy", pickle.load(file).predict(x))
+"""
+"""A fresh process: Keras alone, then ours."""
+
+
+def test_saved_and_served(rng, tmp_path):
+    x, y = rng.normal(size=(40, 3)), rng.normal(size=(40, 2))
+    fitted = kk.mkl.GatedReLU(60, 0.1, random_state=0).fit(x, y)
+    network, expected = fitted.to_keras("float64"), fitted.predict(x)
+    assert len(network.get_layer("gates").get_weights()[0].T) == fitted.report["active"]
+    network.save(tmp_path / "gated.keras")
+    (tmp_path / "gated.pickle").write_bytes(pickle.dumps(fitted))
+    np.save(tmp_path / "x.npy", x)
+    network.export(tmp_path / "exports" / "gated" / "served", verbose=False)
+    np.savez(tmp_path / "exports" / "gated" / "inputs.npz", inputs=x)
+    for command in (["-c", AGAIN], [HERE / "plain_tensorflow.py", tmp_path / "exports"]):
+        done = subprocess.run(
+            [sys.executable, *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+    np.testing.assert_array_equal(np.load(tmp_path / "pickle.npy"), expected)
+    np.testing.assert_allclose(np.load(tmp_path / "keras.npy"), expected, rtol=1e-12)
+    served = np.load(tmp_path / "exports" / "gated" / "plain.npz")
+    for source in ("serve", "serving_default", "cli serving_default"):
+        np.testing.assert_allclose(served[f"{source} output_0"], expected, rtol=1e-12)
+
+
+def test_a_network_of_keras_computes_the_same(rng):
+    x, y = rng.normal(size=(30, 3)), rng.normal(size=30)
+    fitted = kk.mkl.GatedReLU(40, 0.1, random_state=0).fit(x, y)
+    network, expected = fitted.to_keras("float64"), fitted.predict(x)[:, None]
+    np.testing.assert_allclose(network(x), expected, rtol=1e-12)
+    narrow = fitted.to_keras().predict(x, verbose=0)
+    assert narrow.dtype == np.float32
+    np.testing.assert_allclose(narrow, expected, atol=1e-5)
+    assert len(network.trainable_variables) == 1, "gates stay as they are"
+    gram = kk.kernels.NTK(network).gram(x)
+    active = open_rows(x, fitted.gates_[fitted.weights_ > 0.0])
+    equal = MaskedRows(x, active).kernel(np.ones(len(active)))
+    np.testing.assert_allclose(gram, equal, atol=1e-5)
+    nothing = kk.mkl.GatedReLU(30, 1e3, random_state=0).fit(x, y).to_keras()
+    np.testing.assert_array_equal(nothing.predict(x, verbose=0), np.zeros((30, 1)))
 
 
 def test_shapes_of_targets(rng):
@@ -336,8 +412,12 @@ def test_other_uses_are_refused():
     network = kk.mkl.GatedReLU(np.ones((1, 2)), weights="kare")
     with pytest.raises(ValueError, match="not fitted yet"):
         network.predict(np.ones((2, 2)))
+    with pytest.raises(ValueError, match="not fitted yet"):
+        network.to_keras()
     with pytest.raises(ValueError, match="at least two rows"):
         network.fit(np.ones((1, 2)), [1.0])
     fitted = kk.mkl.GatedReLU(np.ones((1, 2))).fit(np.ones((2, 2)), [1.0, 2.0])
     with pytest.raises(ValueError, match=r"`x` must have 2 columns.*shape \(2, 3\)"):
         fitted.predict(np.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"`dtype` must be one of.*dtype='float16'"):
+        fitted.to_keras("float16")

@@ -124,7 +124,7 @@ def test_readme_examples_run_in_order_and_alone(tmp_path, monkeypatch, capsys):
         for code, known in zip(blocks, names, strict=True):
             exec(compile(code, "README.md", "exec"), known)
             printed.append(capsys.readouterr().out)
-        model, kernel, lengths, _, estimators, classes, _ = printed
+        model, kernel, lengths, gated, _, estimators, classes, _ = printed
         assert float(model.strip().splitlines()[-1]) < 1.0, "no better than the mean"
         assert (tmp_path / "model.keras").exists()
         assert (tmp_path / "serving" / "saved_model.pb").exists()
@@ -132,10 +132,13 @@ def test_readme_examples_run_in_order_and_alone(tmp_path, monkeypatch, capsys):
         assert np.load(tmp_path / "gram.npy").shape == (200, 200)
         found = np.array(lengths.strip(" []\n").split(), float)
         assert set(np.argsort(found)[:2]) == {0, 1}, "the columns that matter"
-        assert names[3]["head"].report["converged"]
+        assert float(gated.split()[1]) <= 1e-8
+        assert (tmp_path / "gated.keras").exists()
+        assert (tmp_path / "gated" / "saved_model.pb").exists()
+        assert names[4]["head"].report["converged"]
         assert "share=" in estimators
         assert classes.startswith("['setosa' 'versicolor' 'virginica'] [")
-        assert np.all(names[6]["std"] > 0.0)
+        assert np.all(names[7]["std"] > 0.0)
 
 
 def test_quickstart_runs(tmp_path):

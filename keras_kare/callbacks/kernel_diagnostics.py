@@ -109,7 +109,7 @@ of centred `K` and `y` |
         self.every = every
         self.rows = rows
         self.eigenvalues = eigenvalues
-        _validation.check_ridge("ridge", ridge)
+        _validation.check_positive("ridge", ridge)
         self.ridge = ridge
         self._kernel: Any = None
         self._loss: Any = None

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_kare import _rows, _validation
 from keras_kare.callbacks import spectrum
-from keras_kare.diagnostics.self_training import SelfTraining, regression
+from keras_kare.diagnostics.self_training import SelfTraining, in_a_column, regression
 from keras_kare.kernels import InfiniteWidth
 from keras_kare.kernels.structured.untouched import walk
 
@@ -108,14 +108,16 @@ def equivalence(
     its linearisation does.) **The networks' weights move.**
 
     Args:
-        network: A built `keras.Model` of one output, or a list of them, such as of several
-            widths.
+        network: A built `keras.Model`, or a list of them, such as of several widths.
         x: Training rows, `(n, ...)`.
-        y: Targets, `(n,)` or `(n, 1)`.
+        y: Targets, `(n,)` or `(n, c)`, a column an output. Errors and gaps are means over
+            all; each pair of outputs has an NTK of its own, which makes a matrix of `n c`
+            rows. (Of infinite width, outputs have nothing to do with each other.)
         x_test: Test rows, `(m, ...)`.
         y_test: Their targets.
         steps: Of gradient descent. Defaults to `3000`.
-        infinite: The kernel of the networks' infinite width. Defaults to that of networks
+        infinite: The kernel of the networks' infinite width, of which both kinds are taken
+            at its present variables. Defaults to that of networks
             of `Dense` layers alone, with one activation, ReLU or GELU, and a linear end:
             of `weight_std=√2` for ReLU, else 1, and no bias.
 
@@ -124,7 +126,7 @@ def equivalence(
 
     Raises:
         TypeError: If one is no `keras.Model`.
-        ValueError: For bad input, named, and several outputs.
+        ValueError: For bad input, named.
 
     Example:
 
@@ -159,11 +161,11 @@ def equivalence(
                 f"Received: {each!r} of type {type(each).__name__}"
             )
         outputs = each(_rows.take(x, slice(2))).shape
-        if tuple(outputs)[1:] != (1,) or y.shape[1] != 1:
+        if not tuple(outputs)[1:] == y.shape[1:] == y_test.shape[1:]:
             raise ValueError(
-                "`network` must have one output, and `y` one column: of several, each pair "
-                "of outputs has a kernel of its own. Received: "
-                f"{each.name!r} with outputs {tuple(outputs)}, y of shape {y.shape}"
+                "`network` must have an output for each column of `y`, and `y_test` as "
+                f"many columns. Received: {each.name!r} with outputs {tuple(outputs)}, "
+                f"y of shape {y.shape}, y_test of shape {y_test.shape}"
             )
     rows: list[dict[str, Any]] = []
     skipped: dict[str, str] = {}
@@ -193,10 +195,10 @@ def _compared(
     found["ntk_end"] = regression(gram, cross, descent.y)
     if isinstance(infinite, InfiniteWidth):
         for kind in ("ntk", "nngp"):
-            kernel = InfiniteWidth.from_config({**infinite.get_config(), "kind": kind})
+            kernel = _of_kind(infinite, kind)
             wide = np.array(kernel.gram(x, dtype="float64"))
             across = np.array(kernel.cross(x_test, x, dtype="float64"))
-            found[f"infinite_{kind}"] = regression(wide, across, descent.y)
+            found[f"infinite_{kind}"] = in_a_column(regression(wide, across, y))
     drift = spectrum.drift(gram, descent.gram)
     size = np.sqrt(np.mean(found["network"] ** 2))
     dense = [p for p in walk(network) if isinstance(p, keras.layers.Dense)]
@@ -206,7 +208,7 @@ def _compared(
             "depth": max(0, len(dense) - 1),
             "width": max((p.units for p in dense[:-1]), default=0),
             "learner": learner,
-            "error": float(np.mean((found[learner] - y_test) ** 2)),
+            "error": float(np.mean((found[learner] - in_a_column(y_test)) ** 2)),
             "gap": float(np.sqrt(np.mean((found[learner] - found["network"]) ** 2)) / size),
             "train_error": float(np.mean((fitted - descent.y) ** 2)),
             "drift": drift,
@@ -214,6 +216,15 @@ def _compared(
         for learner in LEARNERS
         if learner in found
     ]
+
+
+def _of_kind(kernel: InfiniteWidth, kind: str) -> InfiniteWidth:
+    """Return a kernel of infinite width as NTK or NNGP, at its present variables."""
+    found = InfiniteWidth.from_config({**kernel.get_config(), "kind": kind})
+    if kernel.built:
+        found.build((None, kernel.columns))
+        found.set_weights(kernel.get_weights())
+    return found
 
 
 def _of_infinite_width(network: keras.Model) -> InfiniteWidth | str:

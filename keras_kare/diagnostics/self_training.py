@@ -19,7 +19,7 @@ JITTER = 1e-10
 
 
 Loss = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
-"""Of outputs and targets, `(n, 1)`."""
+"""Of outputs and targets, `(n, c)`."""
 
 
 def gradient_descent(
@@ -30,7 +30,7 @@ def gradient_descent(
     Args:
         network: Whose weights move.
         x: `(n, ...)`.
-        y: `(n, 1)`.
+        y: `(n, c)`.
         loss: What falls.
         rate: Of the descent.
     """
@@ -55,21 +55,25 @@ class SelfTraining:
     """Gradient descent on half the mean squared error of all rows, from now.
 
     Args:
-        network: With one output; its weights move.
+        network: With `c` outputs; its weights move.
         x: `(n, ...)`.
-        y: `(n, 1)`.
+        y: `(n, c)`.
         x_test: Other rows, `(m, ...)`.
+
+    Each output of each row counts as a row: all are as of `n c` rows and one output.
 
     Attributes:
         kernel: Its NTK.
-        gram, cross: `K(X, X)` and `K(x, X)` at the start, float64.
-        outputs: Of the rows at the start, `(n, 1)` and `(m, 1)`.
+        gram, cross: `K(X, X)`, `(n c, n c)`, and `K(x, X)` at the start, float64.
+        y: The targets, `(n c, 1)`.
+        outputs: Of the rows at the start, `(n c, 1)` and `(m c, 1)`.
         rate: Of the descent.
     """
 
     def __init__(self, network: keras.Model, x: Any, y: np.ndarray, x_test: Any):
-        self.network, self.kernel = network, NTK(network)
-        self.x, self.y, self.x_test = x, np.asarray(y, "float64"), x_test
+        self.network, self._shape = network, y.shape
+        self.kernel = NTK(network, "sum" if y.shape[1] == 1 else "full")
+        self.x, self.x_test, self.y = x, x_test, in_a_column(y)
         self.gram, self.cross = self.kernels()
         self.outputs = self.predict()
         self.rate = RATE * len(self.gram) / np.linalg.eigvalsh(self.gram)[-1]
@@ -78,16 +82,17 @@ class SelfTraining:
         """Return `K(X, X)` and `K(x, X)` at the present weights."""
         wide = {"dtype": "float64"}
         gram = self.kernel.gram(self.x, **wide)
-        return np.array(gram), np.array(self.kernel.cross(self.x_test, self.x, **wide))
+        cross = self.kernel.cross(self.x_test, self.x, **wide)
+        return _of_outputs(np.array(gram)), _of_outputs(np.array(cross))
 
     def predict(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return the network's outputs for the rows, and for the others."""
+        """Return the network's outputs for the rows, and for the others, in columns."""
         rows, others = (self.network(x) for x in (self.x, self.x_test))
-        return np.asarray(rows, "float64"), np.asarray(others, "float64")
+        return in_a_column(rows), in_a_column(others)
 
     def run(self, steps: int) -> None:
         """Take some steps."""
-        y = tf.constant(self.y, self.network.compute_dtype)
+        y = tf.constant(self.y.reshape(self._shape), self.network.compute_dtype)
         step = gradient_descent(self.network, self.x, y, _half_squares, self.rate)
         step(tf.constant(steps))
 
@@ -108,11 +113,24 @@ class SelfTraining:
 
 
 def regression(gram: np.ndarray, cross: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Return the predictions of kernel regression without a ridge, `(m, 1)`."""
+    """Return the predictions of kernel regression without a ridge, `(m, c)`."""
     n = len(gram)
     jitter = JITTER * np.trace(gram) / n
     found: np.ndarray = cross @ np.linalg.solve(gram + jitter * np.eye(n), y)
     return found
+
+
+def in_a_column(values: Any) -> np.ndarray:
+    """Return values of outputs of rows, `(n, c)`, in one column: `(n c, 1)` float64."""
+    return np.asarray(values, "float64").reshape(-1, 1)
+
+
+def _of_outputs(kernel: np.ndarray) -> np.ndarray:
+    """Return kernel values between outputs of rows, `(n1 c, n2 c)`, of all blocks."""
+    if kernel.ndim == 2:
+        return kernel
+    n1, n2, c, _ = kernel.shape
+    return kernel.transpose(0, 2, 1, 3).reshape(n1 * c, n2 * c)
 
 
 def _half_squares(outputs: tf.Tensor, y: tf.Tensor) -> tf.Tensor:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from keras_kare.datasets import uci_names
 from keras_kare.experiments import (
+    convergence_jobs,
     drift_jobs,
     equivalence_jobs,
     image_jobs,
@@ -92,6 +93,10 @@ def _equivalence(options: argparse.Namespace) -> list[Job]:
     return equivalence_jobs.jobs(settings.SEEDS[: options.seeds])
 
 
+def _convergence(options: argparse.Namespace) -> list[Job]:
+    return convergence_jobs.jobs(settings.SEEDS[: options.seeds])
+
+
 def _images(*names: str) -> Callable[[argparse.Namespace], list[Job]]:
     def jobs(options: argparse.Namespace) -> list[Job]:
         return image_jobs.jobs(
@@ -115,6 +120,7 @@ EXPERIMENTS = {
     "higgs": Experiment(_images(*image_jobs.HIGGS), image_jobs.work),
     "drift": Experiment(_drift, drift_jobs.work),
     "equivalence": Experiment(_equivalence, equivalence_jobs.work),
+    "convergence": Experiment(_convergence, convergence_jobs.work),
     "uci": Experiment(_uci, uci_jobs.work, uci_jobs.current),
 }
 

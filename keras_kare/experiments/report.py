@@ -11,6 +11,7 @@ from keras_kare.datasets import uci_names
 from keras_kare.diagnostics.equivalence import LEARNERS, Equivalence
 from keras_kare.experiments import figures, image_jobs, ranking, settings, tables
 from keras_kare.experiments.contenders import not_run
+from keras_kare.experiments.convergence_figure import convergence_figure, slopes
 from keras_kare.experiments.drift_figure import drift_figure
 from keras_kare.experiments.families import PARTS
 from keras_kare.experiments.names import in_text
@@ -56,6 +57,7 @@ def write(results: Path, reference: Path | None) -> Path:
     parts += _uci(results, reference)
     parts += _drift(results)
     parts += _equivalence(results)
+    parts += _convergence(results)
     page = results / "README.md"
     write_whole(page, "\n".join(parts).rstrip() + "\n")
     return page
@@ -216,6 +218,29 @@ def _equivalence(results: Path) -> Iterator[str]:
     mean = chosen.groupby(["depth", "width", "learner"], as_index=False)["gap"].mean()
     figure: Any = Equivalence(mean.to_dict("records")).plot().figure
     yield _picture(picture, figure, f"Gaps over width, {rows.dataset.iloc[0]}")
+
+
+def _convergence(results: Path) -> Iterator[str]:
+    rows = _table(results, "convergence")
+    if rows is None:
+        return
+    yield "## How near the NTK of a random network is to that of infinite width\n"
+    yield _cost(results, "convergence")
+    yield (
+        "Relative distance of Gram matrices on digits of MNIST: of the empirical NTK `K` "
+        "of networks whose weights are drawn from `N(0, 1)` and scaled where they are "
+        "used, without biases, and of `Θ` (`kk.kernels.InfiniteWidth`; arXiv:1806.07572). "
+        "Means over draws, and slopes of a line through all of a kind, by logarithms:\n"
+    )
+    by = ["activation", "depth"]
+    table = rows.pivot_table("error", by, "width").reset_index()
+    fitted = slopes(rows).rename(columns={"slope": "fitted slope"})
+    widths = [f"width {width}" for width in table.columns[2:]]
+    table.columns = [*by, *widths]
+    formats = {**dict.fromkeys(widths, ".4f"), "fitted slope": ".2f"}
+    yield tables.markdown_table(table.merge(fitted, on=by), formats)
+    caption = f"Distance to the kernel of infinite width, {rows.seed.nunique()} draws each"
+    yield _picture(results / "convergence.png", convergence_figure(rows), caption)
 
 
 def complete(rows: pd.DataFrame) -> pd.DataFrame:

@@ -106,6 +106,10 @@ class Kernel(keras.layers.Layer, abc.ABC):
             "Use a head with `form='dual'`."
         )
 
+    def feature_variables(self) -> list[keras.Variable]:
+        """Return the variables by which features are derivatives, where they are that."""
+        return list(self.trainable_variables)
+
     def feature_count(self, x: Any) -> int:
         """Count the numbers that the feature map of a row has."""
         return sum(map(math.prod, self._feature_shapes(x)))

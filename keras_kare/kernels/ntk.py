@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -21,6 +22,7 @@ from keras_kare.kernels.operator import KernelOperator
 from keras_kare.kernels.plans import Plans
 from keras_kare.kernels.row_faults import check_outputs, check_values, shown_by
 from keras_kare.kernels.sizes import Sizes
+from keras_kare.kernels.structured.chosen import Places, places_of, variables_of
 from keras_kare.kernels.structured.features import FeatureMap, feature_map
 from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.refusals import second_derivative
@@ -45,6 +47,12 @@ class NTK(Kernel):
     variables, `K(x, x') = J(x) J(x')ᵀ`. The network runs with `training=False`.
     Variables of frozen layers (`trainable=False`) are not part of the kernel.
 
+    `layers` takes derivatives by the variables of some layers alone: values are those with
+    all other layers frozen. But freezing also takes variables out of training, and `layers`
+    does not: the gradient of KARE is by all trainable variables, of which the others shape
+    what these layers are given and what becomes of their outputs. The kernels of parts
+    that share no variable, and have all, sum to the kernel of all.
+
     Args:
         network: A `keras.Model` that maps rows to one tensor of `c` outputs a row.
             Its rows must not interact. Outputs of more axes are flattened.
@@ -64,6 +72,8 @@ class NTK(Kernel):
             `"auto"`: whichever is cheaper, today always `"structured"`. What it
             chose inside each layer's rule, and why, `plan` tells.
             Defaults to `"auto"`.
+        layers: Of which the kernel is: a list of layers of a network that has been built,
+            or of their names, nested ones included. Defaults to `None`: of all.
         memory_limit: Bytes that computing kernel values may hold, beside inputs,
             weights and the result. Where all rows at once would take more, they go in
             tiles; gradients then recompute the tiles' features. Defaults to half of
@@ -71,9 +81,9 @@ class NTK(Kernel):
         name: Name of the layer.
 
     Raises:
-        TypeError: If `network` is no `keras.Model`.
-        ValueError: If `outputs` or `method` is unknown. At the first use: if the
-            network has no trainable variable, rows that interact, random outputs,
+        TypeError: If `network` is no `keras.Model`, or `layers` no list.
+        ValueError: If `outputs`, `method` or one of `layers` is unknown. At the first use:
+            if the network has no trainable variable, rows that interact, random outputs,
             or constant summed outputs with `outputs="sum"`.
 
     Weights, which of them train, and the attributes of layers are looked at in each call:
@@ -110,6 +120,7 @@ class NTK(Kernel):
         network: keras.Model,
         outputs: str = "sum",
         method: str = "auto",
+        layers: Sequence[str | keras.layers.Layer] | None = None,
         memory_limit: int | None = None,
         name: str | None = None,
         **kwargs: Any,
@@ -124,6 +135,7 @@ class NTK(Kernel):
         _validation.check_memory_limit(memory_limit)
         super().__init__(name=name, **kwargs)
         self.network = network
+        self._places: Places | None = places_of(network, layers)
         self.outputs = outputs
         self.method = method
         self.memory_limit = memory_limit
@@ -197,9 +209,9 @@ class NTK(Kernel):
             dtype: Type in which the sums over rows are formed.
 
         Returns:
-            For each trainable variable, `(m, C) + variable.shape`, where `C` is 1
-            for `outputs="sum"` and `c` for `"trace"`, whose feature map is that of
-            all outputs side by side, divided by `√c`. Then `jvp(x', vjp(x, v))`
+            For each trainable variable, or those of `layers`, `(m, C) + variable.shape`,
+            where `C` is 1 for `outputs="sum"` and `c` for `"trace"`, whose feature map is
+            that of all outputs side by side, divided by `√c`. Then `jvp(x', vjp(x, v))`
             equals `cross(x', x) v`.
         """
         self._require_features()
@@ -210,9 +222,8 @@ class NTK(Kernel):
 
         Args:
             x: `(n, ...)`.
-            w: One array a trainable variable, `(m, C) + variable.shape`, as `vjp`
-                returns them. The products are formed in their type, if it is wider than
-                that of the network.
+            w: One array a variable, `(m, C) + variable.shape`, as `vjp` returns them. The
+                products are formed in their type, if it is wider than that of the network.
 
         Returns:
             `(n, m)`.
@@ -220,6 +231,9 @@ class NTK(Kernel):
         self._require_features()
         wide = any(part.dtype == tf.float64 for part in w)
         return self._run("jvp", (x,), (list(w),), "float64" if wide else None)
+
+    def feature_variables(self) -> list[keras.Variable]:
+        return variables_of(self.network, self._places)
 
     def operator(self, x: Any) -> KernelOperator:
         x = self._rows("x", x)
@@ -234,7 +248,7 @@ class NTK(Kernel):
 
     def _shapes(self, plan: Plan) -> list[tuple[int, ...]]:
         outputs = plan.outputs if self.outputs == "trace" else 1
-        return [(outputs, *v.shape) for v in self.network.trainable_variables]
+        return [(outputs, *v.shape) for v in plan.variables]
 
     def held(self, x: Any) -> Any:
         return self._work(x, None).over_slices("held", x)
@@ -406,7 +420,8 @@ class NTK(Kernel):
     def _plans(self) -> Plans:
         if self._identity is None:
             self._identity = Identity(self.network)
-        return Plans(self._runtime, self._identity, self.network, self.outputs, self.method)
+        identity, settings = self._identity, (self.outputs, self.method, self._places)
+        return Plans(self._runtime, identity, self.network, *settings)
 
     def architecture(self) -> str:
         return self._plans().architecture()
@@ -441,6 +456,7 @@ class NTK(Kernel):
         config["outputs"] = self.outputs
         config["method"] = self.method
         config["memory_limit"] = self.memory_limit
+        config["layers"] = self._places
         config["frozen"] = frozen.numbers(self.network)
         return config
 
@@ -452,8 +468,9 @@ class NTK(Kernel):
         config["network"] = keras.saving.deserialize_keras_object(
             config["network"], custom_objects=custom_objects
         )
-        places = config.pop("frozen", [])
+        places, layers = config.pop("frozen", []), config.pop("layers", None)
         kernel = cls(**config)
+        kernel._places = None if layers is None else tuple(layers)
         kernel._frozen = places
         frozen.freeze(kernel.network, places)
         return kernel

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_kare.kernels.identity import Identity
+from keras_kare.kernels.structured.chosen import Places
 from keras_kare.kernels.structured.plan import Plan
 from keras_kare.kernels.structured.planning import make_plan
 from keras_kare.kernels.structured.reasons import warn_of_fallback, warn_of_quantized
@@ -27,6 +28,7 @@ class Plans:
         network: The network.
         outputs: As in `NTK`.
         method: As in `NTK`.
+        places: Of the layers that the kernel is of; `None` for all.
     """
 
     runtime: Runtime
@@ -34,6 +36,7 @@ class Plans:
     network: keras.Model
     outputs: str
     method: str
+    places: Places | None
 
     def plan(self, x: Any) -> Plan:
         """Return the plan for the network as it is, and the variables that train now."""
@@ -56,11 +59,12 @@ class Plans:
 
     def architecture(self) -> str:
         """Return a hash of what the kernel is, whatever its variables hold."""
-        return f"{self.outputs} {self.identity.digest}"
+        part = "" if self.places is None else f"{self.places} "
+        return f"{self.outputs} {part}{self.identity.digest}"
 
     def _make_plan(self, x: Any) -> Plan:
         def make() -> Plan:
-            return make_plan(self.network, x, self.method, self.outputs)
+            return make_plan(self.network, x, self.method, self.outputs, self.places)
 
         plan: Plan = aside(make)
         return plan

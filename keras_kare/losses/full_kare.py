@@ -86,7 +86,7 @@ class FullKARE(KARE):
         name: str = "full_kare",
     ):
         all_rows.Way(probes, seed, method)  # refuses what is out of range
-        _validation.check_ridge("tolerance", tolerance)
+        _validation.check_positive("tolerance", tolerance)
         super().__init__(ridge=ridge, relative=relative, name=name)
         self.probes, self.tolerance = probes, tolerance
         self.method, self.seed = method, seed

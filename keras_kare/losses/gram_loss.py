@@ -36,7 +36,7 @@ class GramLoss(keras.losses.Loss):
     supplies_gradients: bool = False
 
     def __init__(self, ridge: float = 0.1, relative: bool = False, name: str | None = None):
-        _validation.check_ridge("ridge", ridge)
+        _validation.check_positive("ridge", ridge)
         super().__init__(name=name, reduction="sum")
         self.ridge = ridge
         self.relative = relative

@@ -67,7 +67,7 @@ def as_stored(kernel: Kernel, weights: list[tf.Tensor]) -> list[tf.Tensor]:
             "The weights of the primal form are not finite: targets, or the network's "
             "derivatives, are too large or too small for float64. Scale them to about one."
         )
-    variables = kernel.trainable_variables
+    variables = kernel.feature_variables()
     of_variables = len(variables) == len(weights)  # else the features are of something else
     if not (of_variables and all(_fit(largest, v.dtype) for v in variables)):
         return [tf.cast(w, tf.float64) for w in weights]

@@ -97,7 +97,7 @@ def check(ridge: Any) -> None:
         ValueError: That names `ridge`.
     """
     if not (isinstance(ridge, str) and ridge in WAYS):
-        _validation.check_ridge("ridge", ridge, auto=True)
+        _validation.check_positive("ridge", ridge, "auto")
 
 
 def of_user(ridge: float | str, relative: bool) -> Choice | Way:

@@ -6,12 +6,14 @@ import time
 import warnings
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_kare import _validation
 from keras_kare.mkl import intake
 from keras_kare.mkl.group_lasso import GroupLasso
 from keras_kare.mkl.masks import MaskedRows, different, masked_sum, open_rows
+from keras_kare.mkl.network import gated_network
 from keras_kare.mkl.rules import RULES, Weighed
 
 
@@ -66,6 +68,9 @@ class GatedReLU:
     Fitting with `"optimal"` takes a few tens of steps, each a solve of `n x n` and a solve
     of as many equations as there are weights above zero.
 
+    `to_keras` makes a Keras model of it, to save as a `.keras` file and to serve; with its
+    report and its kernel it is kept by pickle.
+
     Raises:
         ValueError: If an argument is out of range; in `fit` and `predict`, if arrays do not
             fit, or hold NaN or Inf; in `fit`, if no gate opens on any row.
@@ -78,6 +83,7 @@ class GatedReLU:
     machine = kk.mkl.GatedReLU(gates=50, regularization=0.1, random_state=0).fit(x, y)
     machine.predict(x)  # (60,)
     machine.report["relative_gap"]  # below 1e-8
+    network = machine.to_keras()  # to save, to export, to train further
     ```
 
     References:
@@ -102,9 +108,9 @@ class GatedReLU:
         random_state: Any = None,
     ):
         intake.check_gates(gates)
-        _validation.check_ridge("regularization", regularization)
+        _validation.check_positive("regularization", regularization)
         _validation.check_option("weights", weights, tuple(RULES))
-        _validation.check_ridge("tolerance", tolerance)
+        _validation.check_positive("tolerance", tolerance)
         _validation.check_whole("max_iterations", max_iterations, 1)
         intake.check_random_state(random_state)
         self.gates, self.regularization, self.weights = gates, regularization, weights
@@ -159,10 +165,28 @@ class GatedReLU:
             x: `(n, d)`.
         """
         x = self._fitted_rows(x)
-        coefficients = self.coefficients_.reshape(*self.gates_.shape, -1)
-        kept = self.weights_ > 0.0
-        values = masked_sum(x, open_rows(x, self.gates_[kept]), coefficients[kept])
+        gates, coefficients = self._network()
+        values = masked_sum(x, open_rows(x, gates), coefficients)
         return values[:, 0] if self.coefficients_.ndim == 2 else values
+
+    def to_keras(self, dtype: str | None = None) -> keras.Model:
+        """Return the network as a Keras model, `(n, d)` to `(n, c)`.
+
+        It has layers of Keras alone, `gates`, which do not train, and `coefficients`, of
+        the gates whose weights are not zero: files of it, and SavedModels that it exports,
+        need no keras_kare.
+
+        Args:
+            dtype: What it computes in, `"float32"` or `"float64"`. In float32 a gate may
+                open on a row that it nearly touches, or close, and outputs jump where
+                gates do. In float64 `network(x)` is `predict(x)` to rounding, and
+                `network.predict` feeds rows in Keras' `floatx`, whatever the network
+                computes in. Defaults to `floatx`.
+        """
+        dtype = dtype or keras.config.floatx()
+        _validation.check_option("dtype", dtype, ("float32", "float64"))
+        self._check_fitted()
+        return gated_network(*self._network(), dtype)
 
     def gram(self, x: Any) -> np.ndarray:
         """Return the weighted kernel `Σ_i η_i D_i X Xᵀ D_i` of rows, `(n, n)`.
@@ -186,10 +210,23 @@ class GatedReLU:
             )
         return gates
 
-    def _fitted_rows(self, x: Any) -> np.ndarray:
-        """Return rows of as many columns as those of the fit."""
+    def _network(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return gates, `(q, d)`, and coefficients, `(q, d, c)`, of weights above zero.
+
+        Where there are none, the first gate stands for all, with coefficients of zero.
+        """
+        coefficients = self.coefficients_.reshape(*self.gates_.shape, -1)
+        kept = self.weights_ > 0.0
+        kept[0] |= not np.any(kept)
+        return self.gates_[kept], coefficients[kept]
+
+    def _check_fitted(self) -> None:
         if not hasattr(self, "gates_"):
             raise ValueError("This GatedReLU is not fitted yet: call `fit(x, y)` first.")
+
+    def _fitted_rows(self, x: Any) -> np.ndarray:
+        """Return rows of as many columns as those of the fit."""
+        self._check_fitted()
         x = intake.rows("x", x)
         if x.shape[1] != self.gates_.shape[1]:
             raise ValueError(

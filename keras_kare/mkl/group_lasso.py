@@ -13,13 +13,19 @@ weights that should be zero never are. Projected Newton steps (Bertsekas, "Proje
 methods for optimization problems with simple constraints", 1982), damped as Levenberg did,
 go on from there. The residual is `βα`; scaled to be feasible for the dual program, it tells
 how far the objective may still be from its minimum.
+
+What no `D_i X` reaches of `y` is in every residual. Where `β` is small it is taken out of
+the system: as a part of `α` it would be divided by `β`, and its rounding drown the slopes
+`(D_i X)ᵀα`, which it has no part in.
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import lu_factor, lu_solve
 
 from keras_kare.mkl.masks import MaskedRows
 
@@ -33,6 +39,12 @@ LEAST_DAMPING, MOST_DAMPING = 1e-12, 1e12
 
 IDLE = 5
 """Newton steps in a row that gain no more than rounding, after which to stop."""
+
+SMALL = 1e-6
+"""Share of the mean diagonal of `Σ_i K_i` below which `β` is small."""
+
+LEAST_OUTSIDE = 1e-8
+"""Share of `y` that must be out of reach to be taken out."""
 
 ARMIJO = 1e-4
 ROUNDING = 1e-14
@@ -67,7 +79,7 @@ class Point:
         dual: `α`, `(n, c)`.
         slopes: `(D_i X)ᵀα`, `(p, d, c)`.
         norms: Their norms, `(p,)`.
-        value: `F(η)`.
+        value: `F(η)`, less the constant of what is out of reach.
         system: `K + βI`, `(n, n)`.
     """
 
@@ -98,19 +110,40 @@ class GroupLasso:
     y: np.ndarray
     regularization: float
 
+    @functools.cached_property
+    def outside(self) -> np.ndarray:
+        """What is taken out of `y`, orthogonal to all `D_i X`, `(n, c)`; often zero."""
+        nothing = np.zeros_like(self.y)
+        kernel = self.rows.kernel(np.ones(len(self.rows.masks)))
+        if self.regularization >= SMALL * np.mean(np.diag(kernel)):
+            return nothing
+        values, vectors = np.linalg.eigh(kernel)
+        rounding = len(values) * np.finfo(float).eps * values[-1]
+        beyond = vectors[:, values <= rounding]
+        found = beyond @ (beyond.T @ self.y)
+        enough = np.linalg.norm(found) > LEAST_OUTSIDE * np.linalg.norm(self.y)
+        return found if enough and self._leak(found) < self.regularization else nothing
+
+    def _leak(self, outside: np.ndarray) -> float:
+        """Return the largest `|(D_i X)ᵀv|` of what should have none."""
+        return float(np.linalg.norm(self.rows.slopes(outside), axis=(1, 2)).max())
+
     def certify(self, point: Point) -> Certificate:
         """Return the objective at a point, and the gap to its dual, scaled for the best.
 
-        The dual program is `max tr yᵀθ − ½ |θ|²` over `|(D_i X)ᵀθ| <= β`.
+        The dual program is `max tr yᵀθ − ½ |θ|²` over `|(D_i X)ᵀθ| <= β`; `θ` is what is
+        out of reach, and `α` times a scale.
         """
         beta, coefficients, dual = self.regularization, point.coefficients, point.dual
         norms = np.linalg.norm(coefficients, axis=(1, 2))
         residual = self.y - self.rows.values(coefficients)
         objective = float(0.5 * np.sum(residual**2) + beta * np.sum(norms))
-        along, square = np.sum(self.y * dual), np.sum(dual**2)
+        along, square = np.sum((self.y - self.outside) * dual), np.sum(dual**2)
         scale = along / square if square else 0.0
-        scale = min(scale, beta / max(point.norms.max(), np.finfo(float).tiny))
-        gap = max(objective - float(scale * along - 0.5 * scale**2 * square), 0.0)
+        allowed = beta - self._leak(self.outside)
+        scale = min(scale, allowed / max(point.norms.max(), np.finfo(float).tiny))
+        theta = self.outside + scale * dual
+        gap = max(objective - float(np.sum(self.y * theta) - 0.5 * np.sum(theta**2)), 0.0)
         return Certificate(objective, gap, int(np.count_nonzero(norms)))
 
     def at(self, weights: np.ndarray) -> Point:
@@ -118,10 +151,13 @@ class GroupLasso:
         beta = self.regularization
         system = self.rows.kernel(weights)
         system[np.diag_indices_from(system)] += beta
-        dual = np.linalg.solve(system, self.y)
+        inside = self.y - self.outside
+        factors = lu_factor(system)
+        dual = lu_solve(factors, inside)
+        dual += lu_solve(factors, inside - system @ dual)  # else `value` loses digits
         slopes = self.rows.slopes(dual)
         norms = np.linalg.norm(slopes, axis=(1, 2))
-        value = 0.5 * beta * float(np.sum(self.y * dual) + np.sum(weights))
+        value = 0.5 * beta * float(np.sum(inside * dual) + np.sum(weights))
         return Point(weights, dual, slopes, norms, value, system)
 
     def minimise(

@@ -612,7 +612,7 @@ class KernelMachine(keras.Model):
             )
         if validation is not None:
             self.kernel.check_shapes("validation x", validation.x)
-        self.built = True
+        self.build(keras.tree.map_structure(lambda part: tuple(part.shape), rows.x))
 
     def _streams(self, x: Any) -> bool:
         """Tell whether these are batches, for a solver that takes them one by one."""

@@ -35,7 +35,7 @@ def checked(y: Any, gram: Any, ridge: Any) -> tuple[tf.Tensor, tf.Tensor, tf.Ten
             f"Received: gram of shape {tuple(gram.shape)}"
         )
     y = _columns(y, gram)
-    _validation.check_ridge_value("ridge", ridge)
+    _validation.check_positive_scalar("ridge", ridge)
     if not tf.is_tensor(ridge):  # whose way to float64 must not be through float32
         ridge = np.asarray(ridge, "float64").reshape(())
     ridge = tf.cast(ridge, gram.dtype)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import keras
@@ -28,8 +27,8 @@ def check_parameters(estimator: Any) -> None:
     _validation.check_whole("folds", estimator.folds, 2)
     _validation.check_whole("networks", estimator.networks, 1)
     _validation.check_whole("machines", estimator.machines, 1)
-    _positive("learning_rate", estimator.learning_rate)
-    _positive("time_budget", estimator.time_budget, optional=True)
+    _validation.check_positive("learning_rate", estimator.learning_rate)
+    _validation.check_positive("time_budget", estimator.time_budget, None)
     for name in ("laplace", "standardize"):
         value = getattr(estimator, name)
         if not isinstance(value, bool | np.bool_):
@@ -38,8 +37,8 @@ def check_parameters(estimator: Any) -> None:
     if not isinstance(estimator.verbose, bool | np.bool_):
         _validation.check_whole("verbose", estimator.verbose, 0)
     _check_random_state(estimator.random_state)
-    _validation.check_ridge("kare_ridge", estimator.kare_ridge)
-    _validation.check_ridge("ridge", estimator.ridge, auto=True)
+    _validation.check_positive("kare_ridge", estimator.kare_ridge)
+    _validation.check_positive("ridge", estimator.ridge, "auto")
     _validation.check_option("dtype", estimator.dtype, DTYPES)
 
 
@@ -84,14 +83,4 @@ def _check_activation(activation: Any) -> None:
         raise ValueError(
             '`activation` must be the name of a Keras activation, such as "gelu". '
             f"Received: activation={activation!r}"
-        )
-
-
-def _positive(name: str, value: Any, optional: bool = False) -> None:
-    if optional and value is None:
-        return
-    if not _validation.is_number(value) or not math.isfinite(value) or value <= 0:
-        none = " or None" if optional else ""
-        raise ValueError(
-            f"`{name}` must be a positive finite number{none}. Received: {name}={value!r}"
         )

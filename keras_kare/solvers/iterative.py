@@ -38,8 +38,7 @@ class Iterative(Solver):
         seed: int,
     ) -> None:
         _validation.check_whole("seed", seed, 0)
-        if time_budget is not None:
-            _validation.check_ridge("time_budget", time_budget)
+        _validation.check_positive("time_budget", time_budget, None)
         super().__init__(tolerance, memory_limit)
         self.time_budget, self.seed = time_budget, seed
 

@@ -39,7 +39,7 @@ class Solver(abc.ABC):
     """Whether a stream must yield the same rows in the same order in every pass."""
 
     def __init__(self, tolerance: float = 1e-6, memory_limit: int | None = None):
-        _validation.check_ridge("tolerance", tolerance)
+        _validation.check_positive("tolerance", tolerance)
         _validation.check_memory_limit(memory_limit)
         self.tolerance, self.memory_limit = tolerance, memory_limit
 
@@ -71,7 +71,7 @@ class Solver(abc.ABC):
             y: `(n, c)`.
             ridge: `λ > 0`.
         """
-        _validation.check_ridge("ridge", ridge)
+        _validation.check_positive("ridge", ridge)
         return self.prepare(System(operator, y)).solve(float(ridge))
 
     def limit(self) -> int:

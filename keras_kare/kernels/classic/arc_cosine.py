@@ -10,7 +10,16 @@ import tensorflow as tf
 
 from keras_kare import _validation
 from keras_kare.kernels.classic.closed_form import ClosedForm
-from keras_kare.kernels.classic.expectations import root
+from keras_kare.kernels.classic.expectations import (
+    apart_after_relu,
+    apart_after_squares,
+    apart_after_steps,
+    apart_of,
+    root,
+)
+
+APART = {0: apart_after_steps, 1: apart_after_relu, 2: apart_after_squares}
+"""What layers make of one minus the cosine of the angle of rows, by order."""
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -20,10 +29,8 @@ class ArcCosine(ClosedForm):
     `K(x, x') = (1/π) (‖x‖ ‖x'‖)^p J_p(θ)` with the angle `θ` of the rows, and
     `J_0 = π − θ`, `J_1 = sin θ + (π − θ) cos θ`,
     `J_2 = 3 sin θ cos θ + (π − θ)(1 + 2 cos² θ)`. Each further layer takes the kernel of
-    the one before for products.
-
-    Angles come from cosines, so that order 0, which has a kink at equal rows, is right to
-    the root of the type's rounding there (1e-8 in float64).
+    the one before for products. Equal and near rows keep all digits; of order 0, which has
+    a kink there too, opposite rows keep half of them.
 
     Args:
         order: `p`: 0 for steps, 1 for ReLU, 2 for squares. Defaults to `1`.
@@ -56,7 +63,7 @@ class ArcCosine(ClosedForm):
         name: str | None = None,
         **kwargs: Any,
     ):
-        if order not in ANGULAR:
+        if order not in APART:
             raise ValueError(f"`order` must be 0, 1 or 2. Received: order={order!r}")
         _validation.check_whole("depth", depth, 1)
         if not (_validation.is_number(bias) and np.isfinite(bias)):
@@ -72,17 +79,14 @@ class ArcCosine(ClosedForm):
         )
 
     def _values(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
-        same, b = b is None, a if b is None else b
-        products = tf.matmul(a, b, transpose_b=True) + self._square(a.dtype)
-        left, right = self._sizes(a), self._sizes(b)
+        left, right = self._sizes(a), self._sizes(a if b is None else b)
+        apart = apart_of(self._wider(a), None if b is None else self._wider(b))
         for _ in range(self.depth):
             scale = root(left[:, None] * right)
-            cosine = tf.math.divide_no_nan(products, scale)
-            if same:  # to the last digit
-                cosine = tf.linalg.set_diag(cosine, tf.ones_like(left))
-            products = self._power(scale) * ANGULAR[self.order](cosine)
+            apart = APART[self.order](apart)
+            values = self._next(scale) * (1.0 - apart)
             left, right = self._next(left), self._next(right)
-        return products
+        return values
 
     def _diagonal(self, a: tf.Tensor) -> tf.Tensor:
         sizes = self._sizes(a)
@@ -90,50 +94,22 @@ class ArcCosine(ClosedForm):
             sizes = self._next(sizes)
         return sizes
 
-    def _square(self, dtype: Any) -> tf.Tensor:
-        return tf.square(tf.cast(self.bias_value, dtype))
-
     def _sizes(self, a: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(a * a, axis=1) + self._square(a.dtype)
+        bias = tf.cast(self.bias_value, a.dtype)
+        return tf.reduce_sum(a * a, axis=1) + tf.square(bias)
+
+    def _wider(self, a: tf.Tensor) -> tf.Tensor:
+        """Return rows with the bias; those of zeros have a direction of their own."""
+        bias = tf.cast(self.bias_value, a.dtype) * tf.ones_like(a[:, :1])
+        zero = tf.cast(self._sizes(a) == 0.0, a.dtype)[:, None]
+        return tf.concat([a, bias, zero], axis=1)
 
     def _next(self, sizes: tf.Tensor) -> tf.Tensor:
         """Return the kernel of rows with themselves, a layer on: `J_p(0)/π` is 1, 1, 3."""
-        return (3.0 if self.order == 2 else 1.0) * self._power(sizes)
-
-    def _power(self, sizes: tf.Tensor) -> tf.Tensor:
-        """Return `sizes` to the power `p`, with a derivative at 0."""
-        return sizes**self.order if self.order else tf.ones_like(sizes)
+        if self.order == 0:  # a power of 0 has no derivative at 0
+            return tf.ones_like(sizes)
+        return 3.0 * sizes * sizes if self.order == 2 else sizes
 
     def get_config(self) -> dict[str, Any]:
         own = {"order": self.order, "depth": self.depth, "bias": self.bias}
         return {**super().get_config(), **own}
-
-
-def _angular(value: Any, slope: Any) -> Any:
-    """Make a function of the cosine, divided by π, whose derivative is given.
-
-    Args:
-        value: Takes the angle, its sine and its cosine.
-        slope: Takes them, and returns the derivative by the cosine, finite at 1.
-    """
-
-    @tf.custom_gradient
-    def function(cosine: tf.Tensor) -> tuple[tf.Tensor, Any]:
-        c = tf.clip_by_value(cosine, -1.0, 1.0)
-        parts = tf.acos(c), tf.sqrt((1.0 - c) * (1.0 + c)), c
-        return value(*parts) / np.pi, lambda upstream: upstream * slope(*parts) / np.pi
-
-    return function
-
-
-ANGULAR = {
-    0: _angular(
-        lambda t, s, c: np.pi - t, lambda t, s, c: tf.math.divide_no_nan(tf.ones_like(s), s)
-    ),
-    1: _angular(lambda t, s, c: s + (np.pi - t) * c, lambda t, s, c: np.pi - t),
-    2: _angular(
-        lambda t, s, c: 3.0 * s * c + (np.pi - t) * (1.0 + 2.0 * c * c),
-        lambda t, s, c: 4.0 * (s + (np.pi - t) * c),
-    ),
-}
-"""`J_p(θ)/π` of the cosine, by order; at 1 the derivative of order 0 counts as 0."""

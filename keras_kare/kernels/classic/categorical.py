@@ -50,10 +50,7 @@ class Categorical(ClosedForm):
         name: str | None = None,
         **kwargs: Any,
     ):
-        if not (_validation.is_number(scale) and 0.0 < scale < np.inf):
-            raise ValueError(
-                f"`scale` must be a positive number. Received: scale={scale!r}"
-            )
+        _validation.check_positive("scale", scale)
         _validation.check_option("metric", metric, ("isotropic", "diagonal"))
         super().__init__(memory_limit, name, **kwargs)
         self.scale, self.metric = scale, metric

@@ -30,9 +30,9 @@ def root(x: tf.Tensor) -> tf.Tensor:
 
 def relu(p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> Three:
     """Return those of `max(0, u)`: half the arc-cosine kernels of order 1 and 0."""
-    after = _apart_after_relu(apart)
+    after = apart_after_relu(apart)
     values = 0.5 * root(p) * root(q) * (1.0 - after)
-    return values, 0.5 * _share_above(apart), after
+    return values, 0.5 * (1.0 - apart_after_steps(apart)), after
 
 
 def erf(p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> Three:
@@ -99,17 +99,8 @@ def _parts(apart: tf.Tensor) -> Three:
 
 
 @tf.custom_gradient
-def _apart_after_relu(apart: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """Return `1 − (sin θ + (π − θ) cos θ)/π`; its derivative by `a` is `1 − θ/π`."""
-    apart = tf.clip_by_value(apart, 0.0, 2.0)
-    angle, sine, cosine = _parts(apart)
-    after = apart - (sine - angle * cosine) / np.pi
-    return after, lambda upstream: upstream * _share_above(apart)
-
-
-@tf.custom_gradient
-def _share_above(apart: tf.Tensor) -> tuple[tf.Tensor, Any]:
-    """Return `1 − θ/π`; its derivative counts as 0 where it grows beyond all bounds."""
+def apart_after_steps(apart: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Return `θ/π`; its derivative counts as 0 where it grows beyond all bounds."""
     angle, sine, _ = _parts(tf.clip_by_value(apart, 0.0, 2.0))
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
@@ -117,9 +108,31 @@ def _share_above(apart: tf.Tensor) -> tuple[tf.Tensor, Any]:
         slope = tf.where(
             steep, tf.zeros_like(sine), 1.0 / tf.where(steep, tf.ones_like(sine), sine)
         )
-        return -upstream * slope / np.pi
+        return upstream * slope / np.pi
 
-    return 1.0 - angle / np.pi, gradient
+    return angle / np.pi, gradient
+
+
+@tf.custom_gradient
+def apart_after_relu(apart: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Return `1 − (sin θ + (π − θ) cos θ)/π`; its derivative by `a` is `1 − θ/π`."""
+    apart = tf.clip_by_value(apart, 0.0, 2.0)
+    angle, sine, cosine = _parts(apart)
+    after = apart - (sine - angle * cosine) / np.pi
+    return after, lambda upstream: upstream * (1.0 - apart_after_steps(apart))
+
+
+@tf.custom_gradient
+def apart_after_squares(apart: tf.Tensor) -> tuple[tf.Tensor, Any]:
+    """Return `1 − (3 sin θ cos θ + (π − θ)(1 + 2 cos² θ))/3π`, for `max(0, u)²`.
+
+    Its derivative by `a` is `4/3` of one minus what ReLU makes of it.
+    """
+    apart = tf.clip_by_value(apart, 0.0, 2.0)
+    angle, sine, cosine = _parts(apart)
+    bend = 3.0 * sine * cosine - angle * (1.0 + 2.0 * cosine * cosine)
+    after = apart * (4.0 - 2.0 * apart) / 3.0 - bend / (3.0 * np.pi)
+    return after, lambda upstream: upstream * 4.0 / 3.0 * (1.0 - apart_after_relu(apart))
 
 
 def apart_of(a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:

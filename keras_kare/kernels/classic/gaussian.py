@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from keras_kare.kernels.classic import distances
+from keras_kare.kernels.classic import distances, spectra
 from keras_kare.kernels.classic.stationary import Stationary
 
 
@@ -18,12 +18,15 @@ class Gaussian(Stationary):
             median distance of different rows. Defaults to `"median"`.
         metric: `"isotropic"`, `"diagonal"` or `"full"`: see `Stationary`. Defaults to
             `"isotropic"`.
+        features: How many random features stand for the kernel, an even number: see
+            `Stationary`. Defaults to `None`: the kernel is exact.
+        seed: Of their frequencies. Defaults to `0`.
         memory_limit: Bytes that kernel values may hold while they are computed. Defaults to
             half of what is free.
         name: Name of the layer.
 
     Raises:
-        ValueError: If `scale` or `metric` is something else.
+        ValueError: If `scale`, `metric` or `features` is something else.
 
     Example:
 
@@ -40,5 +43,8 @@ class Gaussian(Stationary):
         - Rasmussen, Williams, "Gaussian processes for machine learning", eq. 4.9 and 5.2.
     """
 
-    def _of_distances(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
+    def _exact(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
         return tf.exp(-0.5 * distances.squared(a, b))
+
+    def _spectrum(self) -> spectra.Spectrum:
+        return spectra.normal

@@ -81,11 +81,7 @@ class InfiniteWidth(ClosedForm):
         _validation.check_whole("depth", depth, 1)
         _validation.check_option("activation", activation, tuple(EXPECTATIONS))
         _validation.check_option("kind", kind, KINDS)
-        if not (_validation.is_number(weight_std) and 0.0 < weight_std < np.inf):
-            raise ValueError(
-                "`weight_std` must be a positive number. Received: "
-                f"weight_std={weight_std!r}"
-            )
+        _validation.check_positive("weight_std", weight_std)
         if not (_validation.is_number(bias_std) and 0.0 <= bias_std < np.inf):
             raise ValueError(
                 "`bias_std` must be a number of at least 0. Received: "

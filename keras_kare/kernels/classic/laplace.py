@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_kare import _validation
-from keras_kare.kernels.classic import distances
+from keras_kare.kernels.classic import distances, spectra
 from keras_kare.kernels.classic.stationary import Stationary, of_squares
 
 
@@ -24,14 +24,18 @@ class Laplace(Stationary):
             `"isotropic"`.
         distance: `"l2"`, Euclidean, or `"l1"`, the sum over columns, which takes as many
             passes. Defaults to `"l2"`.
+        features: How many random features stand for the kernel, an even number: see
+            `Stationary`. Defaults to `None`: the kernel is exact.
+        seed: Of their frequencies. Defaults to `0`.
         memory_limit: Bytes that kernel values may hold while they are computed. Defaults to
             half of what is free.
         name: Name of the layer.
 
-    The kernel has a kink where rows are equal; its derivative counts as 0 there.
+    The kernel has a kink where rows are equal; its derivative counts as 0 there. Its random
+    features have frequencies of no variance: train the metric with the exact kernel.
 
     Raises:
-        ValueError: If `scale`, `metric` or `distance` is something else.
+        ValueError: If `scale`, `metric`, `distance` or `features` is something else.
 
     Example:
 
@@ -50,19 +54,24 @@ class Laplace(Stationary):
         scale: float | str = "median",
         metric: str = "isotropic",
         distance: str = "l2",
+        features: int | None = None,
+        seed: int = 0,
         memory_limit: int | None = None,
         name: str | None = None,
         **kwargs: Any,
     ):
         _validation.check_option("distance", distance, ("l1", "l2"))
-        super().__init__(scale, metric, memory_limit, name, **kwargs)
+        super().__init__(scale, metric, features, seed, memory_limit, name, **kwargs)
         self.distance = distance
         self._distance_of_scipy = "euclidean" if distance == "l2" else "cityblock"
 
-    def _of_distances(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
+    def _exact(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
         if self.distance == "l1":
             return tf.exp(-distances.manhattan(a, b))
         return exponential(distances.squared(a, b))
+
+    def _spectrum(self) -> spectra.Spectrum:
+        return spectra.cauchy if self.distance == "l1" else spectra.student(1.0)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "distance": self.distance}

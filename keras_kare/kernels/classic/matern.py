@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_kare.kernels.classic import distances
+from keras_kare.kernels.classic import distances, spectra
 from keras_kare.kernels.classic.laplace import exponential
 from keras_kare.kernels.classic.stationary import Stationary, of_squares
 
@@ -39,12 +39,15 @@ class Matern(Stationary):
             the median distance of different rows. Defaults to `"median"`.
         metric: `"isotropic"`, `"diagonal"` or `"full"`: see `Stationary`. Defaults to
             `"isotropic"`.
+        features: How many random features stand for the kernel, an even number: see
+            `Stationary`. Defaults to `None`: the kernel is exact.
+        seed: Of their frequencies. Defaults to `0`.
         memory_limit: Bytes that kernel values may hold while they are computed. Defaults to
             half of what is free.
         name: Name of the layer.
 
     Raises:
-        ValueError: If `nu`, `scale` or `metric` is something else.
+        ValueError: If `nu`, `scale`, `metric` or `features` is something else.
 
     Example:
 
@@ -62,18 +65,23 @@ class Matern(Stationary):
         nu: float = 1.5,
         scale: float | str = "median",
         metric: str = "isotropic",
+        features: int | None = None,
+        seed: int = 0,
         memory_limit: int | None = None,
         name: str | None = None,
         **kwargs: Any,
     ):
         if nu not in SMOOTHNESS:
             raise ValueError(f"`nu` must be 0.5, 1.5 or 2.5. Received: nu={nu!r}")
-        super().__init__(scale, metric, memory_limit, name, **kwargs)
+        super().__init__(scale, metric, features, seed, memory_limit, name, **kwargs)
         self.nu = float(nu)
 
-    def _of_distances(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
+    def _exact(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
         values: tf.Tensor = SMOOTHNESS[self.nu](distances.squared(a, b))
         return values
+
+    def _spectrum(self) -> spectra.Spectrum:
+        return spectra.student(2.0 * self.nu)
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "nu": self.nu}

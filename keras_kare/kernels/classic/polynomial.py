@@ -52,11 +52,7 @@ class Polynomial(ClosedForm):
         **kwargs: Any,
     ):
         _validation.check_whole("degree", degree, 1)
-        if gamma is not None and not (_validation.is_number(gamma) and 0 < gamma < np.inf):
-            raise ValueError(
-                "`gamma` must be a positive number, or None for one over the number of "
-                f"columns. Received: gamma={gamma!r}"
-            )
+        _validation.check_positive("gamma", gamma, None)
         if not (_validation.is_number(offset) and 0.0 <= offset < np.inf):
             raise ValueError(
                 f"`offset` must be a number of at least 0. Received: offset={offset!r}"

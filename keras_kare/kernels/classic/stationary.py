@@ -1,28 +1,29 @@
-"""Kernels of distances: their metric, their scale, and where that comes from."""
+"""Kernels of distances in a metric: exact, or by random Fourier features."""
 
 from __future__ import annotations
 
-import abc
 from typing import Any
 
-import keras
-import numpy as np
 import tensorflow as tf
 
-from keras_kare import _validation
-from keras_kare.kernels.classic.closed_form import ClosedForm
-
-METRICS = ("isotropic", "diagonal", "full")
-
-LEAST = 1e-12
-"""The least share of a metric's mean diagonal that a column has."""
-
-MEDIAN_ROWS = 1000
-"""Most rows whose distances `scale="median"` is the median of."""
+from keras_kare.kernels.classic.random_features import RandomFeatures
 
 
-class Stationary(ClosedForm):
-    """A kernel of the distance of mapped rows; a subclass defines `_of_distances`.
+class Stationary(RandomFeatures):
+    """A kernel of the distance of mapped rows, or random features that stand for it.
+
+    A subclass defines `_exact`, and `_spectrum` where frequencies come from.
+
+    With `features=p`, the kernel is that of a finite map of mapped rows, `φ(x) = √(2/p)
+    [cos(W x), sin(W x)]`, whose `p/2` frequencies `W` are drawn once from the exact
+    kernel's spectral measure. Heads then have a primal form, whose work a row does not
+    grow with the number of training rows. Values are off by about `p^(−1/2)`, which
+    `features_error` measures; of those values everything is exact: gradients, both forms,
+    files. The metric trains, `W` does not.
+
+    Frequencies of the Laplace kernel, and of `nu=0.5`, have no variance. Values of their
+    features come near the kernel's, but derivatives by the metric do not, however many:
+    train the exact kernel first.
 
     Args:
         scale: Length that distances are divided by, a positive number; or `"median"`: the
@@ -30,133 +31,22 @@ class Stationary(ClosedForm):
         metric: What trains: `"isotropic"`: one scale; `"diagonal"`: one for each column;
             `"full"`: a matrix `F`, `(d, d)`, so that distances are those of `x F / scale`
             (Mahalanobis' with `M = F Fᵀ / scale²`). It begins with the identity.
+        features: How many random features stand for the kernel, an even number. Defaults
+            to `None`: the kernel is exact.
+        seed: Of their frequencies. Defaults to `0`.
         memory_limit, name: As in `ClosedForm`.
 
     Attributes:
         log_scale: The variable `log(scale)`: `()`, or `(d,)` with `metric="diagonal"`.
         factor: The variable `F` with `metric="full"`, else `None`.
+        frequencies: `W`, `(d, p/2)`, with `features`, else `None`.
+
+    References:
+        - Rahimi, Recht, "Random features for large-scale kernel machines", NIPS 2007.
     """
-
-    def __init__(
-        self,
-        scale: float | str = "median",
-        metric: str = "isotropic",
-        memory_limit: int | None = None,
-        name: str | None = None,
-        **kwargs: Any,
-    ):
-        check_scale(scale)
-        _validation.check_option("metric", metric, METRICS)
-        super().__init__(memory_limit=memory_limit, name=name, **kwargs)
-        self.scale, self.metric = scale, metric
-        self.log_scale: Any = None
-        self.factor: Any = None
-
-    @abc.abstractmethod
-    def _of_distances(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
-        """Return values between mapped rows, `(n1, n2)`; `None` for the same rows."""
-
-    def _make_variables(self, columns: int) -> None:
-        start = np.nan if self.scale == "median" else np.log(self.scale)
-        self.log_scale = self.add_weight(
-            shape=(columns,) if self.metric == "diagonal" else (),
-            initializer=keras.initializers.Constant(start),
-            name="log_scale",
-        )
-        if self.metric == "full":
-            self.factor = self.add_weight(
-                shape=(columns, columns),
-                initializer=keras.initializers.Identity(),
-                name="factor",
-            )
-
-    @property
-    def _adapted(self) -> bool:
-        if self.scale != "median" or not self.built:
-            return self.scale != "median"
-        with tf.init_scope():
-            return bool(np.all(np.isfinite(self.log_scale.numpy())))
-
-    def _adapt(self, x: np.ndarray) -> None:
-        if self.scale != "median":
-            return
-        relative = np.zeros(self.log_scale.shape)
-        if self._adapted:  # the metric stays
-            now = self.log_scale.numpy().astype("float64")
-            relative = now + 0.5 * np.log(np.mean(np.exp(-2.0 * now)))
-        if self.factor is not None:
-            x = x @ self.factor.numpy().astype("float64")
-        self.log_scale.assign(relative + np.log(self._median(x * np.exp(-relative))))
-
-    def set_metric(self, matrix: Any) -> None:
-        """Measure distances by `(x − x')ᵀ M (x − x')`, as in recursive feature machines.
-
-        `M` is divided by its mean diagonal, and the root mean square of inverse lengths
-        stays. Of a diagonal metric, its diagonal counts. `adapt(x)` finds the median
-        distance, which `scale="median"` is, anew.
-
-        Args:
-            matrix: `M`, `(d, d)`, symmetric positive semi-definite: `model.agop(x)`.
-
-        Raises:
-            ValueError: If the metric is isotropic, the kernel has seen no rows, or `M` is
-                something else, or zero.
-        """
-        if self.metric == "isotropic" or not self.built:
-            raise ValueError(
-                '`set_metric` needs a kernel with `metric="diagonal"` or "full" that has '
-                f"seen rows. Received: metric={self.metric!r}, built={self.built}"
-            )
-        m, d = np.asarray(matrix, "float64"), self.columns
-        symmetric = m.shape == (d, d) and np.allclose(m, m.T, atol=1e-8 * np.abs(m).max())
-        if not (symmetric and np.all(np.isfinite(m)) and np.trace(m) > 0.0):
-            raise ValueError(
-                f"`matrix` must be symmetric, finite, not zero, and of shape ({d}, {d}). "
-                f"Received: matrix of shape {m.shape}, and trace "
-                f"{np.trace(m) if m.ndim == 2 else None}"
-            )
-        m = m / np.mean(np.diag(m))
-        if self.metric == "full":
-            values, vectors = np.linalg.eigh(m)
-            self.factor.assign(vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T)
-            return
-        inverse = np.mean(np.exp(-2.0 * self.log_scale.numpy().astype("float64")))
-        self.log_scale.assign(-0.5 * np.log(inverse * np.maximum(np.diag(m), LEAST)))
-
-    def _median(self, x: np.ndarray) -> float:
-        """Return the median distance of different rows; 1 where all are the same."""
-        from scipy.spatial.distance import pdist
-
-        found = pdist(x[:: max(1, -(-len(x) // MEDIAN_ROWS))], self._distance_of_scipy)
-        apart = found[found > 0.0]
-        return float(np.median(apart)) if len(apart) else 1.0
-
-    _distance_of_scipy = "euclidean"
-
-    def _values(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
-        return self._of_distances(self._mapped(a), None if b is None else self._mapped(b))
 
     def _diagonal(self, a: tf.Tensor) -> tf.Tensor:
         return tf.ones_like(a[:, 0])
-
-    def _mapped(self, a: tf.Tensor) -> tf.Tensor:
-        """Return rows whose distances are those of the metric, `(n, d)`."""
-        if self.factor is not None:
-            a = a @ tf.cast(tf.convert_to_tensor(self.factor), a.dtype)
-        return a * tf.exp(-tf.cast(tf.convert_to_tensor(self.log_scale), a.dtype))
-
-    def get_config(self) -> dict[str, Any]:
-        return {**super().get_config(), "scale": self.scale, "metric": self.metric}
-
-
-def check_scale(value: Any) -> None:
-    """Refuse what is neither a positive number nor `"median"`."""
-    if value == "median" or (_validation.is_number(value) and 0.0 < value < np.inf):
-        return
-    raise ValueError(
-        '`scale` must be a positive number, or "median": of the distances of rows. '
-        f"Received: scale={value!r}"
-    )
 
 
 def of_squares(value: Any, slope: Any) -> Any:

@@ -50,6 +50,15 @@ class Combination(OfParts):
     def pair_flops(self, x: Any) -> float:
         return sum(kernel.pair_flops(x) for kernel in self.kernels)
 
+    def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
+        costs = [kernel.prediction_cost(anchors, targets) for kernel in self.kernels]
+        forms = ("dual", "primal") if self.has_features else ("dual",)
+        return {
+            form: sum(cost[form] for cost in costs)
+            for form in forms
+            if all(form in cost for cost in costs)
+        }
+
     def architecture(self) -> str:
         parts = [kernel.architecture() for kernel in self.kernels]
         return digest(type(self).__qualname__, *self._settings(), *parts)

@@ -43,10 +43,7 @@ class Weighted(OfOne):
     def __init__(
         self, kernel: Kernel, weight: float = 1.0, name: str | None = None, **kwargs: Any
     ):
-        if not (_validation.is_number(weight) and 0.0 < weight < np.inf):
-            raise ValueError(
-                f"`weight` of a kernel must be a positive number. Received: {weight!r}"
-            )
+        _validation.check_positive("weight", weight)
         super().__init__(kernel, name, **kwargs)
         self.weight, self.has_features = float(weight), kernel.has_features
         first = keras.initializers.Constant(np.log(weight))

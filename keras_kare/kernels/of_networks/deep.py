@@ -73,6 +73,9 @@ class Deep(OfNetwork):
     def jvp(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
         return self.base.jvp(self._hidden("x", x, None), w)
 
+    def prediction_cost(self, anchors: int, targets: int) -> dict[str, float]:
+        return self.base.prediction_cost(anchors, targets)  # the network runs in each form
+
     def architecture(self) -> str:
         return digest(super().architecture(), self.base.architecture())
 

@@ -76,7 +76,7 @@ class FeatureMap:
 
         Never of a wider type than the network's passes have.
         """
-        places = {id(v): i for i, v in enumerate(self.network.trainable_variables)}
+        places = {id(v): i for i, v in enumerate(self.plan.variables)}
         groups = tuple(
             Group(tuple(places[id(v)] for v in variables), f.condensed(), f.arranged)
             for variables, f in self.shares(x)
@@ -118,8 +118,8 @@ class FeatureMap:
         return 0.5 * (gram + tf.transpose(gram, order))
 
     def vjp(self, x: Any, v: tf.Tensor) -> list[tf.Tensor]:
-        """Return `Jᵀ v` for `v`, `(n, m)`: `(m, C) + shape` a trainable variable."""
-        places = {id(v): i for i, v in enumerate(self.network.trainable_variables)}
+        """Return `Jᵀ v` for `v`, `(n, m)`: `(m, C) + shape` a variable."""
+        places = {id(v): i for i, v in enumerate(self.plan.variables)}
         v = tf.cast(v, self.dtype)
         return self._in_places(
             (tuple(places[id(u)] for u in variables), factor.vjp(v))
@@ -129,8 +129,8 @@ class FeatureMap:
     def _in_places(
         self, products: Iterable[tuple[tuple[int, ...], list[tf.Tensor]]]
     ) -> list[tf.Tensor]:
-        """Return an array a trainable variable, zeros where there is none."""
-        variables = self.network.trainable_variables
+        """Return an array a variable, zeros where there is none."""
+        variables = self.plan.variables
         found: dict[int, tf.Tensor] = {}
         size: tuple[Any, ...] = ()
         for places, parts in products:
@@ -157,7 +157,7 @@ class FeatureMap:
             return self._one_direction(x, w)
         by_variable = {
             id(variable): tf.cast(part, self.dtype)
-            for variable, part in zip(self.network.trainable_variables, w, strict=True)
+            for variable, part in zip(self.plan.variables, w, strict=True)
         }
         parts = [
             factor.jvp([by_variable[id(v)] for v in variables])
@@ -179,7 +179,7 @@ class FeatureMap:
         return tf.add_n(parts)
 
     def feature_rows(self, x: Any) -> tf.Tensor:
-        """Write out `J`, `(n, C P)`: for each trainable variable, all its outputs."""
+        """Write out `J`, `(n, C P)`: for each variable, all its outputs."""
         found: dict[int, tf.Tensor] = {}
         count = len(self.cotangents(self.plan.outputs))
         for variables, factor in self.shares(x):
@@ -192,7 +192,7 @@ class FeatureMap:
                 found[id(v)]
                 if id(v) in found
                 else tf.zeros((rows, count * math.prod(v.shape)), self.dtype)
-                for v in self.network.trainable_variables
+                for v in self.plan.variables
             ],
             axis=1,
         )
@@ -247,7 +247,7 @@ class FeatureMap:
                 return traced
 
     def _one_direction(self, x: Any, w: list[tf.Tensor]) -> tf.Tensor:
-        variables = self.network.trainable_variables
+        variables = self.plan.variables
         primals = [v.value for v in variables]
         tangents = [
             tf.cast(tf.reshape(part, v.shape), v.dtype)

@@ -30,6 +30,7 @@ class Plan:
     """The roads that variables go.
 
     Attributes:
+        variables: Those that features are derivatives by, in the network's order.
         structured: Variables whose share comes from their layer's rule.
         jacobian: Variables whose share comes from the plain Jacobian.
         forward_mode: Whether TensorFlow can differentiate the network forwards, which
@@ -49,6 +50,7 @@ class Plan:
             of. What was traced for one serves the other.
     """
 
+    variables: tuple[keras.Variable, ...]
     structured: tuple[keras.Variable, ...]
     jacobian: tuple[keras.Variable, ...]
     forward_mode: bool = True
@@ -76,6 +78,7 @@ class Plan:
 
         return replace(
             self,
+            variables=moved(self.variables),
             structured=moved(self.structured),
             jacobian=moved(self.jacobian),
             shares=tuple(replace(s, variables=moved(s.variables)) for s in self.shares),

@@ -24,6 +24,7 @@ from keras_kare import _rows
 from keras_kare.kernels.factors import Cost
 from keras_kare.kernels.structured import reasons, refusals
 from keras_kare.kernels.structured.capture import Unruled, run
+from keras_kare.kernels.structured.chosen import Places
 from keras_kare.kernels.structured.plan import Plan, PlannedShare
 from keras_kare.kernels.structured.probe import Probe, traced_probe
 from keras_kare.kernels.structured.registry import is_own, rule_for
@@ -46,7 +47,9 @@ _TRACES = 3
 """How often a network may still be making variables."""
 
 
-def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
+def make_plan(
+    network: keras.Model, x: Any, method: str, outputs: str, places: Places | None
+) -> Plan:
     """Prove, try, and choose; `x` are the caller's rows, which may be symbolic.
 
     Raises:
@@ -58,9 +61,9 @@ def make_plan(network: keras.Model, x: Any, method: str, outputs: str) -> Plan:
     specs, theirs = described(x), spread_rows(x)
     made = synthetic_rows(specs, network, seed=1)
     finish_building(network, made if theirs is None else theirs)
-    probe, function = _traced(network, specs, method == "jacobian", outputs)
+    probe, function = _traced(network, specs, method == "jacobian", outputs, places)
     refusals.refuse_random(network, probe.needed(), probe.abilities.in_bodies)
-    trial = Trial(function, probe.variables, seed=0)
+    trial = Trial(function, probe.trained, seed=0)
     tolerance = tolerance_of(walk(network))
     tried = _Tried(probe, trial, tolerance)
     if probe.forward.has_functions:
@@ -89,13 +92,13 @@ def finish_building(network: keras.Model, rows: Any) -> None:
 
 
 def _traced(
-    network: keras.Model, specs: Any, plain: bool, outputs: str
+    network: keras.Model, specs: Any, plain: bool, outputs: str, places: Places | None
 ) -> tuple[Probe, Any]:
     """Return a probe and its function; once more where the trace has made variables."""
     for _ in range(_TRACES):
         with untouched(network):
-            probe, function = traced_probe(network, specs, plain, outputs)
-        if [id(v) for v in network.trainable_variables] == [id(v) for v in probe.variables]:
+            probe, function = traced_probe(network, specs, plain, outputs, places)
+        if [id(v) for v in network.trainable_variables] == [id(v) for v in probe.trained]:
             return probe, function
     raise ValueError(
         f"{network.name!r} makes new variables at every call, so that it has no neural "
@@ -108,12 +111,14 @@ def _plan(probe: Probe, why: dict[int, str]) -> Plan:
     """Make the plan in which the variables of `why` take the plain Jacobian."""
     if not probe.plain:
         raise ValueError(
-            "The outputs of `network` depend on none of its trainable variables. "
+            "The outputs of `network` depend on none of its trainable variables, or of "
+            "those of `layers`. "
             f"Received: network={probe.network.name!r}"
         )
     served = [i for i in probe.plain if i not in why]
     rest = [i for i in probe.plain if i in why]
     return Plan(
+        variables=tuple(probe.variables),
         structured=tuple(probe.variables[i] for i in served),
         jacobian=tuple(probe.variables[i] for i in rest),
         forward_mode=probe.abilities.forward_mode,

@@ -17,6 +17,7 @@ from keras_kare.kernels.graphs import ancestors
 from keras_kare.kernels.structured import reasons, refusals
 from keras_kare.kernels.structured.abilities import Abilities
 from keras_kare.kernels.structured.capture import Recorder, Site, Unruled, run
+from keras_kare.kernels.structured.chosen import Places, variables_of
 from keras_kare.kernels.structured.differentiability import depends, undifferentiable
 from keras_kare.kernels.structured.plan import holds
 from keras_kare.kernels.structured.roads import Roads
@@ -76,7 +77,8 @@ class Probe:
 
     Attributes:
         network: The network.
-        variables: Its trainable variables.
+        trained: Its trainable variables.
+        variables: Those of them that the kernel's features are derivatives by.
         forward: Its outputs.
         plain: Plain gradients of `forward.mixed`, of the variables that have any.
         sums: Those of `forward.summed`.
@@ -90,6 +92,7 @@ class Probe:
     """
 
     network: keras.Model
+    trained: list[keras.Variable]
     variables: list[keras.Variable]
     forward: Forward
     plain: Numbered
@@ -121,22 +124,27 @@ class Probe:
 
 
 def traced_probe(
-    network: keras.Model, specs: Any, plain_only: bool, outputs: str
+    network: keras.Model,
+    specs: Any,
+    plain_only: bool,
+    outputs: str,
+    places: Places | None,
 ) -> tuple[Probe, Any]:
     """Return a probe of such inputs, and its function of them and of one number a row."""
-    variables = list(network.trainable_variables)
-    if not variables:
+    trained = list(network.trainable_variables)
+    if not trained:
         raise ValueError(
             "`network` has no trainable variable, so its NTK is zero. Set "
             "`trainable = True` on the layers that belong to the kernel. "
             f"Received: network={network.name!r}"
         )
-    kinds = {v.dtype for v in variables}
+    variables = variables_of(network, places)
+    kinds = {v.dtype for v in trained}
     weights = tf.TensorSpec([ROWS], "float64" if "float64" in kinds else "float32")
     found: list[Probe] = []
 
     def trace(x: Any, v: tf.Tensor) -> dict[str, tf.Tensor]:
-        found[:] = [_probe(network, variables, plain_only, outputs, x, v)]
+        found[:] = [_probe(network, trained, variables, plain_only, outputs, x, v)]
         return found[0].results()
 
     function = tf.function(trace, autograph=False).get_concrete_function(specs, weights)
@@ -145,6 +153,7 @@ def traced_probe(
 
 def _probe(
     network: keras.Model,
+    trained: list[keras.Variable],
     variables: list[keras.Variable],
     plain_only: bool,
     outputs: str,
@@ -168,8 +177,9 @@ def _probe(
     sums = {} if summed is None else _dense(forward.tape.gradient(summed, sources))
     # Once more: what kernel values could not be differentiated through.
     passes = [t for t in (f, *watched, *by_site, *plain.values()) if t is not None]
-    lacking = undifferentiable(graph.get_operations(), handles, passes)
-    constant = not depends(graph.get_operations(), handles, plain.values())
+    moving = Roads(trained, x).sources()
+    lacking = undifferentiable(graph.get_operations(), moving, passes)
+    constant = not depends(graph.get_operations(), moving, plain.values())
     # The proof, and what the rules make of what is proven.
     place = {id(u): i for i, u in enumerate(variables)}
     unproven = _unproven(roads, place, sites, f, by_site)
@@ -181,6 +191,7 @@ def _probe(
     footprint = memory.footprint(graph.get_operations(), inputs, ends, turn, count, ROWS)
     return Probe(
         network=network,
+        trained=trained,
         variables=variables,
         forward=forward,
         plain=plain,

@@ -123,7 +123,7 @@ def kare(
         - Girard, "A fast 'Monte-Carlo cross-validation' procedure for large least
           squares problems with noisy data".
     """
-    _validation.check_ridge("ridge", ridge)
+    _validation.check_positive("ridge", ridge)
     way = Way(probes, seed, method, solver)
     solved = way.go(_system(operator, y, intercept), float(ridge))
     return solved.estimate.require_finite().warn_if_rough()
@@ -191,7 +191,7 @@ def found_with_gradient(
     intercept: bool = False,
 ) -> tuple[Estimate, list[tf.Tensor]]:
     """Return what `kare_and_gradient` does, to those who warn themselves."""
-    _validation.check_ridge("ridge", ridge)
+    _validation.check_positive("ridge", ridge)
     if not isinstance(kernel, Kernel):
         raise TypeError(
             "`kernel` must be a kernel of `keras_kare.kernels`. "
