@@ -30,10 +30,9 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import keras_kare as kk
 from keras_kare.machine import calibration
-from keras_kare.recipes import cross_fitting, ensemble, many_rows
+from keras_kare.recipes import cross_fitting, ensemble, many_rows, perceptrons
 from keras_kare.recipes.descent import Descent
 from keras_kare.recipes.few_values import FewValues
-from keras_kare.recipes.perceptrons import workbench
 from keras_kare.recipes.recipe import checkpoints_to
 from keras_kare.sklearn import base
 
@@ -83,7 +82,7 @@ class TestScores:
     def test_training_helps_where_few_columns_matter(self):
         X, y = make_friedman1(500, noise=1.0, random_state=0)  # 5 of 10 columns
         scores = [
-            regressor(hidden_sizes=(32,), epochs=epochs, learning_rate=0.01)
+            regressor(hidden_sizes=(32,), epochs=epochs, learning_rate=0.01, laplace=False)
             .fit(X[:250], y[:250])
             .score(X[250:], y[250:])
             for epochs in (0, 30)
@@ -133,15 +132,19 @@ class TestTools:
 
     def test_networks_of_one_shape_are_traced_once(self, rng):
         X, y = wave(rng, n=24)
-        workbench.cache_clear()
+        traced = perceptrons._workbench
+        traced.cache_clear()
         fitted = [regressor(random_state=seed).fit(X, y) for seed in range(2)]
         predictions = [each.predict(X) for each in fitted]
         regressor(hidden_sizes=(9,)).fit(X, y)
         classifier().fit(X[:20], y[:20] > 0.0)
-        assert workbench.cache_info().currsize == 2
+        assert traced.cache_info().currsize == 2
         np.testing.assert_array_equal(fitted[0].predict(X), predictions[0])
         assert np.max(np.abs(predictions[0] - predictions[1])) > 1e-6
-        shared = workbench(2, (8,), "gelu", "float32", 1.0)
+        wider = regressor().fit(np.hstack([X, X]), y)  # up to eight columns
+        assert traced.cache_info().currsize == 2
+        assert np.all(np.isfinite(wider.predict(np.hstack([X, X]))))
+        shared = perceptrons.workbench(2, (8,), "gelu", "float32", 1.0)
         assert shared.descent._run.experimental_get_tracing_count() == 1
 
     def test_threads_do_not_mix_weights(self, rng):
@@ -399,8 +402,8 @@ class TestTraining:
     def test_machines_and_kernels_to_choose_from(self, rng):
         X, y = wave(rng)
         fitted = regressor(machines=2, epochs=10).fit(X, y)
-        kinds = {(key.steps, key.share) for key in fitted.machines_}
-        assert len(fitted.machines_) == len(kinds) == 2
+        assert len(fitted.machines_) == len({key.kernel for key in fitted.machines_})
+        assert 1 <= len(fitted.machines_) <= 2
         smooth = regressor(laplace=False, epochs=10).fit(X, y)
         assert {key.share for key in smooth.machines_} == {0.0}
 
@@ -813,7 +816,9 @@ class TestManyRows:
 
     def test_primal_and_dual_forms_agree(self, rng, monkeypatch):
         X, y = wave(rng, n=80)
-        fitted = regressor(networks=2, epochs=10).fit(X, y)
+        fitted = regressor(networks=2, epochs=10)
+        monkeypatch.setattr(cross_fitting, "DOUBT", 1e9)  # five of whatever kernel
+        fitted.fit(X, np.column_stack([y, X[:, 0]]))
         assert len({key.share for key in fitted.machines_}) > 1
         expected = fitted.predict(X)
         monkeypatch.setattr(ensemble, "DUAL_ROWS", 10)
@@ -839,8 +844,8 @@ class Fixed(Kernel):
         bench = self.fitted._bench(a.shape[1])
         bench.network.set_weights(weights)
         b = a if b is None else b
-        rough = ensemble.laplace_cross(a, b, self.fitted._ensemble.scale)
-        return (1.0 - key.share) * bench.cross(a, b) / unit + key.share * rough
+        assert key.share == 0.0
+        return bench.cross(a, b) / unit
 
     def diag(self, a):
         return np.diag(self(a))

@@ -9,7 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from keras_kare.recipes.mixtures import Kernels, Predicted, kernels, predictions
+from keras_kare.recipes.mixtures import (
+    Kernels,
+    Predicted,
+    kernels,
+    rough_predictions,
+    smooth_predictions,
+)
 from keras_kare.recipes.recipe import Key, Recipe, Start
 from keras_kare.recipes.workbench import Workbench
 
@@ -122,7 +128,8 @@ def cross_fit(
 
     Args:
         bench, recipe, x, y, weights: As for `checkpoints`.
-        deadline: As there; each fold has as much of the time before it.
+        deadline: As there; each fold has as much of the time before it, of which Laplace
+            kernels may take half.
         rows: Numbers of the rows that take part, `(m,)`.
         fold_of: The fold of each of them, `(m,)`.
         starts: One a fold.
@@ -134,14 +141,21 @@ def cross_fit(
     found: dict[Key, list[Predicted]] = {}
     begun = time.perf_counter()
     for fold, start in enumerate(starts):
-        until = deadline and begun + (deadline - begun) * (fold + 1) / len(starts)
+        soon, until = (
+            deadline and begun + (deadline - begun) * (fold + part) / len(starts)
+            for part in (0.5, 1.0)
+        )
         rest, held = rows[fold_of != fold], rows[fold_of == fold]
         counts = None if weights is None else weights[rest]
-        trained = trained_kernels(
-            bench, recipe, x[rest], y[rest], x[held], start, until, counts
-        )
-        every = predictions(recipe, trained, x[rest], y[rest], x[held], counts)
-        for key, predicted in every:
+        table = x[rest], y[rest], x[held]
+        each = rough_predictions(recipe, *table, counts)
+        every = {**next(each, {})}
+        while not is_late(soon) and (more := next(each, None)) is not None:
+            every |= more
+        trained = trained_kernels(bench, recipe, *table, start, until, counts)
+        for more in smooth_predictions(recipe, trained, y[rest], counts):
+            every |= more
+        for key, predicted in every.items():
             found.setdefault(key, []).append(predicted)
     # what some fold did not get to is out
     whole = {
@@ -153,10 +167,10 @@ def cross_fit(
     counts = np.ones(len(seen)) if weights is None else weights[seen]
     if losses is None:
         losses = squared_errors(y)
-    each = {key: losses(values, seen) for key, (values, _) in whole.items()}
-    errors = {key: float(np.average(loss, weights=counts)) for key, loss in each.items()}
+    lost = {key: losses(values, seen) for key, (values, _) in whole.items()}
+    errors = {key: float(np.average(loss, weights=counts)) for key, loss in lost.items()}
     ranked = best(errors, len(errors))
-    keys = [key for key in ranked if not is_worse(each[key], each[ranked[0]], counts)]
+    keys = [key for key in ranked if not is_worse(lost[key], lost[ranked[0]], counts)]
     keys = keys[: recipe.machines]
     values, variances = (
         np.mean([whole[key][part] for key in keys], axis=0) for part in (0, 1)

@@ -110,19 +110,17 @@ def path(
     return found
 
 
-def predictions(
+def rough_predictions(
     recipe: Recipe,
-    trained: Mapping[int, Kernels],
     x: np.ndarray,
     y: np.ndarray,
     x_test: np.ndarray,
     weights: np.ndarray | None = None,
-) -> Iterator[tuple[Key, Predicted]]:
-    """Predict by every machine that may be chosen.
+) -> Iterator[dict[Key, Predicted]]:
+    """Predict by machines of Laplace kernels, those of one kernel at a time.
 
     Args:
         recipe: Settings.
-        trained: Networks' kernels by number of steps.
         x: The rows `X`, `(n, d)`.
         y: Their targets, `(n, c)`.
         x_test: The rows to predict, `(m, d)`.
@@ -133,8 +131,23 @@ def predictions(
     ):
         rough = Kernels(gram, kernel.cross(x_test, x), np.ones(len(x_test)))
         found = path(rough, y, recipe.ridges, weights, spectral)
-        for ridge, predicted in found.items():
-            yield Key(0, 1.0, ridge, kind), predicted
-    for steps, smooth in trained.items():
-        for ridge, predicted in path(smooth, y, recipe.ridges, weights).items():
-            yield Key(steps, 0.0, ridge), predicted
+        yield {Key(0, 1.0, ridge, kind): each for ridge, each in found.items()}
+
+
+def smooth_predictions(
+    recipe: Recipe,
+    trained: Mapping[int, Kernels],
+    y: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> Iterator[dict[Key, Predicted]]:
+    """Predict by machines of networks' kernels, those of one kernel at a time.
+
+    Args:
+        recipe: Settings.
+        trained: Networks' kernels by number of steps.
+        y: Targets of the rows `X`, `(n, c)`.
+        weights: How often each row counts, `(n,)`. Defaults to once.
+    """
+    for steps, kernel in trained.items():
+        found = path(kernel, y, recipe.ridges, weights)
+        yield {Key(steps, 0.0, ridge): each for ridge, each in found.items()}

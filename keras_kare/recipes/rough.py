@@ -105,8 +105,10 @@ class Solvable(NamedTuple):
     spectral: SpectralPrepared
 
 
-def _laplace(scale: float | str = "median", **options: str) -> Laplace:
-    return Laplace(scale, memory_limit=VALUES_BYTES, dtype="float64", **options)
+def _laplace(
+    scale: float | str = "median", metric: str = "isotropic", distance: str = "l2"
+) -> Laplace:
+    return Laplace(scale, metric, distance, memory_limit=VALUES_BYTES, dtype="float64")
 
 
 def rough_kernel(x: np.ndarray, rough: Rough = ROUGH) -> RoughKernel:

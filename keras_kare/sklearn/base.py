@@ -173,7 +173,7 @@ class KAREEstimator(BaseEstimator):
         if self.verbose:
             for key in self.machines_:
                 error = evidence.errors.get(key, np.nan)
-                print(f"{key}: squared error in rows not trained on {error:.4g}")
+                print(f"{key}: error in rows not trained on {error:.4g}")
             if self.approximation_ is not None:
                 print(self.approximation_)
         return evidence
@@ -367,7 +367,7 @@ def _warn_untrained(recipe: Recipe, evidence: Evidence, budget: float | None) ->
 
 
 def _history(errors: dict[Key, float]) -> dict[str, list[float]]:
-    """Return the least squared error of cross-fitting after each number of steps."""
+    """Return the least error of cross-fitting after each number of steps."""
     steps = sorted({key.steps for key in errors})
     least = [min(e for key, e in errors.items() if key.steps == count) for count in steps]
     return {"steps": [float(count) for count in steps], "error": least}

@@ -24,8 +24,8 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
     """Classification by a kernel machine whose kernel is trained with KARE.
 
     Classes become targets in -1 and 1: one column for two classes, else one a class, all
-    of one kernel. Everything else is as in `KARERegressor`, whose documentation explains
-    the parameters.
+    of one kernel. Machines are chosen by their squared error plus the share of wrong rows.
+    Everything else is as in `KARERegressor`, whose documentation explains the parameters.
 
     Args:
         hidden_sizes, activation, epochs, learning_rate, kare_ridge, ridge, batch_size,

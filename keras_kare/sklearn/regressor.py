@@ -17,18 +17,20 @@ class KARERegressor(RegressorMixin, KAREEstimator):
     """Regression by a kernel machine whose kernel is trained with KARE.
 
     Dense networks' neural tangent kernels are trained on all folds of the rows but one,
-    and predict that one: these predictions choose how long to train, the ridge, and how
-    much of a Laplace kernel to mix in, and say how large errors are. Then a few networks
-    are trained on all rows, and the predictions of the best few machines are averaged: see
-    `keras_kare.recipes`. Of more than 2,000 rows, as many choose, and all train in
-    the end; of more than 5,000, see `centres`. Targets are centred and scaled inside.
+    Laplace kernels learn their metric there, and all predict that fold: these predictions
+    choose kernels, how long they train, and ridges, and say how large errors are. Then
+    what was chosen is trained on all rows, and the predictions of the best few machines are
+    averaged: see `keras_kare.recipes`. Of more than 2,000 rows, as many choose, and all
+    train in the end; of more than 5,000, see `centres`. Targets are centred and scaled
+    inside.
 
     Args:
         hidden_sizes: Units of each hidden layer. `()` makes the kernel linear. Defaults
             to `(64, 64)`.
         activation: Of the hidden layers, by its name in Keras. Defaults to `"gelu"`.
         epochs: Most steps of training; 0, 10, 30, 100, 300 and so on up to it are chosen
-            from. `0` keeps the kernels of random networks. Defaults to `100`.
+            from. `0` keeps the kernels of random networks, and metrics as they are.
+            Defaults to `100`.
         learning_rate: Of the Adam optimizer. Defaults to `3e-3`.
         kare_ridge: Ridge inside KARE, relative to `tr(K)/n²`. Defaults to `1.0`.
         ridge: Ridge of the machines, relative to `tr(K)/n²`, or `"auto"`: chosen by
@@ -38,9 +40,12 @@ class KARERegressor(RegressorMixin, KAREEstimator):
             predicted by all others, and no network is trained. Defaults to `4`.
         networks: How many are trained on all rows, whose kernels are averaged. Defaults to
             `3`.
-        machines: How many machines' predictions are averaged. Defaults to `3`.
-        laplace: Whether a Laplace kernel may be mixed in, which serves rough targets.
-            Defaults to `True`.
+        machines: Most machines whose predictions are averaged: the best, and those that are
+            not worse by more than two standard errors. Defaults to `5`.
+        laplace: Whether Laplace kernels may be chosen, too, which serve rough targets: of
+            the L1 distance, and of the L2 distance in a metric that is learnt in up to
+            three rounds (of at most 500 columns). With centres, one is mixed in. Defaults
+            to `True`.
         centres: Of how many rows predictions are sums, where there are more: these, drawn
             at random, are the centres of a Nyström approximation to machines on all rows.
             `"auto"`: 1,000 of more than 5,000 rows. `None`: all, whose Gram matrices
@@ -66,10 +71,12 @@ class KARERegressor(RegressorMixin, KAREEstimator):
         verbose: Whether to print what was chosen. Defaults to `0`.
 
     Attributes:
-        machines_: Of each averaged machine `steps` of training, `share` of the Laplace
-            kernel and the relative `ridge`; the best comes first.
-        history_: `steps` of training, and after each the least `error`: the mean squared
-            error of scaled targets, in rows that did not train.
+        machines_: Of each averaged machine `steps` of training, `share` of a Laplace
+            kernel (1: it alone), the relative `ridge`, and `rough`: that kernel's
+            `distance`, `bandwidth` and `rounds` of learning; the best comes first.
+        history_: `steps` of training, and after each the least `error` in rows that did not
+            train: the mean squared error of scaled targets. (Of a `KAREClassifier`, of
+            targets in -1 and 1, plus the share of wrong rows.)
         preprocessor_: The `ColumnTransformer`: see `keras_kare.sklearn.preprocessing`.
         approximation_: `None` where machines are on all rows, else a dict: how many `rows`
             trained, how many were `held_out`, how many `centres` there are, and of each
