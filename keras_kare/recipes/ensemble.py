@@ -211,7 +211,8 @@ def refit(
     keys: list[Key],
     starts: list[Start],
     deadline: float | None,
-    weights: np.ndarray | None = None,
+    weights: np.ndarray | None,
+    seen: np.ndarray,
 ) -> Ensemble:
     """Train on all rows, for as many steps as were chosen, and solve the machines.
 
@@ -220,6 +221,7 @@ def refit(
         keys: What was chosen, one a machine.
         starts: One a network.
         deadline: On the clock `time.perf_counter`: after it no further network starts.
+        seen: Numbers of the rows that metrics are learnt from: those that chose.
     """
     needed = sorted({key.steps for key in keys if key.share < 1.0})
     states: dict[int, list[Trained]] = {steps: [] for steps in needed}
@@ -248,9 +250,11 @@ def refit(
     grams.clear()
     kinds = {key.rough: key for key in keys if key.share > 0.0}
     rough: dict[Rough, RoughKernel] = {}
-    for kind, found in rough_kernels(x, y, [*kinds], recipe.ridges, weights):
+    counts = None if weights is None else weights[seen]
+    for kind, found in rough_kernels(x[seen], y[seen], [*kinds], recipe.ridges, counts):
         rough[kind], key = found.kernel, kinds[kind]
-        duals[key] = _solved(found.gram, key.ridge, y, weights)
+        gram = found.gram if len(seen) == len(x) else found.kernel.gram(x)
+        duals[key] = _solved(gram, key.ridge, y, weights)
     kept = {steps: states[steps] for steps in needed if states[steps]}
     return Ensemble(x, rough, kept, [Averaged(key, duals[key]) for key in keys], weights)
 

@@ -203,7 +203,9 @@ class KAREEstimator(BaseEstimator):
                 bench, recipe, x, y, rows, fold_of, starts[:folds], half, weights, losses
             )
             _warn_untrained(recipe, evidence, self.time_budget)
-            self._ensemble = refit(bench, recipe, x, y, keys, starts[folds:], end, weights)
+            self._ensemble = refit(
+                bench, recipe, x, y, keys, starts[folds:], end, weights, rows
+            )
         return evidence
 
     def _fit_centres(
