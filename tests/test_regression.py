@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -182,6 +183,13 @@ class TestJobs:
         assert all(regression_jobs.current(each) for each in found)
         assert not regression_jobs.current({**found[0], "settings": "others"})
         assert not regression_jobs.current({**found[0], "method": "gone"})
+
+    def test_published_results_are_of_the_jobs_of_today(self):
+        results = Path(__file__).parents[1] / "benchmarks" / "results" / "regression"
+        rows = pd.read_csv(results / "regression.csv")
+        names = ["experiment", "dataset", "method", "settings", "rows", "seed"]
+        for line in rows[names].drop_duplicates().to_dict("records"):
+            assert regression_jobs.current(line), line
 
     def test_rows_are_those_of_four_folds(self):
         rows = regression_jobs.work(job())
