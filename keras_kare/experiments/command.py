@@ -14,6 +14,7 @@ from keras_kare.experiments import (
     drift_jobs,
     equivalence_jobs,
     image_jobs,
+    regression_jobs,
     report,
     runner,
     settings,
@@ -21,6 +22,7 @@ from keras_kare.experiments import (
     uci_jobs,
 )
 from keras_kare.experiments.families import families
+from keras_kare.experiments.regression_tables import TABLES
 from keras_kare.experiments.store import Job, Store
 
 PROTOCOLS = ("paper", "honest", "screen")
@@ -59,6 +61,9 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
                 f"argument --methods: invalid choice: {name!r} (choose from "
                 f"{', '.join(sorted(known))})"
             )
+    for name in (options.datasets or ()) if options.name == "regression" else ():
+        if name not in TABLES:
+            parser.error(f"argument --datasets: no such table: {name!r}")
     for name in (options.datasets or ()) if options.name == "uci" else ():
         if name not in uci_names():
             parser.error(f"argument --datasets: no such data set: {name!r}")
@@ -114,6 +119,10 @@ def _uci(options: argparse.Namespace) -> list[Job]:
     ]
 
 
+def _regression(options: argparse.Namespace) -> list[Job]:
+    return regression_jobs.jobs(options.datasets or tuple(TABLES))
+
+
 EXPERIMENTS = {
     "simulation": Experiment(_simulation, simulation_jobs.work),
     "mnist": Experiment(_images("mnist"), image_jobs.work),
@@ -121,6 +130,7 @@ EXPERIMENTS = {
     "drift": Experiment(_drift, drift_jobs.work),
     "equivalence": Experiment(_equivalence, equivalence_jobs.work),
     "convergence": Experiment(_convergence, convergence_jobs.work),
+    "regression": Experiment(_regression, regression_jobs.work, regression_jobs.current),
     "uci": Experiment(_uci, uci_jobs.work, uci_jobs.current),
 }
 
@@ -159,7 +169,9 @@ def _parser() -> argparse.ArgumentParser:
         help="of uci: paper (which makes the choices of customary, too), honest, screen "
         "(variants of the recipe) (paper and honest)",
     )
-    parser.add_argument("--datasets", nargs="+", help="of uci (all up to 2,000 rows)")
+    parser.add_argument(
+        "--datasets", nargs="+", help="of uci (all up to 2,000 rows) and regression (all)"
+    )
     parser.add_argument("--methods", nargs="+", help="families of uci (all)")
     parser.add_argument(
         "--reference",

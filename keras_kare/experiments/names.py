@@ -27,6 +27,11 @@ METHODS = {
     "hist_gradient_boosting": "HistGradientBoosting",
     "lightgbm": "LightGBM",
     "catboost": "CatBoost",
+    "kare_regressor": "KARERegressor()",
+    "kare_untrained": "KARERegressor(epochs=0)",
+    "gp_rbf": "Gaussian process, RBF",
+    "gp_matern": "Gaussian process, Matérn 5/2",
+    "laplace_l1": "L1 Laplace kernel ridge",
 }
 """Methods by their names in results; in the order of tables that are in no other."""
 
@@ -43,7 +48,7 @@ VARIANTS = {
 }
 """Variants of the recipe by name, each by how it differs."""
 
-OURS = ("recipe", "kare_classifier")
+OURS = ("recipe", "kare_classifier", "kare_regressor")
 """Our methods, which are bold."""
 
 

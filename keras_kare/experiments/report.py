@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from keras_kare.datasets import uci_names
 from keras_kare.diagnostics.equivalence import LEARNERS, Equivalence
-from keras_kare.experiments import figures, image_jobs, ranking, settings, tables
+from keras_kare.experiments import (
+    figures,
+    image_jobs,
+    ranking,
+    regression_report,
+    settings,
+    tables,
+)
 from keras_kare.experiments.contenders import not_run
 from keras_kare.experiments.convergence_figure import convergence_figure, slopes
 from keras_kare.experiments.drift_figure import drift_figure
@@ -55,6 +62,7 @@ def write(results: Path, reference: Path | None) -> Path:
     for name in ("mnist", "higgs"):
         parts += _images(results, reference, name)
     parts += _uci(results, reference)
+    parts += _regression(results)
     parts += _drift(results)
     parts += _equivalence(results)
     parts += _convergence(results)
@@ -162,6 +170,15 @@ def _screened(ours: pd.DataFrame) -> Iterator[str]:
         confirmed = complete(rest)
         yield f"### Honest, on the {len(confirmed)} data sets that were not chosen on\n"
         yield _ranking(confirmed)
+
+
+def _regression(results: Path) -> Iterator[str]:
+    rows = _table(results, "regression")
+    if rows is None:
+        return
+    yield "## Regression\n"
+    yield _cost(results, "regression")
+    yield from regression_report.sections(rows)
 
 
 def _drift(results: Path) -> Iterator[str]:
