@@ -20,7 +20,17 @@ Row = dict[str, Any]
 Job = Mapping[str, Any]
 """What to compute, by names; JSON."""
 
-LIBRARIES = ("keras_kare", "tensorflow", "keras", "numpy", "scipy", "scikit-learn", "xrfm")
+LIBRARIES = (
+    "keras_kare",
+    "tensorflow",
+    "keras",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "xrfm",
+    "lightgbm",
+    "catboost",
+)
 """Whose versions go with the results."""
 
 
