@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -264,3 +265,12 @@ def test_the_page_compares_with_the_recipe(results):
     assert "uci_screen.png" in screen
     assert "uci_confirm.png" in confirm
     assert (results / "uci_confirm.png").exists()
+
+
+def test_looks_are_counted(data_folder):
+    """Where results of the recipe on the half that confirms are kept, they were seen."""
+    kept = Path(__file__).parents[1] / "benchmarks" / "results" / "uci" / "uci.csv"
+    rows = pd.read_csv(kept)
+    rows = rows[(rows.protocol == "repeated") & (rows.family == "recipe")]
+    second = uci_jobs.half_of(uci_names(data_folder / "uci"), "confirm")
+    assert not rows.dataset.isin(second).any() or "not yet" not in uci_jobs.LOOKS
