@@ -60,7 +60,9 @@ experiments: $(VENV)/.installed
 	$(BIN)/python -m keras_kare.experiments equivalence --seeds 3
 	$(BIN)/python -m keras_kare.experiments convergence
 	$(BIN)/python -m keras_kare.experiments regression
-	$(BIN)/python -m keras_kare.experiments uci --protocol screen honest paper
+	$(BIN)/python -m keras_kare.experiments uci --protocol honest paper
+	$(BIN)/python -m keras_kare.experiments uci --protocol repeated --half screen
+	$(BIN)/python -m keras_kare.experiments uci --protocol repeated --half confirm
 	$(BIN)/python -m keras_kare.experiments report --reference "$(KERAS_KARE_REFERENCE)"
 
 benchmark: $(VENV)/.installed

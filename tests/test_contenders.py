@@ -27,6 +27,7 @@ from keras_kare.experiments.task import Task
 KERNELS = ("laplace", "gaussian")
 FEW_TREES = {
     "random_forest": {"n_estimators": 20},
+    "extra_trees": {"n_estimators": 20},
     "hist_gradient_boosting": {"max_iter": 20},
     "lightgbm": {"n_estimators": 20},
     "catboost": {"iterations": 20},
@@ -129,6 +130,34 @@ def test_kernel_ridge_agrees_with_scikit_learn(name: str, data_folder: Path) -> 
         )
 
 
+@pytest.mark.parametrize("uci", ["iris", "fertility"])
+def test_the_l1_kernel_is_chosen_by_rows_left_out(uci: str, data_folder: Path) -> None:
+    """Every machine is solved again without each row. `K/n + λI = (K + λ~ I)/n`."""
+    x, labels, classes, x_test = two_folds(uci, data_folder)
+    x, labels = x[::3], labels[::3]
+    n, y = len(x), signed_one_hot(labels, classes)
+    (configuration,) = CONTENDERS["laplace_l1"].configurations
+    losses, scores = [], []
+    for factor in configuration["bandwidths"]:
+        s = factor * np.median(pdist(x, "cityblock"))
+        K = np.exp(-cdist(x, x, "cityblock") / s)
+        cross = np.exp(-cdist(x_test, x, "cityblock") / s)
+        for ridge in configuration["ridges"]:
+            left = np.empty_like(y)
+            for i in range(n):
+                rest = np.arange(n) != i
+                solved = np.linalg.solve(
+                    K[np.ix_(rest, rest)] + ridge * np.eye(n - 1), y[rest]
+                )
+                left[i] = K[i, rest] @ solved
+            wrong = np.sum(predicted(left) != labels)
+            losses.append((wrong, np.sum((left - y) ** 2)))
+            scores.append(cross @ np.linalg.solve(K + ridge * np.eye(n), y))
+    expected = scores[min(range(len(losses)), key=losses.__getitem__)]
+    path = CONTENDERS["laplace_l1"].predict(configuration, Task(x, labels, classes, x_test))
+    np.testing.assert_allclose(path[""], expected, rtol=1e-6, atol=1e-7)
+
+
 def test_scores_have_their_shape_and_tell_real_classes_apart(
     contender: Contender, data_folder: Path
 ) -> None:
@@ -202,10 +231,10 @@ def test_tiny_sets_run(contender: Contender, rng: np.random.Generator) -> None:
 
 def test_a_seed_determines_the_scores(contender: Contender, data_folder: Path) -> None:
     x, labels, classes, x_test = two_folds("iris", data_folder)
-    first = contender.predict(small(contender), Task(x, labels, classes, x_test, (7,)))
+    first = contender.predict(small(contender), Task(x, labels, classes, x_test, 7))
     np.random.default_rng(1).normal(size=5)
     np.random.seed(11)
-    second = contender.predict(small(contender), Task(x, labels, classes, x_test, (7,)))
+    second = contender.predict(small(contender), Task(x, labels, classes, x_test, 7))
     for name, scores in first.items():
         np.testing.assert_array_equal(scores, second[name])
 

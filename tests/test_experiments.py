@@ -33,7 +33,8 @@ from keras_kare.experiments import (
 )
 from keras_kare.experiments import store as store_module
 from keras_kare.experiments.comparison import compare
-from keras_kare.experiments.families import families
+from keras_kare.experiments.contenders import CONTENDERS
+from keras_kare.experiments.families import WITH_OUR_INPUTS, families
 from keras_kare.experiments.lab import Lab, batches_of, initial_weights, lab, values
 from keras_kare.experiments.protocols import Family
 from keras_kare.experiments.scaling import FEW, one_hot, standardize
@@ -312,7 +313,7 @@ def test_path_is_a_dense_solve(rng):
 
 @pytest.fixture(scope="module")
 def station():
-    return Lab(3, 1, SMALL, settings.PAPER_OBJECTIVE)
+    return Lab(3, 1, SMALL)
 
 
 def test_predictions_are_the_heads(rng, station):
@@ -447,6 +448,11 @@ def test_jobs_are_different_and_of_the_paper(tmp_path):
         "simulation --seeds 11",
         "uci --datasets atlantis",
         "uci --protocol honest --datasets adult",
+        "uci --protocol repeated --half rest",
+        "uci --protocol repeated --datasets iris --half confirm",
+        "uci --protocol repeated --datasets zoo wine --half screen",
+        "uci --protocol repeated --half confirm --methods relu",
+        "uci --protocol honest --methods recipe",
         "report --reference /nowhere",
     ],
 )
@@ -524,9 +530,9 @@ def toy(rng, classes=CLASSES):
 
 def ridge_scores(configuration, task):
     """Two methods: least squares along a ridge, on the inputs or on random features."""
-    x, labels, classes, x_test, seeds = task
+    x, labels, classes, x_test, seed = task
     y = signed_one_hot(labels, classes)
-    width = np.random.default_rng(seeds[0]).normal(size=(x.shape[1], 12))
+    width = np.random.default_rng(seed).normal(size=(x.shape[1], 12))
 
     def scores(features, test):
         return {
@@ -597,23 +603,23 @@ class TestProtocols:
         fits = []
 
         def predict(configuration, task):
-            x, labels, classes, x_test, seeds = task
+            x, labels, classes, x_test, seed = task
             rows, held = x[:, 0].astype(int), x_test[:, 0].astype(int)
             assert not set(rows) & set(held)
             np.testing.assert_array_equal(labels, data.labels[rows])
-            fits.append((set(rows), set(held), seeds))
+            fits.append((set(rows), set(held), seed))
             return {"one": {"": np.zeros((len(held), classes))}}
 
-        plain = Family(("one",), ({}, {}), predict, lambda x, t, n: (x, t), seeds=(4, 5))
+        plain = Family(("one",), ({}, {}), predict, lambda x, t, n: (x, t))
         protocols.honest(plain, data)
         inner = 2 * protocols.INNER_FOLDS
         assert len(fits) == 4 * (inner + 1)
         for fold, (train, test) in enumerate(data.folds):
             part = fits[fold * (inner + 1) : (fold + 1) * (inner + 1)]
-            assert part[-1] == (set(train), set(test), (4, 5))
-            for rows, held, seeds in part[:-1]:
+            assert part[-1] == (set(train), set(test), 0)
+            for rows, held, seed in part[:-1]:
                 assert rows | held == set(train)
-                assert seeds == (4,)
+                assert seed == 0
 
     def test_paper_is_at_least_any_configuration(self, rng, family):
         data = toy(rng)
@@ -629,7 +635,7 @@ class TestProtocols:
         x, x_test = standardize(data.x[train], data.x[test])
         for configuration in family.configurations:
             found = ridge_scores(
-                configuration, Task(x, data.labels[train], CLASSES, x_test, family.seeds)
+                configuration, Task(x, data.labels[train], CLASSES, x_test)
             )
             for method, scores in found.items():
                 for score in scores.values():
@@ -648,27 +654,6 @@ class TestProtocols:
         data = toy(rng)
         for protocol in (protocols.honest, protocols.published):
             assert protocol(family, data) == protocol(family, data)
-
-    def test_blends_are_means_of_the_best_of_each_group(self, rng):
-        """The second group fails by the wrong label; its better ridge joins the mean."""
-        data = toy(rng)
-
-        def predict(configuration, task):
-            _, _, classes, x_test, _ = task
-            at = [np.flatnonzero((data.x == row).all(axis=1))[0] for row in x_test]
-            aim = signed_one_hot(data.labels[at], classes)
-            scales = {"a r=1": 0.9, "a r=2": 0.8, "b r=1": -0.4, "b r=2": -0.3}
-            return {"one": {name: scale * aim for name, scale in scales.items()}}
-
-        plain = Family(("one",), ({},), predict, lambda x, t, n: (x, t), "squared_error")
-        for count, chosen, accuracy in (
-            (1, "a r=1", 100.0),
-            (2, "a r=1 + b r=2", 100.0),  # 0.9 - 0.3 > 0
-            (3, "a r=1 + b r=2", 100.0),  # there are no more groups
-        ):
-            blended = dataclasses.replace(plain, blends={"one": count})
-            for row in protocols.honest(blended, data):
-                assert (row["chosen"], row["accuracy"]) == (chosen, accuracy)
 
     @pytest.mark.parametrize("missing", [False, True])
     def test_divergence_on_refit_predicts_the_most_frequent_class(self, rng, missing):
@@ -808,18 +793,11 @@ def test_a_killed_run_goes_on_to_the_same_table(tmp_path, data_folder, monkeypat
 def test_published_results_are_of_the_grids_of_today():
     results = Path(__file__).parents[1] / "benchmarks" / "results" / "uci" / "uci.csv"
     stated = {(r["protocol"], r["family"], r["grid"]) for r in lines_of(results)}
-    for protocol in ("paper", "honest", "screen"):
+    for protocol in uci_jobs.PROTOCOLS:
         both = families(protocol), families(protocol, large=True)
         for name in both[0]:
             grids = {grid for p, f, grid in stated if (p, f) == (protocol, name)}
             assert grids <= {each[name].digest() for each in both}
-
-
-def test_variants_of_the_recipe_have_names():
-    from keras_kare.experiments.names import in_text
-    from keras_kare.experiments.variants import VARIANTS
-
-    assert in_text("relu_best") == "Recipe with one machine; ReLU"
-    assert in_text("z_10") == "Recipe; relative z of 10"
-    assert in_text("unknown_best") == "unknown_best"
-    assert all("_" not in in_text(name) for name in VARIANTS)
+    known = {*families("repeated"), *CONTENDERS, *(f"{n}_one_hot" for n in WITH_OUR_INPUTS)}
+    assert {family for _, family, _ in stated} <= known
+    assert {protocol for protocol, _, _ in stated} <= {*uci_jobs.PROTOCOLS, "customary"}

@@ -14,6 +14,7 @@ from keras_kare.experiments import ranking
 from keras_kare.experiments.ranking import (
     against_published,
     average_accuracy,
+    differences,
     duels,
     friedman_rank,
     friedman_test,
@@ -62,6 +63,29 @@ def test_shares_of_the_best_by_hand() -> None:
 def test_duels_by_hand() -> None:
     assert duels(BY_HAND, 0).tolist() == [[0, 4, 0], [2, 1, 1], [2, 1, 1]]
     assert duels(BY_HAND, 2).tolist() == [[1, 1, 2], [1, 0, 3], [0, 4, 0]]
+
+
+def test_differences_by_hand(named: pd.DataFrame) -> None:
+    named.loc["z", "three"] = NAN  # compared on the others: 10, 20 and -2.5
+    found = differences(named, "one")
+    assert list(found.index) == ["two", "three"]
+    more = np.array([5.0, 0.0, -5.0, 7.0])
+    error = np.std(more, ddof=1) / 2.0
+    assert list(found.loc["two"]) == pytest.approx([1.75, error, 4, "tie"])
+    more = np.array([10.0, 20.0, -2.5])
+    expected = [more.mean(), np.std(more, ddof=1) / np.sqrt(3.0), 3, "better"]
+    assert list(found.loc["three"]) == pytest.approx(expected)
+    assert differences(named, "three").loc["one", "verdict"] == "worse"
+
+
+def test_one_data_set_and_equals_are_ties(named: pd.DataFrame) -> None:
+    named["four"] = named["one"]
+    assert differences(named, "one").loc["four", "verdict"] == "tie"
+    assert set(differences(named.iloc[:1], "one")["verdict"]) == {"tie"}
+    named["five"] = NAN
+    assert "five" not in differences(named, "one").index
+    with pytest.raises(ValueError, match=r"`method` must be a column.*Received: .*'six'"):
+        differences(named, "six")
 
 
 def test_friedman_by_its_formula() -> None:

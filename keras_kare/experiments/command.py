@@ -24,8 +24,7 @@ from keras_kare.experiments import (
 from keras_kare.experiments.families import families
 from keras_kare.experiments.regression_tables import TABLES
 from keras_kare.experiments.store import Job, Store
-
-PROTOCOLS = ("paper", "honest", "screen")
+from keras_kare.experiments.variants import VARIANTS
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,7 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse what would otherwise be left out in silence."""
-    known = {name for protocol in PROTOCOLS for name in families(protocol)}
+    known = {name for protocol in options.protocol for name in families(protocol)}
+    if options.half == "confirm":
+        known -= {*VARIANTS}
     for name in options.methods or ():
         if name not in known:
             parser.error(
@@ -71,6 +72,11 @@ def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None
             parser.error(
                 f"argument --datasets: {name!r} has {uci_jobs.rows_of(name)} rows, too "
                 f"many for the protocols asked for: {', '.join(options.protocol)}"
+            )
+        if not any(name in uci_jobs.data_sets(p, options.half) for p in options.protocol):
+            parser.error(
+                f"argument --datasets: {name!r} is not in the half asked for: --half "
+                f"{options.half}"
             )
     if not 1 <= options.seeds <= len(settings.SEEDS):
         parser.error(
@@ -115,7 +121,7 @@ def _uci(options: argparse.Namespace) -> list[Job]:
     return [
         job
         for protocol in options.protocol
-        for job in uci_jobs.jobs(protocol, options.datasets, options.methods)
+        for job in uci_jobs.jobs(protocol, options.datasets, options.methods, options.half)
     ]
 
 
@@ -164,10 +170,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--protocol",
         nargs="+",
-        choices=PROTOCOLS,
+        choices=uci_jobs.PROTOCOLS,
         default=["paper", "honest"],
-        help="of uci: paper (which makes the choices of customary, too), honest, screen "
-        "(variants of the recipe) (paper and honest)",
+        help="of uci: paper (which makes the choices of customary, too), honest, repeated "
+        "(with the recipe) (paper and honest)",
+    )
+    parser.add_argument(
+        "--half",
+        choices=uci_jobs.HALVES,
+        default="screen",
+        help="of uci, repeated: data sets to choose the recipe on, or those that confirm "
+        "it, which are for one look (screen)",
     )
     parser.add_argument(
         "--datasets", nargs="+", help="of uci (all up to 2,000 rows) and regression (all)"

@@ -1,4 +1,4 @@
-"""Other learners behind one interface: kernel ridge, SVM, forests, boosting, xRFM.
+"""Other learners behind one interface: kernel ridge, SVM, trees, boosting, xRFM.
 
 Each contender is a grid of configurations and a function from a task to scores of its
 test rows, so that one protocol chooses hyperparameters for all of them alike. What a
@@ -11,9 +11,10 @@ All of them run on one thread, and a seed determines their scores.
 |---|---|---|
 | `laplace` | kernel ridge, K = exp(-‖x - x'‖ / s) | SciPy |
 | `gaussian` | kernel ridge, K = exp(-‖x - x'‖² / (2 s²)) | SciPy |
+| `laplace_l1` | kernel ridge, K = exp(-‖x - x'‖₁ / s), which chooses by itself | SciPy |
 | `svc` | support vector machine, Gaussian kernel | scikit-learn |
 | `random_forest` | 500 trees | scikit-learn |
-| `kare_classifier` | `keras_kare.sklearn.KAREClassifier` | this one |
+| `extra_trees` | 500 extremely randomised trees | scikit-learn |
 | `hist_gradient_boosting` | boosted trees | scikit-learn |
 | `lightgbm` | boosted trees | lightgbm |
 | `catboost` | boosted symmetric trees | catboost |
@@ -94,6 +95,8 @@ def _grid(**values: tuple[Any, ...]) -> tuple[Configuration, ...]:
 
 _RIDGES = tuple(map(learners.ridge_name, learners.RIDGES))
 
+L1_RIDGES = tuple(10.0**power for power in range(-6, 3))
+
 # Bandwidths of the kernels are factors of the median distance of training rows; those of
 # xRFM are plain distances, as its authors have them (default 10). Forests and boosting run
 # at their libraries' defaults, with one configuration, which needs no inner folds: a fit
@@ -113,14 +116,17 @@ CONTENDERS: dict[str, Contender] = {
             complete(learners.kernel_ridge(Gaussian), _RIDGES),
         ),
         Contender(
+            "laplace_l1",
+            ({"bandwidths": (0.5, 1.0, 2.0), "ridges": L1_RIDGES},),
+            complete(learners.laplace_l1),
+        ),
+        Contender(
             "svc",
             _grid(bandwidth=(0.5, 1.0, 2.0, 4.0), C=(0.1, 1.0, 10.0, 100.0, 1000.0)),
             complete(learners.svc),
         ),
         Contender("random_forest", _grid(), complete(learners.random_forest)),
-        Contender(
-            "kare_classifier", _grid(), complete(learners.kare_classifier), "keras_kare"
-        ),
+        Contender("extra_trees", _grid(), complete(learners.extra_trees)),
         Contender(
             "hist_gradient_boosting", _grid(), complete(learners.hist_gradient_boosting)
         ),

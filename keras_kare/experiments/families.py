@@ -8,16 +8,18 @@ from dataclasses import replace
 import numpy as np
 
 from keras_kare.datasets import preprocess, signed_one_hot
-from keras_kare.experiments import settings
-from keras_kare.experiments.contenders import Contender, available
+from keras_kare.experiments import learners, settings
+from keras_kare.experiments.contenders import available
+from keras_kare.experiments.edge_cases import complete
 from keras_kare.experiments.lab import lab, values
 from keras_kare.experiments.protocols import Family, Paths
-from keras_kare.experiments.scaling import one_hot, standardize
+from keras_kare.experiments.scaling import as_given, one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
-from keras_kare.experiments.task import Configuration, Task
-from keras_kare.experiments.variants import RECIPE, TRAJECTORY, VARIANTS, Variant
-from keras_kare.experiments.variants import paths as recipe_paths
+from keras_kare.experiments.task import Configuration, Learner, Task
+from keras_kare.experiments.variants import RECIPES
+from keras_kare.recipes.defaults import DEFAULTS
 from keras_kare.recipes.mixtures import kernels
+from keras_kare.recipes.recipe import Recipe
 
 DEPTHS = settings.UCI_DEPTHS
 LARGE_DEPTHS = (1, 2, 3)
@@ -33,17 +35,16 @@ HONEST_EPOCHS = (30, 100)
 
 
 def families(protocol: str, large: bool = False) -> dict[str, Family]:
-    """Return a protocol's families, by name; of `"screen"`, variants of the recipe.
+    """Return a protocol's families, by name.
 
-    The honest one has less of the paper's grid; it may stop training early.
+    The honest ones have less of the paper's grid; they may stop training early. The
+    repeated one has the recipe, too, with its variants.
 
     Args:
         protocol: As in `uci_jobs.jobs`.
         large: Whether for a large data set, where less of the paper's grid is run.
     """
-    if protocol == "screen":
-        return {name: recipe_family(variant, name) for name, variant in VARIANTS.items()}
-    honest = protocol == "honest"
+    honest = protocol in ("honest", "repeated")
     depths = (HONEST_DEPTH,) if honest else LARGE_DEPTHS if large else DEPTHS
     epochs = HONEST_EPOCHS if honest else (settings.UCI_KARE_EPOCHS,)
     kare = tuple(
@@ -62,14 +63,14 @@ def families(protocol: str, large: bool = False) -> dict[str, Family]:
         ),
         "mse": Family(("network", "after_ntk", "residual"), mse, predict_mse, preprocess),
     }
-    if honest:
-        found["recipe"] = recipe_family(RECIPE)
+    if protocol == "repeated":
+        found |= {name: recipe_family(name) for name in RECIPES}
     for name, contender in available().items():
         least_squares = name in ("laplace", "gaussian")
         family = Family(
             (name,),
             contender.configurations,
-            library(contender, name),
+            alone(contender.predict, name),
             standardize,
             "squared_error" if least_squares else "accuracy",
             chooses=len(contender.configurations) > 1,
@@ -77,7 +78,7 @@ def families(protocol: str, large: bool = False) -> dict[str, Family]:
         found[name] = family
         if honest and name in WITH_OUR_INPUTS:
             hot = f"{name}_one_hot"
-            predict = library(contender, hot)
+            predict = alone(contender.predict, hot)
             found[hot] = replace(family, methods=(hot,), predict=predict, inputs=one_hot)
     return found
 
@@ -141,9 +142,9 @@ def predict_mse(configuration: Configuration, task: Task) -> Paths:
     return found
 
 
-def library(contender: Contender, method: str) -> Callable[[Configuration, Task], Paths]:
-    """Return the predictions of a contender as those of a family of one method."""
-    return lambda configuration, task: {method: contender.predict(configuration, task)}
+def alone(learner: Learner, method: str) -> Callable[[Configuration, Task], Paths]:
+    """Return the predictions of a learner as those of a family of one method."""
+    return lambda configuration, task: {method: learner(configuration, task)}
 
 
 WITH_OUR_INPUTS = ("laplace", "gaussian", "svc", "xrfm")
@@ -152,48 +153,20 @@ WITH_OUR_INPUTS = ("laplace", "gaussian", "svc", "xrfm")
 Trees have no use for a column for each value.
 """
 
-PARTS = ("kernel", "start", "untrained", "best", "trajectory")
-"""What is added to the name of a recipe for its parts."""
 
+def recipe_family(name: str) -> Family:
+    """Make the family of an estimator, which chooses by itself.
 
-def recipe_family(variant: Variant, name: str = "recipe") -> Family:
-    """Make a family of a recipe and of its parts.
-
-    `recipe` chooses among everything; `recipe_kernel` among NTKs alone, without the Laplace
-    kernel; `recipe_start` among networks that have not trained; `recipe_untrained` among
-    these alone; `recipe_best` takes one machine; `recipe_trajectory` has one, too, whose
-    kernel is the mean over training.
+    Args:
+        name: One of `variants.RECIPES`.
     """
-
-    def predict(configuration: Configuration, task: Task) -> Paths:
-        x, labels, classes, x_test, seeds = task
-        y = signed_one_hot(labels, classes)
-        found: Paths = {method: {} for method in methods}
-        for key, scores in recipe_paths(variant, x, y, x_test, list(seeds)).items():
-            words = f"steps={key.steps},share={key.share:g} ridge={key.ridge:.3g}"
-            if key.steps == TRAJECTORY:
-                found[trajectory][words] = scores
-                continue
-            found[name][words] = found[best][words] = scores
-            if key.steps == 0:
-                found[start][words] = scores
-            if key.share == 0.0:
-                found[kernel][words] = scores
-            if key.steps == 0 and key.share == 0.0:
-                found[untrained][words] = scores
-        return found
-
-    methods = name, *(f"{name}_{part}" for part in PARTS)
-    _, kernel, start, untrained, best, trajectory = methods
-    inputs = {"paper": preprocess, "standard": standardize, "one_hot": one_hot}
     return Family(
-        methods,
-        ({},),
-        predict,
-        inputs[variant.inputs],
-        seeds=tuple(range(variant.seeds)),
-        settings=repr(variant),
-        blends=dict.fromkeys((name, kernel, start), variant.recipe.machines),
+        (name,),
+        (RECIPES[name],),
+        alone(complete(learners.recipe), name),
+        as_given,
+        chooses=False,
+        settings=repr((DEFAULTS, Recipe())),
     )
 
 

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_kare import _validation
 from keras_kare.experiments import settings
-from keras_kare.experiments.settings import Architecture, Objective, Training
+from keras_kare.experiments.settings import PAPER_OBJECTIVE, Architecture, Training
 from keras_kare.losses import KARE
 from keras_kare.recipes.mixtures import Kernels, kernels, path
 from keras_kare.recipes.perceptrons import draw_weights, make_network
@@ -26,17 +26,14 @@ class Lab(Workbench):
         inputs: Features.
         outputs: Outputs of the network; its kernel is the NTK of their sum.
         architecture: Depth and width.
-        objective: What trains the kernel.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, architecture: Architecture, objective: Objective
-    ):
+    def __init__(self, inputs: int, outputs: int, architecture: Architecture):
         sizes = (architecture.width,) * architecture.depth
         super().__init__(
             make_network(inputs, sizes, outputs, architecture.activation, "float32"),
-            KARE(objective.ridge, objective.relative),
-            keras.optimizers.get(objective.optimizer),
+            KARE(PAPER_OBJECTIVE.ridge, PAPER_OBJECTIVE.relative),
+            keras.optimizers.get(PAPER_OBJECTIVE.optimizer),
         )
         rows = tf.TensorSpec((None, inputs))
         self._all_rows = tf.function(self._mse_all_rows, autograph=False, jit_compile=True)
@@ -129,14 +126,9 @@ class Lab(Workbench):
 
 
 @functools.lru_cache(maxsize=8)
-def lab(
-    inputs: int,
-    outputs: int,
-    architecture: Architecture,
-    objective: Objective = settings.PAPER_OBJECTIVE,
-) -> Lab:
+def lab(inputs: int, outputs: int, architecture: Architecture) -> Lab:
     """Return the `Lab` of a shape, made once in each process."""
-    return Lab(inputs, outputs, architecture, objective)
+    return Lab(inputs, outputs, architecture)
 
 
 def initial_weights(

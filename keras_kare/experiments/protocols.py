@@ -1,4 +1,4 @@
-"""Three ways to report accuracy on the UCI sets, from optimistic to honest.
+"""Four ways to report accuracy on the UCI sets, from optimistic to honest.
 
 - **paper**: one split (`conxuntos.dat`); each method gets the configuration, epochs and
   ridge that are best *on the test rows*. Optimistic: with many choices and few rows, some
@@ -8,19 +8,21 @@
   of `conxuntos_kfold.dat` is reported. Their test rows took part in the choice.
 - **honest**: for each of the four folds, the choice is made inside its training rows, by
   cross-validation; the test rows are predicted once.
+- **repeated**: the same, and data sets of few rows are divided several times: their
+  accuracy on four folds says little.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from keras_kare.datasets import UCIDataset, signed_one_hot
-from keras_kare.experiments.task import Configuration, Path, Task
+from keras_kare.experiments.task import Configuration, Path, Task, guesses
 from keras_kare.recipes.cross_fitting import folds_of
 
 Paths = dict[str, Path]
@@ -31,6 +33,10 @@ Inputs = Callable[[np.ndarray, np.ndarray, int], tuple[np.ndarray, np.ndarray]]
 
 INNER_FOLDS = 4
 """Folds of the honest protocol's cross-validation."""
+
+FEW_ROWS = 300
+REPEATS = 5
+"""How often data sets of fewer rows are divided into folds."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +50,7 @@ class Family:
         inputs: Scales features by the training rows.
         criterion: What cross-validation chooses by: `"accuracy"`, or `"squared_error"` of
             scores that are least-squares predictions of signed one-hot targets.
-        seeds: One a fit that predicts test rows. Cross-validation uses the first.
         chooses: Whether there is anything to choose.
-        blends: How many machines of a method are averaged, where it is more than one: the
-            best of each group of names, which are alike up to the last word, the ridge.
         settings: What else `predict` depends on, for `digest`.
     """
 
@@ -56,36 +59,33 @@ class Family:
     predict: Callable[[Configuration, Task], Paths]
     inputs: Inputs
     criterion: str = "squared_error"
-    seeds: tuple[int, ...] = (0,)
     chooses: bool = True
-    blends: Mapping[str, int] = field(default_factory=dict)
     settings: str = ""
 
     def digest(self) -> str:
         """Return eight hexadecimal digits of the grid and what else results depend on."""
-        parts = self.configurations, self.criterion, self.seeds, self.chooses, self.blends
-        text = repr((self.methods, *parts, self.settings))
+        # `(0,)` and `{}` stand for what families once had: results on disk are still theirs
+        choice = self.criterion, (0,), self.chooses, dict[str, int]()
+        text = repr((self.methods, self.configurations, *choice, self.settings))
         return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """A configuration, by number, and names along its path, whose mean is taken."""
+    """A configuration, by number, and a name along its path."""
 
     configuration: int
-    names: tuple[str, ...]
+    name: str
 
     def describe(self, family: Family) -> str:
         """Return one line for a table."""
         words = [f"{k}={v}" for k, v in family.configurations[self.configuration].items()]
-        return " ".join([*words, " + ".join(self.names)]).strip()
+        return " ".join([*words, self.name]).strip()
 
     def of(self, path: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """Return the scores, or `None` where they are not there, or not finite."""
-        if not all(name in path for name in self.names):
-            return None
-        values = np.mean([path[name] for name in self.names], axis=0)
-        return values if np.all(np.isfinite(values)) else None
+        values = path.get(self.name)
+        return values if values is not None and np.all(np.isfinite(values)) else None
 
 
 def published(
@@ -99,7 +99,7 @@ def published(
         customary: Whether to go on to the four folds. Defaults to `True`.
     """
     train, test = data.split
-    scores = _all_scores(family, data, train, test, family.seeds)
+    scores = _all_scores(family, data, train, test)
     choices: dict[str, Chosen] = {}
     best: dict[str, float] = {}
     for method, choice, values in scores:
@@ -110,13 +110,14 @@ def published(
         _row("paper", method, 0, best[method], choice.describe(family))
         for method, choice in choices.items()
     ]
-    for fold in range(len(data.folds)) if customary else ():
-        rows += _reported("customary", family, data, fold, choices)
+    for fold, (train, test) in enumerate(data.folds if customary else ()):
+        found = _reported(family, data, train, test, choices)
+        rows += [_row("customary", fold=fold, **each) for each in found]
     return rows
 
 
 def honest(
-    family: Family, data: UCIDataset, folds: Sequence[int] = range(4), name: str = "honest"
+    family: Family, data: UCIDataset, folds: Iterable[int] = range(4)
 ) -> list[dict[str, Any]]:
     """Return rows of the honest protocol.
 
@@ -124,33 +125,84 @@ def honest(
         family: The methods.
         data: The data set.
         folds: Which of its folds. Defaults to all four.
-        name: What the rows call the protocol.
     """
-    rows = []
-    for fold in folds:
-        choices = cross_validate(family, data, data.folds[fold][0])
-        rows += _reported(name, family, data, fold, choices)
-    return rows
+    return [
+        _row("honest", fold=fold, **each)
+        for fold in folds
+        for each in _unseen(family, data, *data.folds[fold])
+    ]
+
+
+def repeated(family: Family, data: UCIDataset) -> list[dict[str, Any]]:
+    """Return rows of the repeated protocol; folds are numbered on from those published.
+
+    Args:
+        family: The methods. Their seed is the number of the repeat.
+        data: The data set.
+    """
+    repeats = REPEATS if len(data.x) < FEW_ROWS else 1
+    return [
+        _row("repeated", fold=len(data.folds) * repeat + fold, **each)
+        for repeat in range(repeats)
+        for fold, (train, test) in enumerate(divided(data, repeat))
+        for each in _unseen(family, data, train, test, repeat)
+    ]
+
+
+def divided(data: UCIDataset, repeat: int) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """Return the published folds, or others with as many training rows in each.
+
+    The others' test rows are spread evenly over the classes, and over the folds: a row is
+    tested once, as nearly as the published numbers allow.
+
+    Args:
+        data: The data set.
+        repeat: 0 for the published ones, else the seed.
+    """
+    if repeat == 0:
+        return data.folds
+    rng = np.random.default_rng(repeat)
+    n, count = len(data.x), len(data.folds)
+    shuffled = rng.permutation(n)
+    ordered = shuffled[np.argsort(data.labels[shuffled], kind="stable")]
+    found = []
+    for fold, (_, published) in enumerate(data.folds):
+        test = np.sort(ordered[(fold + count * np.arange(len(published))) % n])
+        found.append((np.setdiff1d(np.arange(n), test), test))
+    return tuple(found)
+
+
+def _unseen(
+    family: Family, data: UCIDataset, train: np.ndarray, test: np.ndarray, seed: int = 0
+) -> Iterator[dict[str, Any]]:
+    """Choose inside the training rows, and report on the test rows."""
+    choices = cross_validate(family, data, train, seed)
+    return _reported(family, data, train, test, choices, seed)
 
 
 def _reported(
-    protocol: str, family: Family, data: UCIDataset, fold: int, choices: dict[str, Chosen]
-) -> list[dict[str, Any]]:
-    """Return a row for each method: its accuracy on a fold's test rows as chosen."""
-    train, test = data.folds[fold]
-    rows = []
-    for method, values, choice in _refit(family, data, train, test, choices):
-        accuracy, chosen = _accuracy(values, data.labels[test]), choice.describe(family)
-        rows.append(_row(protocol, method, fold, accuracy, chosen))
-    return rows
+    family: Family,
+    data: UCIDataset,
+    train: np.ndarray,
+    test: np.ndarray,
+    choices: dict[str, Chosen],
+    seed: int = 0,
+) -> Iterator[dict[str, Any]]:
+    """Return each method's accuracy on the test rows as chosen."""
+    for method, values, choice in _refit(family, data, train, test, choices, seed):
+        yield {
+            "method": method,
+            "accuracy": _accuracy(values, data.labels[test]),
+            "chosen": choice.describe(family),
+        }
 
 
 def cross_validate(
-    family: Family, data: UCIDataset, train: np.ndarray
+    family: Family, data: UCIDataset, train: np.ndarray, seed: int = 0
 ) -> dict[str, Chosen]:
     """Choose for each method by rows of `train` that its fits have not seen."""
     if not family.chooses:
-        return dict.fromkeys(family.methods, Chosen(0, ("",)))
+        return dict.fromkeys(family.methods, Chosen(0, ""))
     labels = data.labels[train]
     fold_of = folds_of(labels, INNER_FOLDS, np.random.default_rng(0))
     targets = signed_one_hot(labels, data.classes)
@@ -159,7 +211,7 @@ def cross_validate(
     for fold in used:
         rest, held = train[fold_of != fold], train[fold_of == fold]
         aim = targets[fold_of == fold]
-        scores = _all_scores(family, data, rest, held, family.seeds[:1])
+        scores = _all_scores(family, data, rest, held, seed)
         for method, choice, values in scores:
             if family.criterion == "accuracy":
                 loss = (100.0 - _accuracy(values, data.labels[held])) * len(held)
@@ -175,21 +227,8 @@ def cross_validate(
         ]
         ranked = sorted(whole, key=lambda pair: pair[0])  # equals: in the grid's order
         # where all failed, so will the refit, which has an answer to that
-        choices = [choice for _, choice in ranked] or [Chosen(0, ("none",))]
-        found[method] = _blend(choices, family, method)
+        found[method] = ranked[0][1] if ranked else Chosen(0, "none")
     return found
-
-
-def _blend(ranked: list[Chosen], family: Family, method: str) -> Chosen:
-    """Return the best choice, or the mean of the best groups of its configuration."""
-    best = ranked[0]
-    groups: dict[str, str] = {}
-    for choice in ranked:
-        if choice.configuration == best.configuration:
-            (name,) = choice.names
-            groups.setdefault(name.rpartition(" ")[0], name)
-    names = tuple(groups.values())[: family.blends.get(method, 1)]
-    return Chosen(best.configuration, names)
 
 
 def _all_scores(
@@ -197,14 +236,14 @@ def _all_scores(
     data: UCIDataset,
     train: np.ndarray,
     test: np.ndarray,
-    seeds: tuple[int, ...],
+    seed: int = 0,
 ) -> Iterator[tuple[str, Chosen, np.ndarray]]:
     """Return every method's finite scores of the test rows, for everything in the grid."""
     for number in range(len(family.configurations)):
-        for method, path in _predict(family, number, data, train, test, seeds).items():
+        for method, path in _predict(family, number, data, train, test, seed).items():
             for name, values in path.items():
                 if np.all(np.isfinite(values)):
-                    yield method, Chosen(number, (name,)), values
+                    yield method, Chosen(number, name), values
 
 
 def _refit(
@@ -213,6 +252,7 @@ def _refit(
     train: np.ndarray,
     test: np.ndarray,
     choices: dict[str, Chosen],
+    seed: int,
 ) -> Iterator[tuple[str, np.ndarray, Chosen]]:
     """Return each method's scores of the test rows as chosen.
 
@@ -220,7 +260,7 @@ def _refit(
     predicts the most frequent class: that is what its user would have.
     """
     for number in sorted({choice.configuration for choice in choices.values()}):
-        found = _predict(family, number, data, train, test, family.seeds)
+        found = _predict(family, number, data, train, test, seed)
         for method, choice in choices.items():
             if choice.configuration != number:
                 continue
@@ -236,10 +276,10 @@ def _predict(
     data: UCIDataset,
     train: np.ndarray,
     test: np.ndarray,
-    seeds: tuple[int, ...],
+    seed: int,
 ) -> Paths:
     x, x_test = family.inputs(data.x[train], data.x[test], len(data.x))
-    task = Task(x, data.labels[train], data.classes, x_test, seeds)
+    task = Task(x, data.labels[train], data.classes, x_test, seed)
     return family.predict(family.configurations[number], task)
 
 
@@ -250,9 +290,7 @@ def _most_frequent(data: UCIDataset, train: np.ndarray, test: np.ndarray) -> np.
 
 def _accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the percentage of right guesses."""
-    two = scores.shape[1] == 1
-    guess = (scores[:, 0] > 0.0).astype(int) if two else scores.argmax(axis=1)
-    return 100.0 * float(np.mean(guess == labels))
+    return 100.0 * float(np.mean(guesses(scores) == labels))
 
 
 def _row(

@@ -26,7 +26,8 @@ def accuracy_figure(uci: pd.DataFrame, protocol: str, method: str = "ntk_kare") 
 
     Args:
         uci: The rows of `uci.csv`.
-        protocol: Which protocol's rows to draw: `"paper"`, `"customary"` or `"honest"`.
+        protocol: Which protocol's rows to draw: `"paper"`, `"customary"`, `"honest"` or
+            `"repeated"`.
         method: The method that the right panel compares with the others. Defaults
             to `"ntk_kare"`.
 

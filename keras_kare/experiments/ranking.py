@@ -216,6 +216,47 @@ def table(accuracy: Table, method: str | int | None = None) -> pd.DataFrame:
     return pd.DataFrame(columns, index=names).sort_values("rank", kind="stable")
 
 
+def differences(accuracy: pd.DataFrame, method: str) -> pd.DataFrame:
+    """Compare a method with each other one, on the data sets where both have run.
+
+    Args:
+        accuracy: Percent, a row for each data set and a column for each method.
+        method: The name of a column.
+
+    Returns:
+        A row for each other method, the best first: `difference`, the mean over data sets
+        of the method's accuracy less that of the row's; `standard_error` of that mean;
+        `data_sets`; and `verdict`: `"tie"` within one standard error (or where there is
+        none, on one data set), else whether the method is `"better"` or `"worse"`.
+
+    Raises:
+        ValueError: If there is no such column.
+    """
+    import pandas as pd
+
+    if method not in accuracy:
+        raise ValueError(
+            "`method` must be a column of `accuracy`. "
+            f"Received: method={method!r}, columns {list(accuracy)}"
+        )
+    rows = {}
+    for other in accuracy.columns.drop(method):
+        more = (accuracy[method] - accuracy[other]).dropna()
+        if not len(more):
+            continue
+        mean, error = float(more.mean()), float(more.sem())
+        apart = abs(mean) > error + 10.0**-DECIMALS  # false for NaN, of one data set
+        rows[other] = {
+            "difference": mean,
+            "standard_error": error,
+            "data_sets": len(more),
+            "verdict": ("better" if mean > 0.0 else "worse") if apart else "tie",
+        }
+    columns = ["difference", "standard_error", "data_sets", "verdict"]
+    table = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+    return table.sort_values("difference", kind="stable")
+
+
 def against_published(
     accuracy: pd.DataFrame, published_csv: str | os.PathLike[str]
 ) -> pd.DataFrame:

@@ -20,11 +20,11 @@ from keras_kare.experiments import (
 from keras_kare.experiments.contenders import not_run
 from keras_kare.experiments.convergence_figure import convergence_figure, slopes
 from keras_kare.experiments.drift_figure import drift_figure
-from keras_kare.experiments.families import PARTS
 from keras_kare.experiments.names import in_text
 from keras_kare.experiments.rank_figure import accuracy_figure
 from keras_kare.experiments.store import write_whole
-from keras_kare.experiments.uci_jobs import screened
+from keras_kare.experiments.uci_jobs import HALVES, LOOKS, half_of
+from keras_kare.experiments.variants import ABLATIONS, RECIPES, VARIANTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,9 +38,6 @@ BEST_PUBLISHED = 10
 
 COVERAGE = 0.8
 """Share of the data sets that a method must have run on to be in a table."""
-
-ABLATIONS = tuple(f"recipe_{part}" for part in PARTS)
-"""Parts of the recipe, in a table of their own."""
 
 PAPER_METHODS = ("ntk_kare", "after_ntk", "network", "ntk", "residual")
 """Methods that also run on larger data sets, under the paper's protocol."""
@@ -115,12 +112,13 @@ def _uci(results: Path, reference: Path | None) -> Iterator[str]:
         return
     yield "## Table 1: UCI\n"
     yield _cost(results, "uci", f" The paper's took {PAPER_GPU_HOURS} GPU-hours.")
-    yield from _screened(ours)
+    for half in HALVES:
+        yield from _repeated(ours, half, results)
     for protocol in ("honest", "customary", "paper"):
         rows = ours[ours.protocol == protocol]
         if not len(rows):
             continue
-        main = complete(rows[~rows.method.isin(ABLATIONS)])
+        main = complete(rows)
         if not len(main):
             yield f"### Protocol *{protocol}*\n\nNo data set is complete yet.\n"
             continue
@@ -128,14 +126,9 @@ def _uci(results: Path, reference: Path | None) -> Iterator[str]:
         yield _ranking(main)
         if protocol == "honest":
             shown = rows[rows.dataset.isin(main.index) & rows.method.isin(main.columns)]
-            drawing = accuracy_figure(shown, protocol, "recipe")
+            drawing = accuracy_figure(shown, protocol)
             caption = "Ranks and accuracies, honest protocol"
             yield _picture(results / "uci_honest.png", drawing, caption)
-            own = rows.method.isin(["recipe", *ABLATIONS, "laplace", "laplace_one_hot"])
-            parts = complete(rows[own])
-            if len(parts.columns) > 2:
-                yield "What the recipe's parts do, ranked among themselves:\n"
-                yield _ranking(parts)
         if protocol == "paper":
             own = complete(rows[rows.method.isin(PAPER_METHODS)])
             if len(own) > len(main):
@@ -156,20 +149,47 @@ def _uci(results: Path, reference: Path | None) -> Iterator[str]:
         yield "Not run: " + "; ".join(f"{n} ({why})" for n, why in missing.items()) + ".\n"
 
 
-def _screened(ours: pd.DataFrame) -> Iterator[str]:
-    """Write which recipe was chosen, on which data sets, and where it is confirmed."""
-    rows = ours[ours.protocol == "screen"]
+def _repeated(ours: pd.DataFrame, half: str, results: Path) -> Iterator[str]:
+    """Write how the recipe compares with others, and with its variants, on a half."""
+    rows = ours[ours.protocol == "repeated"]
     if not len(rows):
         return
-    accuracy = complete(rows)
-    yield f"### Variants of the recipe, {len(accuracy)} data sets to choose on\n"
-    yield _ranking(accuracy)
-    honest = ours[(ours.protocol == "honest") & ~ours.method.isin(ABLATIONS)]
-    rest = honest[~honest.dataset.isin(screened(uci_names()))]
-    if len(rest):
-        confirmed = complete(rest)
-        yield f"### Honest, on the {len(confirmed)} data sets that were not chosen on\n"
-        yield _ranking(confirmed)
+    rows = rows[rows.dataset.isin(half_of(uci_names(), half))]
+    rivals = rows[~rows.method.isin([*ABLATIONS, *VARIANTS])]
+    main = complete(rivals)
+    words = {"screen": "the half to choose on", "confirm": "the half that confirms"}[half]
+    if half == "confirm":
+        looked = f"Accuracies on this half have been looked at {LOOKS}.\n"
+    else:
+        looked = f"The other half has been looked at {LOOKS}.\n"
+    yield f"### Protocol *repeated*, {words}, {len(main)} data sets\n"
+    yield looked
+    if not len(main):
+        yield "No data set is complete yet.\n"
+        return
+    yield _ranking(main)
+    shown = rivals[rivals.dataset.isin(main.index) & rivals.method.isin(main.columns)]
+    if "recipe" in main:
+        drawing = accuracy_figure(shown, "repeated", "recipe")
+        caption = f"Ranks and accuracies, repeated protocol, {words}"
+        yield _picture(results / f"uci_{half}.png", drawing, caption)
+    accuracy = finished(rows)
+    if "recipe" not in accuracy or len(accuracy.columns) < 2:
+        return
+    yield (
+        "The recipe's accuracy less that of another, in points: means over data sets, "
+        "their standard errors, and whether the recipe is better or worse. Within one "
+        "standard error it is a tie:\n"
+    )
+    for table in (
+        accuracy[["recipe", *accuracy.columns.difference(RECIPES, sort=False)]],
+        accuracy[[name for name in RECIPES if name in accuracy]],
+    ):
+        if len(table.columns) > 1:
+            found = ranking.differences(table, "recipe")
+            found.index = [in_text(name) for name in found.index]
+            formats = {"difference": "+.2f", "standard_error": ".2f"}
+            yield tables.markdown_table(found.reset_index(names="against"), formats)
 
 
 def _regression(results: Path) -> Iterator[str]:
@@ -260,17 +280,25 @@ def _convergence(results: Path) -> Iterator[str]:
     yield _picture(results / "convergence.png", convergence_figure(rows), caption)
 
 
+def finished(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return mean accuracy over folds, data set by method; NaN where folds are missing."""
+    table = {"index": "dataset", "columns": "method", "values": "accuracy"}
+    accuracy = rows.pivot_table(**table)
+    if not len(accuracy):
+        return accuracy
+    folds = rows.pivot_table(**table, aggfunc="count")
+    return accuracy.where(folds.eq(folds.max(axis=1), axis=0))
+
+
 def complete(rows: pd.DataFrame) -> pd.DataFrame:
     """Return mean accuracy over folds, data set by method, where all methods have run.
 
     Methods that have run on less than four fifths of the data sets, as yet, are left out.
     """
-    table = {"index": "dataset", "columns": "method", "values": "accuracy"}
-    accuracy = rows.pivot_table(**table)
-    folds = rows.pivot_table(**table, aggfunc="count")
+    accuracy = finished(rows)
     if not len(accuracy):
         return accuracy
-    done = folds == folds.max().max()  # a method that has not run is NaN
+    done = accuracy.notna()
     kept = done.columns[done.sum() >= COVERAGE * done.sum().max()]
     return accuracy.loc[done[kept].all(axis=1), kept]
 

@@ -23,20 +23,21 @@ class Task(NamedTuple):
         labels: Their classes, whole numbers from 0, `(n,)`.
         classes: How many classes there are.
         x_test: Inputs to score, `(m, d)`.
-        seeds: One a fit whose scores are averaged; most learners fit once.
-            Defaults to `(0,)`.
+        seed: That of learners which draw. Defaults to 0.
     """
 
     x: np.ndarray
     labels: np.ndarray
     classes: int
     x_test: np.ndarray
-    seeds: tuple[int, ...] = (0,)
+    seed: int = 0
 
-    @property
-    def seed(self) -> int:
-        """The seed of those who fit once."""
-        return self.seeds[0]
+
+def guesses(scores: np.ndarray) -> np.ndarray:
+    """Return the likeliest class of each row, `(m,)`, of scores `(m, k)`."""
+    if scores.shape[1] == 1:
+        return (scores[:, 0] > 0.0).astype(int)
+    return np.asarray(scores.argmax(axis=1))
 
 
 Learner = Callable[[Configuration, Task], Path]
