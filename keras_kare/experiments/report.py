@@ -152,9 +152,10 @@ def _uci(results: Path, reference: Path | None) -> Iterator[str]:
 def _repeated(ours: pd.DataFrame, half: str, results: Path) -> Iterator[str]:
     """Write how the recipe compares with others, and with its variants, on a half."""
     rows = ours[ours.protocol == "repeated"]
+    if len(rows):
+        rows = rows[rows.dataset.isin(half_of(uci_names(), half))]
     if not len(rows):
         return
-    rows = rows[rows.dataset.isin(half_of(uci_names(), half))]
     rivals = rows[~rows.method.isin([*ABLATIONS, *VARIANTS])]
     main = complete(rivals)
     words = {"screen": "the half to choose on", "confirm": "the half that confirms"}[half]
