@@ -152,7 +152,9 @@ def cross_fit(
         every = {**next(each, {})}
         while not is_late(soon) and (more := next(each, None)) is not None:
             every |= more
-        trained = trained_kernels(bench, recipe, *table, start, until, counts)
+        trained: dict[int, Kernels] = {}
+        if not every or not is_late(until):
+            trained = trained_kernels(bench, recipe, *table, start, until, counts)
         for more in smooth_predictions(recipe, trained, y[rest], counts):
             every |= more
         for key, predicted in every.items():
