@@ -205,6 +205,10 @@ class Kernel(keras.layers.Layer, abc.ABC):
         ]
         return keras.tree.pack_sequence_as(x, specs)
 
+    def parts(self) -> list[Any]:
+        """Return the kernels and networks that the kernel is made of, if any."""
+        return []
+
     @property
     def shares(self) -> bool:
         """Whether kernels of networks of the same architecture have functions in common."""

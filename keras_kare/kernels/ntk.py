@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_kare import _rows, _validation
 from keras_kare._sentences import sentence
-from keras_kare.kernels import adapters, frozen, memory
+from keras_kare.kernels import adapters, frozen, memory, ties
 from keras_kare.kernels.destinations import check_no_out
 from keras_kare.kernels.identity import Identity
 from keras_kare.kernels.inputs import check_shapes
@@ -450,9 +450,13 @@ class NTK(Kernel):
         if saved:
             adapters.restore(self.network, saved)
 
+    def parts(self) -> list[Any]:
+        return [self.network]
+
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
-        config["network"] = keras.saving.serialize_keras_object(self.network)
+        with ties.writing(self):
+            config["network"] = ties.written(self.network)
         config["outputs"] = self.outputs
         config["method"] = self.method
         config["memory_limit"] = self.memory_limit
@@ -465,9 +469,8 @@ class NTK(Kernel):
         cls, config: dict[str, Any], custom_objects: dict[str, Any] | None = None
     ) -> NTK:
         config = dict(config)
-        config["network"] = keras.saving.deserialize_keras_object(
-            config["network"], custom_objects=custom_objects
-        )
+        with ties.reading():
+            config["network"] = ties.read(config["network"], custom_objects)
         places, layers = config.pop("frozen", []), config.pop("layers", None)
         kernel = cls(**config)
         kernel._places = None if layers is None else tuple(layers)

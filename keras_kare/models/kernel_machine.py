@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_kare import _labels, _validation
 from keras_kare._sentences import alone
 from keras_kare._step import columns
-from keras_kare.kernels import NTK, Kernel
+from keras_kare.kernels import NTK, Kernel, ties
 from keras_kare.kernels.operator import ONE_VALUE
 from keras_kare.kernels.structured.untouched import restored
 from keras_kare.layers import NTKRidgeHead
@@ -403,13 +403,15 @@ class KernelMachine(keras.Model):
         """Write a `.keras` file: network, head and optimizer; as in Keras.
 
         Raises:
-            ValueError: For `.h5` files, which cannot hold a solved head.
+            ValueError: For `.h5` files, which cannot hold a solved head; for a kernel of
+                several networks that share layers, which loading could not tell.
         """
         if str(filepath).endswith((".h5", ".hdf5")):
             raise ValueError(
                 "`filepath` must end in `.keras`: `.h5` files cannot hold the solved head. "
                 f"Received: filepath={str(filepath)!r}"
             )
+        ties.check_kept(self.kernel)  # Keras opens the file first
         super().save(filepath, overwrite=overwrite, **kwargs)
 
     @alone

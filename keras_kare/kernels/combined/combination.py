@@ -6,9 +6,9 @@ import abc
 from collections.abc import Sequence
 from typing import Any, Self
 
-import keras
 import tensorflow as tf
 
+from keras_kare.kernels import ties
 from keras_kare.kernels.identity import digest
 from keras_kare.kernels.kernel import Kernel
 from keras_kare.kernels.of_parts import OfParts
@@ -72,16 +72,19 @@ class Combination(OfParts):
         for kernel in self.kernels:
             kernel.adapt(x)
 
+    def parts(self) -> list[Any]:
+        return list(self.kernels)
+
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
-        parts = [keras.saving.serialize_keras_object(kernel) for kernel in self.kernels]
-        return {**config, "kernels": parts}
+        with ties.writing(self):
+            return {**config, "kernels": [ties.written(part) for part in self.kernels]}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
-        parts = config.pop("kernels")
-        config["kernels"] = [keras.saving.deserialize_keras_object(part) for part in parts]
+        with ties.reading():
+            config["kernels"] = [ties.read(part) for part in config["kernels"]]
         return cls(**config)
 
 
@@ -141,7 +144,8 @@ class OfOne(Combination):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
-        config["kernel"] = keras.saving.deserialize_keras_object(config["kernel"])
+        with ties.reading():
+            config["kernel"] = ties.read(config["kernel"])
         return cls(**config)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
 import keras
 import tensorflow as tf
@@ -40,6 +40,8 @@ class Deep(OfNetwork):
     References:
         - Wilson, Hu, Salakhutdinov, Xing, "Deep kernel learning", arXiv:1511.02222.
     """
+
+    _names_of_parts = ("network", "base")
 
     def __init__(
         self, network: keras.Model, base: Kernel, name: str | None = None, **kwargs: Any
@@ -82,13 +84,3 @@ class Deep(OfNetwork):
     def adapt(self, x: Any) -> None:
         """Find from outputs of rows what depends on them; see `ClosedForm.adapt`."""
         self.base.adapt(self._hidden("x", x, None))
-
-    def get_config(self) -> dict[str, Any]:
-        base = keras.saving.serialize_keras_object(self.base)
-        return {**super().get_config(), "base": base}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Self:
-        config = dict(config)
-        config["base"] = keras.saving.deserialize_keras_object(config["base"])
-        return super().from_config(config)

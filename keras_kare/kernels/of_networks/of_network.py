@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from keras_kare import _validation
-from keras_kare.kernels import frozen
+from keras_kare.kernels import frozen, ties
 from keras_kare.kernels.identity import Identity, digest
 from keras_kare.kernels.inputs import check_shapes
 from keras_kare.kernels.of_parts import OfParts
@@ -25,6 +25,8 @@ class OfNetwork(OfParts):
         network: A `keras.Model`.
         name: Name of the layer.
     """
+
+    _names_of_parts: tuple[str, ...] = ("network",)
 
     def __init__(self, network: keras.Model, name: str | None = None, **kwargs: Any):
         if not isinstance(network, keras.Model):
@@ -66,15 +68,22 @@ class OfNetwork(OfParts):
             found = run(self._part(), x)
         return found if dtype is None else tf.cast(found, dtype)
 
+    def parts(self) -> list[Any]:
+        return [getattr(self, name) for name in self._names_of_parts]
+
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
-        network = keras.saving.serialize_keras_object(self.network)
-        return {**config, "network": network, "frozen": frozen.numbers(self.network)}
+        with ties.writing(self):
+            parts = [ties.written(part) for part in self.parts()]
+        config |= dict(zip(self._names_of_parts, parts, strict=True))
+        return {**config, "frozen": frozen.numbers(self.network)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         config = dict(config)
-        config["network"] = keras.saving.deserialize_keras_object(config["network"])
+        with ties.reading():
+            for name in cls._names_of_parts:
+                config[name] = ties.read(config[name])
         places = config.pop("frozen", [])
         kernel = cls(**config)
         kernel._frozen = places
