@@ -138,6 +138,49 @@ def test_fit_is_that_of_repeated_rows(data):
     assert report["relative_ridge"] == pytest.approx(report2["relative_ridge"])
 
 
+SCALED = {
+    "median": kk.kernels.Gaussian,
+    "columns": lambda: kk.kernels.On(kk.kernels.Laplace(metric="diagonal"), [0, 2]),
+    "several": lambda: kk.kernels.Gaussian() + 0.5 * kk.kernels.Matern(metric="full"),
+}
+
+
+def machine(name):
+    model = kk.KAREModel(SCALED[name](), kk.NTKRidgeHead(ridge=0.1))
+    model.compile(keras.optimizers.Adam(0.01), kk.losses.KARE(0.1))
+    return model
+
+
+@pytest.mark.parametrize("name", SCALED)
+@pytest.mark.parametrize("method", ["fit_head", "fit"])
+def test_scales_are_those_of_repeated_rows(data, name, method):
+    x, y = data
+    x = x.copy()
+    x[6] *= 100.0  # counts for nothing
+    options = {} if method == "fit_head" else {"epochs": 2, "verbose": 0}
+    weighted, repeated = machine(name), machine(name)
+    getattr(weighted, method)(x, y, sample_weight=COUNTS, **options)
+    getattr(repeated, method)(x[REPEATED], y[REPEATED], **options)
+    for one, other in zip(weighted.kernel.weights, repeated.kernel.weights, strict=True):
+        close(one, other, 1e-8)
+    new = x[COUNTS > 0] + 0.1
+    close(weighted.predict(new, verbose=0), repeated.predict(new, verbose=0), 1e-7)
+
+
+@pytest.mark.parametrize("solver", ["auto", "nystrom"])
+def test_scales_of_datasets_are_those_of_rows_that_count(data, solver):
+    x, y = data[0].copy(), data[1]
+    x[:3] *= 100.0
+    weights = np.array([0.0, 0.0, 0.0, 2.0, 1.0, 1.0, 3.0, 1.0, 1.0])
+    dataset = tf.data.Dataset.from_tensor_slices((x, y, weights)).batch(3)
+    scales = []
+    for rows in (dataset, dataset.skip(1)):
+        head = kk.NTKRidgeHead(ridge=0.1, solver=solver)
+        model = kk.KAREModel(kk.kernels.Gaussian(), head).fit_head(rows)
+        scales.append(model.kernel.log_scale)
+    close(*scales)
+
+
 def test_a_dataset_brings_its_weights(data):
     x, y = data
     weights = COUNTS + 0.5

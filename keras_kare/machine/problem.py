@@ -53,6 +53,12 @@ class Rows:
         taken = _rows.take(self.x, numbers), self.y[numbers], weights
         return Rows(*taken, classes=self.classes)
 
+    def counting(self) -> Rows:
+        """Return the rows whose weight is not 0, if there are any."""
+        if self.weights is None or np.all(self.weights > 0.0) or not np.any(self.weights):
+            return self
+        return self.take(np.flatnonzero(self.weights > 0.0))
+
     def spread(self, most: int) -> Rows:
         """Return at most so many of the rows, evenly spread."""
         if len(self) <= most:

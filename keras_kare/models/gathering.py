@@ -188,13 +188,18 @@ def stream(
 def begin(
     dataset: Any, steps: int | None, most: int, task: str, classes: Classes | None
 ) -> Rows:
-    """Read the first rows of a dataset, a few batches of them."""
+    """Read the first rows of a dataset, a few batches of them: `most` that count."""
     first: list[Batch] = []
     for batch in stream(dataset, steps, task, classes).batches():
         first.append(batch)
-        if sum(len(y) for _, y, _ in first) >= most:
+        if sum(_counting(y, weights) for _, y, weights in first) >= most:
             break
     return Rows(*joined(first), len(first[0][1]), classes)
+
+
+def _counting(y: np.ndarray, weights: np.ndarray | None) -> int:
+    """Count the rows whose weight is not 0."""
+    return len(y) if weights is None else int(np.count_nonzero(weights))
 
 
 def gather_validation(data: Any, steps: int | None, classes: Classes | None) -> Rows | None:

@@ -605,6 +605,9 @@ class KernelMachine(keras.Model):
                 "The targets of `validation_data` must have as many columns as `y`. "
                 f"Received: {validation.y.shape[1]} and {rows.y.shape[1]} columns"
             )
+        counting = rows.counting()
+        if counting is not rows:  # what is found from rows, as scales, is found from these
+            self.kernel.check(counting.x)
         self.kernel.check(rows.x, batch_size)
         if all(map(_all_alike, keras.tree.flatten(rows.x))):
             warnings.warn(

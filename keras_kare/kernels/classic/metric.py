@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_kare import _validation
+from keras_kare import _rows, _validation
 from keras_kare.kernels.classic.closed_form import ClosedForm
 
 METRICS = ("isotropic", "diagonal", "full")
@@ -72,6 +72,7 @@ class Metric(ClosedForm):
     def _adapt(self, x: np.ndarray) -> None:
         if self.scale != "median":
             return
+        x = distinct(x)
         relative = np.zeros(self.log_scale.shape)
         if self._adapted:  # the metric stays
             now = self.log_scale.numpy().astype("float64")
@@ -122,7 +123,7 @@ class Metric(ClosedForm):
         return a * tf.exp(-tf.cast(tf.convert_to_tensor(self.log_scale), a.dtype))
 
     def _median(self, x: np.ndarray) -> float:
-        """Return the median distance of different rows; 1 where all are the same."""
+        """Return the median distance of distinct rows; 1 where there is one."""
         from scipy.spatial.distance import pdist
 
         found = pdist(x[:: max(1, -(-len(x) // MEDIAN_ROWS))], self._distance_of_scipy)
@@ -131,3 +132,20 @@ class Metric(ClosedForm):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "scale": self.scale, "metric": self.metric}
+
+
+def distinct(x: np.ndarray) -> np.ndarray:
+    """Return the different rows of float64 numbers, in the order of their first place.
+
+    How often a row is there then has no say, as little as a weight that counts it.
+    """
+    seen: set[int] = set()
+    first = np.ones(len(x), bool)
+    for cut in _rows.cuts(len(x), 4096):
+        part = np.ascontiguousarray(x[cut]) + 0.0  # of two zeros, one
+        texts = part.view(np.dtype((np.void, part.itemsize * part.shape[1])))
+        for i, text in enumerate(texts.ravel().tolist(), cut.start):
+            key = hash(text)
+            first[i] = key not in seen
+            seen.add(key)
+    return x if first.all() else x[first]

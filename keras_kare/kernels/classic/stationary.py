@@ -27,7 +27,8 @@ class Stationary(RandomFeatures):
 
     Args:
         scale: Length that distances are divided by, a positive number; or `"median"`: the
-            median distance of the different rows that the kernel first sees.
+            median distance of the different rows that the kernel first sees, each counted
+            once (`sample_weight` does not matter, but that rows of weight 0 are not there).
         metric: What trains: `"isotropic"`: one scale; `"diagonal"`: one for each column;
             `"full"`: a matrix `F`, `(d, d)`, so that distances are those of `x F / scale`
             (Mahalanobis' with `M = F Fᵀ / scale²`). It begins with the identity.
