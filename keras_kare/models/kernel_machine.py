@@ -497,7 +497,7 @@ class KernelMachine(keras.Model):
         self,
         filepath: Any,
         format: str = "tf_saved_model",
-        form: str = "primal",
+        form: str | None = None,
         verbose: bool | None = None,
         classes: Sequence[Any] | None = None,
         **kwargs: Any,
@@ -525,7 +525,8 @@ class KernelMachine(keras.Model):
                 LiteRT converts that; ONNX cannot.)
             form: `"primal"`: the files hold the network and `w`, and no training row.
                 `"dual"`: the anchors are in the files, and each served row is compared
-                with each of them. Defaults to `"primal"`.
+                with each of them. Defaults to `"primal"` where the kernel has a finite
+                feature map, as the NTK, and to `"dual"` where it has none.
             verbose: Whether to print where it was written.
             classes: Other names of the classes, or names for targets of -1 and 1: one a
                 column, or two for a single column, first that of -1. Defaults to the
@@ -536,7 +537,7 @@ class KernelMachine(keras.Model):
             TypeError: If `classes` is no sequence of names.
             ValueError: If no head was solved, the format or form is unknown, `classes`
                 do not fit the targets, or the form is `"dual"` and the head kept no
-                anchors.
+                anchors, or `"primal"` and the kernel has no such form.
 
         Example:
 
@@ -549,7 +550,15 @@ class KernelMachine(keras.Model):
         ```
         """
         check_format(format)
+        if form is None:
+            form = "primal" if self.kernel.has_features else "dual"
         _validation.check_option("form", form, ("primal", "dual"))
+        if form == "primal" and not self.kernel.has_features:
+            raise ValueError(
+                f'`form` must be "dual" for {type(self.kernel).__name__}, which has no '
+                "finite feature map: the training rows are in the files. Received: "
+                f"form={form!r}"
+            )
         self._refresh_head()
         export_saved_model(self, filepath, form, classes, verbose, **kwargs)
 
