@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import keras
 import numpy as np
 import pytest
@@ -158,8 +162,9 @@ class TestValues:
         same(k.Deep(network, k.Laplace(0.5)).gram(x), k.Laplace(0.5).gram(out))
 
     def test_the_median_is_that_of_the_rows(self, rows):
-        apart = np.linalg.norm(rows[:, None] - rows, axis=2)[np.triu_indices(12, 1)]
-        median = np.median(apart[apart > 0.0])
+        different = np.delete(rows, 5, axis=0)  # as the third
+        apart = np.linalg.norm(different[:, None] - different, axis=2)
+        median = np.median(apart[np.triu_indices(11, 1)])
         kernel = k.Gaussian()
         kernel.gram(rows)
         same(np.exp(kernel.log_scale.numpy()), median)
@@ -338,6 +343,21 @@ class TestUse:
             served = tf.saved_model.load(str(tmp_path / form))
             np.testing.assert_allclose(served.serve(tf.constant(x)), expected, atol=1e-4)
 
+    @pytest.mark.parametrize("name", ["gaussian, full", "product", "deep", "ntk"])
+    def test_exports_take_the_form_that_there_is(self, name, rng, tmp_path):
+        kernel = CASES[name].make()
+        x = CASES[name].rows(kernel, 20, rng).astype("float32")
+        model = kk.KAREModel(kernel, head=kk.NTKRidgeHead(ridge=0.1))
+        model.fit_head(x, x[:, :1])
+        model.export(tmp_path / "served", verbose=False)
+        served = tf.saved_model.load(str(tmp_path / "served"))
+        np.testing.assert_allclose(
+            served.serve(tf.constant(x)), model.predict(x), atol=1e-4
+        )
+        if not kernel.has_features:
+            with pytest.raises(ValueError, match='`form` must be "dual" for'):
+                model.export(tmp_path / "other", form="primal")
+
     def test_a_model_of_a_network_and_a_formula_trains_and_is_saved(self, rng, tmp_path):
         dense = keras.layers.Dense
         network = keras.Sequential([keras.Input((D,)), dense(8, "gelu"), dense(1)])
@@ -493,7 +513,8 @@ class TestFeatureMachines:
         kernel.gram(rows)
         kernel.set_metric(np.diag([1.0, 4.0, 0.0, 1.0, 9.0]))
         kernel.adapt(rows)
-        near = -2.0 * np.log(kernel.gram(rows).numpy())[np.triu_indices(12, 1)]
+        different = np.delete(rows, 5, axis=0)  # as the third
+        near = -2.0 * np.log(kernel.gram(different).numpy())[np.triu_indices(11, 1)]
         same(np.median(near[near > 0.0]), 1.0, 1e-9)
 
     @pytest.mark.parametrize("metric", ["full", "diagonal"])
@@ -589,3 +610,74 @@ class TestBadInput:
             k.On(k.Laplace(1.0), "a").gram(rows)
         with pytest.raises(ValueError, match=r"`kernel.adapt\(x\)` before"):
             tf.function(k.Laplace().gram)(tf.constant(rows))
+
+
+TEXT_CASES = {
+    "formula": k.Gaussian,
+    "categories": k.Categorical,
+    "several": lambda: k.Gaussian() + k.Polynomial(1),
+    "columns": lambda: k.On(k.Gaussian(), [0, 1]),
+    "network": lambda: k.NTK(small_network()) + 0.5 * k.Gaussian(),
+    "deep": lambda: k.Deep(small_network(), k.Gaussian()),
+}
+
+
+def small_network():
+    dense = keras.layers.Dense
+    return keras.Sequential([keras.Input((D,)), dense(4, "gelu"), dense(2)])
+
+
+@pytest.mark.parametrize("name", TEXT_CASES)
+def test_text_is_refused_in_a_sentence_by_every_method(name, rng):
+    x = rng.normal(size=(12, D)).astype("float32")
+    model = kk.KAREModel(TEXT_CASES[name](), kk.NTKRidgeHead(ridge=0.1))
+    model.fit_head(x, x[:, :1])
+    text = x.astype(str)
+    of_text = tf.data.Dataset.from_tensor_slices((text, x[:, :1])).batch(4)
+    for call in (
+        lambda: model.fit_head(text, x[:, :1]),
+        lambda: model.predict(text),
+        lambda: model.predict(of_text),
+        lambda: model.predict_on_batch(text),
+        lambda: model.evaluate(text, x[:, :1]),
+        lambda: model.variance(text),
+    ):
+        with pytest.raises(ValueError, match=r"^`x1?` must hold numbers"):
+            call()
+
+
+def test_columns_of_lists_of_arrays_are_refused(rng):
+    x = rng.normal(size=(12, D))
+    with pytest.raises(ValueError, match=r"^`x` must be one array of rows.*2 arrays$"):
+        k.On(k.Gaussian(), [0, 1]).gram([x, x])
+
+
+THREADS = {
+    "median": k.Gaussian,
+    "metric": lambda: k.Laplace(metric="full"),
+    "offset": k.Polynomial,
+    "sum": lambda: k.On(k.Gaussian(), [0, 1]) + k.Categorical(),
+    "deep": lambda: k.Deep(small_network(), k.Gaussian()),
+}
+
+
+@pytest.mark.parametrize("name", THREADS)
+def test_threads_share_a_fresh_kernel(name, rng):
+    x = rng.normal(size=(60, D)).astype("float32")
+    kernel, together = THREADS[name](), threading.Barrier(4)
+
+    def gram(_):
+        together.wait()
+        return kernel.gram(x).numpy()
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(4) as threads:
+            found = list(threads.map(gram, range(4)))
+    finally:
+        sys.setswitchinterval(interval)
+    for values in found:
+        np.testing.assert_allclose(values, kernel.gram(x), rtol=1e-5, atol=1e-6)
+    names = [variable.path for variable in kernel.weights]
+    assert len(set(names)) == len(names)

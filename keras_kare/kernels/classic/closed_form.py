@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import threading
 from typing import Any
 
 import keras
@@ -12,6 +13,9 @@ import tensorflow as tf
 from keras_kare import _rows, _validation
 from keras_kare.kernels import memory
 from keras_kare.kernels.kernel import Kernel
+
+_MAKING = threading.RLock()
+"""Held while variables are made or found: of threads that share a kernel, by one."""
 
 
 class ClosedForm(Kernel):
@@ -91,7 +95,8 @@ class ClosedForm(Kernel):
         self._rows("x", x, None)
 
     def check_shapes(self, name: str, x: Any) -> None:
-        shapes = [part.shape for part in keras.tree.flatten(x)]
+        parts = keras.tree.flatten(x)
+        shapes = [part.shape for part in parts]
         if len(shapes) != 1 or len(shapes[0]) != 2:
             raise ValueError(
                 f"`{name}` must be one array of rows of numbers, `(n, d)`, for a "
@@ -103,6 +108,8 @@ class ClosedForm(Kernel):
                 f"`{name}` must have {self.columns} columns, as the rows before. Received: "
                 f"{name} of shape {tuple(shapes[0])}"
             )
+        if parts[0].dtype == tf.string:
+            _validation.refuse_text(name, "string")
 
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
@@ -115,24 +122,28 @@ class ClosedForm(Kernel):
         x = _validation.check_rows(name, x)
         self.check_shapes(name, x)
         (x,) = keras.tree.flatten(x)
-        if x.dtype == tf.string:
-            _validation.refuse_text(name, x.dtype)
-        if not self.built:
-            with tf.init_scope():
-                self.build(x.shape)
+        self._build_for(x)
         return x
+
+    def _build_for(self, x: tf.Tensor) -> None:
+        """Make the variables for rows, unless they are there: in one thread."""
+        if self.built:
+            return
+        with _MAKING, tf.init_scope():
+            if not self.built:
+                self.build(x.shape)
 
     def _rows(self, name: str, x: Any, dtype: str | None) -> tf.Tensor:
         """Return rows in the type to compute in; what is to be found from rows is found."""
         if tf.executing_eagerly():
             x = self._checked(name, x)
             if not self._adapted:
-                self._adapt(np.asarray(x, "float64"))
+                with _MAKING:
+                    if not self._adapted:
+                        self._adapt(np.asarray(x, "float64"))
         else:
             (x,) = keras.tree.flatten(x)
-            if not self.built:
-                with tf.init_scope():
-                    self.build(x.shape)
+            self._build_for(x)
         if not self._adapted:
             raise ValueError(
                 f"{type(self).__name__} needs rows to find its variables from. Call "

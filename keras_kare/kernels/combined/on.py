@@ -91,8 +91,10 @@ class On(OfOne):
         if isinstance(x, dict) or not any(isinstance(c, int) for c in self.columns):
             self.kernel.check_shapes(name, self._of(name, x))
             return
-        (part,) = keras.tree.flatten(x)
+        part = _one(name, x)
         _check_columns(name, part.shape, self.columns)
+        shape = (part.shape[0], len(self.columns))
+        self.kernel.check_shapes(name, tf.TensorSpec(shape, part.dtype))
 
     def adapt(self, x: Any) -> None:
         """Find from rows what depends on them; see `ClosedForm.adapt`."""
@@ -121,7 +123,7 @@ class On(OfOne):
             )
         if tf.executing_eagerly():
             x = _validation.check_rows(name, x)
-        (x,) = keras.tree.flatten(x)
+        x = _one(name, x)
         _check_columns(name, x.shape, self.columns)
         places = [c % int(x.shape[1]) for c in self.columns]
         return tf.gather(x, places, axis=1)
@@ -135,6 +137,17 @@ class On(OfOne):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "columns": self.columns}
+
+
+def _one(name: str, x: Any) -> Any:
+    """Return the one array of rows, or its specification."""
+    parts = keras.tree.flatten(x)
+    if len(parts) != 1:
+        raise ValueError(
+            f"`{name}` must be one array of rows of numbers, `(n, d)`, for a kernel `On` "
+            f"some of its columns. Received: {len(parts)} arrays"
+        )
+    return parts[0]
 
 
 def _check_columns(name: str, shape: Any, columns: Any) -> None:
