@@ -658,6 +658,7 @@ THREADS = {
     "offset": k.Polynomial,
     "sum": lambda: k.On(k.Gaussian(), [0, 1]) + k.Categorical(),
     "deep": lambda: k.Deep(small_network(), k.Gaussian()),
+    "unbuilt": lambda: k.NTK(keras.Sequential([keras.layers.Dense(4, "gelu")])),
 }
 
 

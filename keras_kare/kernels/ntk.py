@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from keras_kare import _rows, _validation
 from keras_kare._sentences import sentence
-from keras_kare.kernels import adapters, frozen, memory, ties
+from keras_kare.kernels import adapters, frozen, making, memory, ties
 from keras_kare.kernels.destinations import check_no_out
 from keras_kare.kernels.identity import Identity
 from keras_kare.kernels.inputs import check_shapes
@@ -141,6 +141,7 @@ class NTK(Kernel):
         self.memory_limit = memory_limit
         self.has_features = outputs != "full"
         self._runtime = Runtime()
+        self._runtime.ready = network.built
         self._adapted: dict[str, np.ndarray] = {}
         self._frozen: list[int] = []  # until the network has its variables
 
@@ -326,6 +327,10 @@ class NTK(Kernel):
         """Return rows as tensors that the network takes."""
         x = _validation.check_rows(name, x, self.network)
         self.check_shapes(name, x)
+        if not self._runtime.ready:
+            with making.LOCK:
+                self._plan(x)  # which builds the network
+                self._runtime.ready = True
         return x
 
     def check_gradient(self, x: Any) -> None:

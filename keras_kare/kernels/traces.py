@@ -56,6 +56,7 @@ class Runtime:
         self.plans: dict[tuple[int, ...], Plan] = {}
         self.functions: dict[Any, Any] = {}
         self.pooled = False
+        self.ready = False  # until the network has its variables
         # What `check` was told of the batches to come: how many rows they will have where
         # shapes do not say. It decides whether gradients go in tiles, and no value.
         self.expected_rows: int | None = None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import threading
 from typing import Any
 
 import keras
@@ -11,11 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _rows, _validation
-from keras_kare.kernels import memory
+from keras_kare.kernels import making, memory
 from keras_kare.kernels.kernel import Kernel
-
-_MAKING = threading.RLock()
-"""Held while variables are made or found: of threads that share a kernel, by one."""
 
 
 class ClosedForm(Kernel):
@@ -129,7 +125,7 @@ class ClosedForm(Kernel):
         """Make the variables for rows, unless they are there: in one thread."""
         if self.built:
             return
-        with _MAKING, tf.init_scope():
+        with making.LOCK, tf.init_scope():
             if not self.built:
                 self.build(x.shape)
 
@@ -138,7 +134,7 @@ class ClosedForm(Kernel):
         if tf.executing_eagerly():
             x = self._checked(name, x)
             if not self._adapted:
-                with _MAKING:
+                with making.LOCK:
                     if not self._adapted:
                         self._adapt(np.asarray(x, "float64"))
         else:
