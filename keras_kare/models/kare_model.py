@@ -91,7 +91,8 @@ class KAREModel(KernelMachine):
     and goes on training with `shuffle=False` as if it had never stopped, to the last
     bit; on other machines sums are added in another order. Files of released versions
     load in later ones. `keras.models.clone_model` gives a compiled model with new
-    weights and an unsolved head.
+    weights and an unsolved head. A network or kernel that the kernel has several times is
+    one in files, copies and clones, too.
 
     References:
         - Schwab, Kelly, Malamud, Xu, "Training NTK to generalize with KARE",
