@@ -183,6 +183,9 @@ class Kernel(keras.layers.Layer, abc.ABC):
     def check_shapes(self, name: str, x: Any) -> None:
         """Refuse rows of a shape that the kernel does not take; name the argument."""
 
+    def check_codes(self, name: str, x: Any) -> None:
+        """Refuse rows, as they are passed, whose codes merge in a model's type."""
+
     def open_spec(self, x: Any) -> Any:
         """Return shapes and types of such rows, `tf.TensorSpec`s nested as `x`.
 

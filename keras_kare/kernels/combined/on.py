@@ -94,6 +94,15 @@ class On(OfOne):
         (part,) = keras.tree.flatten(x)
         _check_columns(name, part.shape, self.columns)
 
+    def check_codes(self, name: str, x: Any) -> None:
+        if isinstance(x, dict) and not any(isinstance(c, int) for c in self.columns):
+            names = [self.columns] if isinstance(self.columns, str) else self.columns
+            self.kernel.check_codes(name, {key: x[key] for key in names if key in x})
+        elif isinstance(x, np.ndarray) and x.ndim == 2 and not isinstance(x, dict):
+            places = [c for c in self.columns if isinstance(c, int)]
+            if all(-x.shape[1] <= c < x.shape[1] for c in places):
+                self.kernel.check_codes(name, x[:, places])
+
     def adapt(self, x: Any) -> None:
         """Find from rows what depends on them; see `ClosedForm.adapt`."""
         self.kernel.adapt(self._of("x", x))
@@ -120,6 +129,7 @@ class On(OfOne):
                 else {key: x[key] for key in names}
             )
         if tf.executing_eagerly():
+            self.check_codes(name, x)
             x = _validation.check_rows(name, x)
         (x,) = keras.tree.flatten(x)
         _check_columns(name, x.shape, self.columns)
