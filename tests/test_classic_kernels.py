@@ -649,6 +649,26 @@ class TestBadInput:
             with pytest.raises(ValueError, match=message):
                 model.fit(rows, rng.normal(size=8), verbose=0)
 
+    @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e8, 1e19])
+    @pytest.mark.parametrize("offset", [0.0, 2.0])
+    def test_cosines_of_large_values_are_in_range(self, scale, offset, rng):
+        x = (scale * rng.normal(size=(8, 3))).astype("float32")
+        x[2] = 0.0
+        wide = x.astype("longdouble")
+        values = (0.5 * wide @ wide.T + offset) ** 3
+        sizes = np.sqrt(np.where(np.diag(values) > 0.0, np.diag(values), 1.0))
+        expected = (values / sizes / sizes[:, None]).astype("float64")
+        for wrapped in (lambda inner: inner, lambda inner: k.On(inner, [0, 1, 2])):
+            inner = k.Polynomial(3, 0.5, offset, dtype="float32")
+            kernel = k.Normalized(wrapped(inner))
+            same(kernel.gram(x), expected, 3e-6)
+            same(tf.function(kernel.cross)(tf.constant(x[:4]), x), expected[:4], 3e-6)
+            same(kernel.diag(x), np.diag(expected), 3e-6)
+            model = kk.KAREModel(kernel)
+            model.compile(loss=kk.losses.KARE(ridge=0.1, relative=True))
+            history = model.fit(x, rng.normal(size=8), batch_size=8, verbose=0).history
+            assert np.all(np.isfinite(history["loss"]))
+
     def test_variables_that_are_no_numbers_are_named(self, rows):
         kernel = k.Polynomial()
         kernel.build(rows.shape)

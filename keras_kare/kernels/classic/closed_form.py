@@ -197,13 +197,22 @@ class ClosedForm(Kernel):
             f'`dtype="float64"`. Received: {names} with an entry of size {largest:.3g}'
         )
 
-    def _all(self, a: tf.Tensor, b: tf.Tensor | None, dtype: str | None) -> tf.Tensor:
-        """Return values between all rows, in tiles where they need too much memory."""
+    def _all(
+        self, a: tf.Tensor, b: tf.Tensor | None, dtype: str | None, values: Any = None
+    ) -> tf.Tensor:
+        """Return values between all rows, in tiles where they need too much memory.
+
+        Args:
+            a: `(n1, d)`.
+            b: `(n2, d)`; `None` for `a`.
+            dtype: Of the values.
+            values: What to compute; defaults to `_values_in`.
+        """
         other, given = a if b is None else b, self._type(dtype)
-        step = self._step(a, other)
+        values, step = values or self._values_in, self._step(a, other)
         if step is None:
-            return self._values_in(a, b, given)
-        parts = [self._values_in(rows, other, given) for rows in _rows.slices(a, step)]
+            return values(a, b, given)
+        parts = [values(rows, other, given) for rows in _rows.slices(a, step)]
         return tf.concat(parts, axis=0)
 
     def _step(self, a: tf.Tensor, b: tf.Tensor) -> int | None:

@@ -143,15 +143,16 @@ def apart_after_squares(apart: tf.Tensor) -> tuple[tf.Tensor, Any]:
     return after, lambda upstream: upstream * 4.0 / 3.0 * (1.0 - apart_after_relu(apart))
 
 
+def directions(rows: tf.Tensor) -> tf.Tensor:
+    """Return rows of length one, whatever theirs is; those of zeros stay."""
+    largest = tf.reduce_max(tf.abs(rows), axis=1, keepdims=True)  # no square overflows
+    rows = tf.math.divide_no_nan(rows, tf.stop_gradient(largest))
+    sizes = root(tf.reduce_sum(rows * rows, axis=1, keepdims=True))
+    return tf.math.divide_no_nan(rows, sizes)
+
+
 def apart_of(a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
     """Return one minus the cosine of the angles of rows, near 0 to the last digit."""
-
-    def directions(rows: tf.Tensor) -> tf.Tensor:
-        largest = tf.reduce_max(tf.abs(rows), axis=1, keepdims=True)  # no square overflows
-        rows = tf.math.divide_no_nan(rows, tf.stop_gradient(largest))
-        sizes = root(tf.reduce_sum(rows * rows, axis=1, keepdims=True))
-        return tf.math.divide_no_nan(rows, sizes)
-
     a, b = directions(a), None if b is None else directions(b)
     apart = 0.5 * distances.squared(a, b)
     beyond = 0.5 * distances.squared(a, -(a if b is None else b))

@@ -69,6 +69,16 @@ class On(OfOne):
     def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
         return self.kernel.diag(self._of("x", x), dtype)
 
+    def normalized(
+        self, x1: Any, x2: Any = None, dtype: str | None = None
+    ) -> tf.Tensor | None:
+        if x2 is None:
+            return self.kernel.normalized(self._of("x", x1), None, dtype)
+        return self.kernel.normalized(self._of("x1", x1), self._of("x2", x2), dtype)
+
+    def normalized_diag(self, x: Any, dtype: str | None = None) -> tf.Tensor | None:
+        return self.kernel.normalized_diag(self._of("x", x), dtype)
+
     def vjp(self, x: Any, v: Any, dtype: str | None = None) -> list[tf.Tensor]:
         return self.kernel.vjp(self._of("x", x), v, dtype)
 
