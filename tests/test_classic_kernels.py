@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,26 @@ class TestValues:
             expected = 2.0 * radial * around / (2.0 * np.pi) * size**order
             same(k.ArcCosine(order).gram(x)[i, j], expected, 1e-9)
 
+    @pytest.mark.parametrize("depth", [1, 2])
+    @pytest.mark.parametrize("scale", [1e-22, 1e-3, 1e19])
+    def test_arc_cosine_of_steps_does_not_depend_on_scale(self, scale, depth, rng):
+        x = rng.normal(size=(6, 3))
+        u = x / np.linalg.norm(x, axis=1, keepdims=True)
+        expected = u @ u.T
+        for _ in range(depth):
+            expected = 1.0 - np.arccos(np.clip(expected, -1.0, 1.0)) / np.pi
+        given = tf.constant((scale * x).astype("float32"))
+        weights = rng.normal(size=(6, 6))
+        slopes = []
+        for rows, dtype in ((given, "float32"), (tf.constant(x), "float64")):
+            with tf.GradientTape() as tape:
+                tape.watch(rows)
+                found = k.ArcCosine(0, depth, dtype=dtype).gram(rows)
+                total = tf.reduce_sum(found * weights)
+            same(found, expected, 1e-3 if depth > 1 else 1e-5)
+            slopes.append(np.array(tape.gradient(total, rows)))
+        same(scale * slopes[0].astype("float64"), slopes[1], 1e-3)
+
     @pytest.mark.parametrize("bias", [0.0, 0.7])
     @pytest.mark.parametrize(("order", "depth"), [(0, 1), (0, 3), (1, 1), (2, 1)])
     def test_arc_cosine_is_right_to_the_last_digits_of_near_rows(self, order, depth, bias):
@@ -136,6 +157,25 @@ class TestValues:
         kernel.log_scale.assign(np.log(lengths))
         unlike = codes[:, None] != codes
         same(kernel.gram(codes), np.exp(-np.sum(unlike / lengths, axis=2)))
+
+    @pytest.mark.parametrize("dtype", [None, "float32"])
+    @pytest.mark.parametrize("first", [0, 10**8, 2**60])
+    def test_large_codes_are_compared_as_integers(self, first, dtype):
+        codes = (first + np.arange(60))[:, None]
+        expected = np.where(np.eye(60) > 0.0, 1.0, np.exp(-1.0))
+        kernel = k.Categorical()
+        for verb in (kernel.gram, tf.function(kernel.gram)):
+            same(verb(tf.constant(codes), dtype), expected, 1e-7)
+        same(kernel.cross(codes[:7], codes.astype("uint64")), expected[:7], 1e-7)
+        same(kernel.diag(codes), np.ones(60))
+
+    def test_integers_of_every_type_are_codes(self):
+        codes = np.array([[0], [1], [1]])
+        expected = k.Categorical().gram(codes)
+        for dtype in ("int8", "uint8", "int32", "uint32", "bool", "float16", "float64"):
+            other = codes.astype(dtype)
+            same(k.Categorical().gram(other), expected)
+            same(k.Categorical().cross(codes, other), expected)
 
     def test_combinations(self, rows):
         one, other = k.Gaussian(1.0), k.Polynomial(2)
@@ -283,6 +323,17 @@ class TestUse:
             expected = np.exp(-apart / 1e-3)
             np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-300)
             assert np.all(np.diag(found) == 1.0)
+
+    @pytest.mark.parametrize("metric", ["isotropic", "diagonal", "full"])
+    @pytest.mark.parametrize(
+        "make",
+        [k.Gaussian, k.Laplace, functools.partial(k.Matern, 1.5)],
+    )
+    def test_float32_distances_of_shifted_rows(self, make, metric, rng):
+        x = (1e4 + rng.normal(size=(50, 3))).astype("float32")
+        found = make(0.7, metric=metric, dtype="float32").gram(x)
+        expected = make(0.7, dtype="float64").gram(x.astype("float64") - 1e4)
+        same(found, expected, 3e-6)
 
     def test_float32_distances_of_near_rows(self, rng):
         x = (100.0 + rng.normal(size=(30, D))).astype("float32")
@@ -539,6 +590,12 @@ class TestFeatureMachines:
         for bad in (np.eye(D - 1), np.zeros((D, D)), np.triu(np.ones((D, D)))):
             with pytest.raises(ValueError, match=r"`matrix` must be symmetric.*Received"):
                 kernel.set_metric(bad)
+        indefinite = np.diag([12.0, -2.0] + [1.0] * (D - 2))
+        for other in (kernel, k.Gaussian(1.0, metric="diagonal")):
+            other.gram(rows)
+            with pytest.raises(ValueError, match="`matrix` must be positive semi-definite"):
+                other.set_metric(indefinite)
+            other.set_metric(np.diag([12.0, -1e-6] + [1.0] * (D - 2)))  # as float32 rounds
         model = kk.KAREModel(k.Categorical()).fit_head(np.eye(4, dtype=int), np.arange(4.0))
         with pytest.raises(ValueError, match="`x` must be one array of rows of floats"):
             model.agop(np.eye(4, dtype=int))
@@ -590,6 +647,104 @@ class TestBadInput:
         network = keras.Sequential([keras.Input((D,)), keras.layers.Dense(2)])
         with pytest.raises(ValueError, match="full"):
             k.NTK(network, outputs="full") + k.Gaussian()
+
+    def test_rows_without_columns(self):
+        for kernel in (k.Gaussian(), k.Polynomial(), k.Categorical(), k.ArcCosine()):
+            with pytest.raises(ValueError, match="`x` must have at least one column"):
+                kernel.gram(np.zeros((4, 0)))
+            with pytest.raises(ValueError, match="`x` must have at least one column"):
+                kk.KAREModel(kernel).fit_head(np.zeros((4, 0)), np.zeros(4))
+
+    def test_values_that_overflow_are_refused_by_name(self, rng):
+        x = (1e13 * rng.normal(size=(8, 3))).astype("float32")
+        for kernel in (k.Polynomial(3), k.InfiniteWidth(1), k.ArcCosine(2)):
+            rows = 1e10 * x
+            message = "overflow float32, since the numbers of `x1?`"
+            with pytest.raises(ValueError, match=message):
+                kernel.gram(rows)
+            with pytest.raises(ValueError, match=message):
+                kernel.cross(rows, rows)
+            model = kk.KAREModel(kernel)
+            model.compile(loss=kk.losses.KARE(ridge=0.1, relative=True))
+            with pytest.raises(ValueError, match=message):
+                model.fit(rows, rng.normal(size=8), verbose=0)
+
+    @pytest.mark.parametrize("scale", [1e-12, 1.0, 1e8, 1e19])
+    @pytest.mark.parametrize("offset", [0.0, 2.0])
+    def test_cosines_of_large_values_are_in_range(self, scale, offset, rng):
+        x = (scale * rng.normal(size=(8, 3))).astype("float32")
+        x[2] = 0.0
+        wide = x.astype("longdouble")
+        values = (0.5 * wide @ wide.T + offset) ** 3
+        sizes = np.sqrt(np.where(np.diag(values) > 0.0, np.diag(values), 1.0))
+        expected = (values / sizes / sizes[:, None]).astype("float64")
+        for wrapped in (lambda inner: inner, lambda inner: k.On(inner, [0, 1, 2])):
+            inner = k.Polynomial(3, 0.5, offset, dtype="float32")
+            kernel = k.Normalized(wrapped(inner))
+            same(kernel.gram(x), expected, 3e-6)
+            same(tf.function(kernel.cross)(tf.constant(x[:4]), x), expected[:4], 3e-6)
+            same(kernel.diag(x), np.diag(expected), 3e-6)
+            model = kk.KAREModel(kernel)
+            model.compile(loss=kk.losses.KARE(ridge=0.1, relative=True))
+            history = model.fit(x, rng.normal(size=8), batch_size=8, verbose=0).history
+            assert np.all(np.isfinite(history["loss"]))
+
+    def test_variables_that_are_no_numbers_are_named(self, rows):
+        kernel = k.Polynomial()
+        kernel.build(rows.shape)
+        kernel.log_gamma.assign(np.nan)
+        with pytest.raises(ValueError, match=r"variable `.*log_gamma` holds NaN"):
+            kernel.gram(rows)
+
+    def test_codes_that_a_float_type_merges(self, rng):
+        codes, y = 1e8 + np.arange(60.0), rng.normal(size=60)
+        table = np.column_stack([rng.normal(size=60), codes])
+        message = "`x` has codes that float32.*recode each column of codes from 0"
+        kernel = k.On(k.Laplace(1.0), [0]) * k.On(k.Categorical(), [1])
+        with pytest.raises(ValueError, match=message):
+            kernel.gram(table)
+        with pytest.raises(ValueError, match=message):
+            k.Categorical().gram(codes[1:2, None])
+        for use in (lambda m: m.fit(table, y, verbose=0), lambda m: m.fit_head(table, y)):
+            model = kk.KAREModel(kernel)
+            model.compile(loss=kk.losses.KARE())
+            with pytest.raises(ValueError, match=message):
+                use(model)
+        table[:, 1] -= 1e8
+        model.fit_head(table, y)
+        with pytest.raises(ValueError, match=message):
+            model.predict(table + np.array([0.0, 1e8 + 1]), verbose=0)
+        k.Categorical().gram(np.array([[0.1], [0.2]]))  # both move, and stay apart
+
+    def test_kare_of_large_codes(self, rng):
+        codes, y = (10**8 + np.arange(60))[:, None], rng.normal(size=(60, 1))
+        model = kk.KAREModel(k.Categorical())
+        model.compile(loss=kk.losses.KARE(ridge=0.1))
+        found = model.fit(codes, y, batch_size=60, verbose=0).history["loss"][0]
+        gram = np.where(np.eye(60) > 0.0, 1.0, np.exp(-1.0)) / 60 + 0.1 * np.eye(60)
+        inverse = np.linalg.inv(gram)
+        y = y - y.mean()
+        expected = np.mean(np.square(inverse @ y)) / (np.trace(inverse) / 60) ** 2
+        assert found == pytest.approx(expected, rel=1e-2)
+
+    @pytest.mark.parametrize(
+        "make",
+        [lambda: k.InfiniteWidth(2), k.Categorical, lambda: k.ArcCosine(0), k.Polynomial],
+    )
+    def test_rows_of_nan_have_no_values_in_graphs(self, make, rng):
+        x = rng.normal(size=(4, 3)).astype("float32")
+        kernel = make()
+        expected = np.array(kernel.gram(x))
+        x[1, 2] = np.nan
+        expected[1] = expected[:, 1] = np.nan
+        other = tf.constant(np.delete(x, 1, axis=0))
+        same(tf.function(kernel.gram)(tf.constant(x)), expected, 1e-5)
+        same(
+            tf.function(kernel.cross)(tf.constant(x), other),
+            np.delete(expected, 1, axis=1),
+            1e-5,
+        )
+        same(tf.function(kernel.diag)(tf.constant(x)), np.diag(expected), 1e-5)
 
     def test_rows(self, rows):
         kernel = k.Laplace(1.0)

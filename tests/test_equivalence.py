@@ -161,6 +161,12 @@ def test_bad_input(rows):
         arguments = ([arguments[0]], *arguments[1:])
         with pytest.raises(kind, match=says):
             kk.diagnostics.equivalence(*arguments)
+    with pytest.raises(ValueError, match="a list of at least one"):
+        kk.diagnostics.equivalence([], *rows)
+    with pytest.raises(TypeError, match=r"`network` must be a `keras.Model`, or a list"):
+        kk.diagnostics.equivalence(kk.kernels.Gaussian(), *rows)
+    with pytest.raises(TypeError, match=r"`infinite` must be a `.*InfiniteWidth`, or None"):
+        kk.diagnostics.equivalence(network(), *rows, infinite=kk.kernels.Gaussian())
 
 
 def test_a_run_and_its_page(tmp_path, monkeypatch):

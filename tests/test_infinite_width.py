@@ -122,6 +122,30 @@ class TestValues:
         assert np.all(np.isfinite(found))
         assert np.linalg.eigvalsh(found)[0] >= -1e-12 * np.max(found)
 
+    @pytest.mark.filterwarnings("ignore:divide by zero")
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_float32_values_of_very_large_rows(self, kind, rng):
+        """GELU is ReLU there; erf, whose values saturate, is Williams' arcsine."""
+        x = (1e10 * rng.normal(size=(8, 3))).astype("float32")
+        relu = InfiniteWidth(2, "relu", kind, dtype="float64").gram(x.astype("float64"))
+        found = InfiniteWidth(2, "gelu", kind, dtype="float32").gram(x)
+        assert error(found.numpy(), relu) < 5e-5
+        kernel = InfiniteWidth(2, "erf", kind, dtype="float32")
+        wide = x.astype("longdouble")
+        expected = tangent = wide @ wide.T / 3
+        for _ in range(2):
+            size = 1 + 2 * np.diag(expected)
+            size = np.sqrt(np.outer(size, size))
+            slopes = 4 / np.pi / np.sqrt(size**2 - 4 * expected**2)
+            expected = 2 / np.pi * np.arcsin(2 * expected / size)
+            tangent = expected + tangent * slopes
+        apart = ~np.eye(8, dtype=bool)  # the plain formula loses the digits of the rest
+        expected = expected if kind == "nngp" else tangent
+        assert (
+            error(kernel.gram(x).numpy()[apart], expected[apart].astype("float64")) < 1e-4
+        )
+        assert np.all(np.isfinite(kernel.diag(x)))
+
     def test_tiles_change_nothing(self, rng):
         x = rng.normal(size=(70, 4))
         whole, few = InfiniteWidth(2), InfiniteWidth(2, memory_limit=16 * 20 * 8 * 70)

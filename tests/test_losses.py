@@ -228,3 +228,15 @@ def test_names_and_configurations_resolve(case):
     name = keras.saving.get_registered_name(case.kind)
     assert name == f"keras_kare>{case.kind.__name__}"
     assert keras.saving.get_registered_object(name) is case.kind
+
+
+def test_a_relative_ridge_of_no_size_is_not_the_users(rng):
+    """A kernel whose values vanish in float32, as these rows' products do."""
+    model = kk.KAREModel(kk.kernels.Polynomial(1, 1.0, 0.0))
+    model.compile(loss=kk.losses.KARE(ridge=0.1, relative=True))
+    message = "Kernel values of rows with themselves must be finite, and not all zero"
+    x = (1e-30 * rng.normal(size=(8, 3))).astype("float32")
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
+        model.fit(x, rng.normal(size=8), batch_size=8, verbose=0)
+    with pytest.raises(ValueError, match=message):
+        kk.losses.KARE(relative=True)(rng.normal(size=(4, 1)), np.zeros((4, 4)))

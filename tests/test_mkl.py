@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 import subprocess
@@ -421,3 +422,36 @@ def test_other_uses_are_refused():
         fitted.predict(np.ones((2, 3)))
     with pytest.raises(ValueError, match=r"`dtype` must be one of.*dtype='float16'"):
         fitted.to_keras("float16")
+
+
+@pytest.mark.parametrize("weights", ["optimal", "ntk", "kare"])
+def test_sizes_that_float64_does_not_hold_are_refused_by_name(weights, rng):
+    x, y = rng.normal(size=(30, 3)), rng.normal(size=30)
+    machine = kk.mkl.GatedReLU(gates=10, weights=weights, random_state=0)
+    for scale in (1e150, 1e155, 1e200):
+        with pytest.raises(ValueError, match="`y` must be of numbers below 1e\\+30"):
+            machine.fit(x, y * scale)
+        with pytest.raises(ValueError, match="`x` must be of numbers below 1e\\+30"):
+            machine.fit(x * scale, y)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("weights", ["optimal", "ntk", "kare"])
+def test_what_is_found_are_numbers_or_refused(weights, rng):
+    x, y = rng.normal(size=(30, 3)), rng.normal(size=30)
+    refused = []
+    for of_x, of_y in itertools.product((1e-29, 1e-9, 1.0, 1e9, 1e29), repeat=2):
+        for beta in (1e-29, 1e-2, 1e29):
+            machine = kk.mkl.GatedReLU(10, beta, weights, random_state=0)
+            try:
+                machine.fit(of_x * x, of_y * y)
+            except ValueError as error:
+                refused.append(str(error))
+                continue
+            found = machine.report
+            assert np.all(np.isfinite([found["objective"], found["gap"]]))
+            if weights == "optimal":
+                assert found["converged"] == (found["relative_gap"] <= 1e-8)
+            assert np.all(np.isfinite(machine.predict(of_x * x)))
+    assert len(refused) < 30
+    assert all("`regularization` is too small, or too large" in said for said in refused)

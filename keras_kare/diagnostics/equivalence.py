@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -125,8 +125,8 @@ def equivalence(
         An `Equivalence`: `rows`, `table()`, `plot()`.
 
     Raises:
-        TypeError: If one is no `keras.Model`.
-        ValueError: For bad input, named.
+        TypeError: If one is no `keras.Model`, or `infinite` no `InfiniteWidth`.
+        ValueError: For bad input, named, and a list without networks.
 
     Example:
 
@@ -149,17 +149,17 @@ def equivalence(
         - "Issues with neural tangent kernel approach to neural networks",
           arXiv:2501.10929.
     """
-    networks = [network] if isinstance(network, keras.Model) else list(network)
+    networks = _networks(network)
+    if infinite is not None and not isinstance(infinite, InfiniteWidth):
+        raise TypeError(
+            "`infinite` must be a `keras_kare.kernels.InfiniteWidth`, or None. "
+            f"Received: {infinite!r} of type {type(infinite).__name__}"
+        )
     _validation.check_whole("steps", steps, 1)
     x, x_test = (_validation.check_rows(n, v) for n, v in (("x", x), ("x_test", x_test)))
     y = _validation.check_targets("y", y, len(keras.tree.flatten(x)[0]))
     y_test = _validation.check_targets("y_test", y_test, len(keras.tree.flatten(x_test)[0]))
     for each in networks:
-        if not isinstance(each, keras.Model):
-            raise TypeError(
-                "`network` must be a `keras.Model`, or a list of them. "
-                f"Received: {each!r} of type {type(each).__name__}"
-            )
         outputs = each(_rows.take(x, slice(2))).shape
         if not tuple(outputs)[1:] == y.shape[1:] == y_test.shape[1:]:
             raise ValueError(
@@ -175,6 +175,23 @@ def equivalence(
             skipped[each.name] = kernel
         rows += _compared(each, x, y, x_test, y_test, steps, kernel)
     return Equivalence(rows, skipped)
+
+
+def _networks(network: Any) -> list[keras.Model]:
+    """Return networks as a list of at least one."""
+    networks = list(network) if isinstance(network, Iterable) else [network]
+    if not networks:
+        raise ValueError(
+            "`network` must be a `keras.Model`, or a list of at least one. "
+            f"Received: network={network!r}"
+        )
+    for each in networks:
+        if not isinstance(each, keras.Model):
+            raise TypeError(
+                "`network` must be a `keras.Model`, or a list of them. "
+                f"Received: {each!r} of type {type(each).__name__}"
+            )
+    return networks
 
 
 def _compared(

@@ -183,6 +183,28 @@ class Kernel(keras.layers.Layer, abc.ABC):
     def check_shapes(self, name: str, x: Any) -> None:
         """Refuse rows of a shape that the kernel does not take; name the argument."""
 
+    def normalized(
+        self, x1: Any, x2: Any = None, dtype: str | None = None
+    ) -> tf.Tensor | None:
+        """Return `K(x, x') / √(K(x, x) K(x', x'))` where there is a way without overflow.
+
+        Args:
+            x1: `(n1, ...)`.
+            x2: `(n2, ...)`. Defaults to `x1`.
+            dtype: Of the values.
+
+        Returns:
+            `(n1, n2)`; `None` where dividing is all that is left.
+        """
+        return None
+
+    def normalized_diag(self, x: Any, dtype: str | None = None) -> tf.Tensor | None:
+        """Return `normalized` of each row with itself, 1 or 0; or `None`, likewise."""
+        return None
+
+    def check_codes(self, name: str, x: Any) -> None:
+        """Refuse rows, as they are passed, whose codes merge in a model's type."""
+
     def open_spec(self, x: Any) -> Any:
         """Return shapes and types of such rows, `tf.TensorSpec`s nested as `x`.
 

@@ -10,7 +10,14 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _validation
+from keras_kare._sentences import sentence
 from keras_kare.kernels.kernel import Kernel
+
+_NO_UNIT = sentence(
+    "Kernel values of rows with themselves must be finite, and not all zero, for a ridge "
+    "that is relative to them. Scale `x`, or the weights of the network, to about one. "
+    "Received: trace(K)/n**2="
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -117,7 +124,15 @@ class GramLoss(keras.losses.Loss):
         diagonal = tf.linalg.diag_part(gram)
         weights = tf.ones_like(diagonal) if sample_weight is None else sample_weight
         weights = tf.reshape(tf.cast(weights, gram.dtype), (-1,))
-        return ridge * tf.reduce_sum(weights * diagonal) / tf.reduce_sum(weights) ** 2
+        unit = tf.reduce_sum(weights * diagonal) / tf.reduce_sum(weights) ** 2
+        sound = tf.math.is_finite(unit) & (unit > 0.0)
+        if not tf.executing_eagerly():
+            asserted = tf.debugging.Assert(sound, [_NO_UNIT, tf.strings.as_string(unit)])
+            with tf.control_dependencies([asserted]):
+                return ridge * unit
+        if not sound:
+            raise ValueError(f"{_NO_UNIT} {float(unit):g}")
+        return ridge * unit
 
     def get_config(self) -> dict[str, Any]:
         return {"name": self.name, "ridge": self.ridge, "relative": self.relative}

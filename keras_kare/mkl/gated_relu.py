@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_kare import _validation
 from keras_kare.mkl import intake
@@ -131,6 +132,8 @@ class GatedReLU:
         began = time.perf_counter()
         x = intake.rows("x", x)
         y, flat = intake.targets("y", y, len(x))
+        intake.check_size("x", x)
+        intake.check_size("y", y)
         if self.weights == "kare" and len(x) < 2:
             raise ValueError(
                 f"KARE needs at least two rows. Received: x of shape {x.shape}"
@@ -142,8 +145,7 @@ class GatedReLU:
                 f"Received: gates={self.gates!r}, x of shape {x.shape}"
             )
         problem = GroupLasso(MaskedRows(x, open_rows(x, gates)), y, self.regularization)
-        rule = RULES[self.weights]
-        found = rule(problem, counts / counts.sum(), self.tolerance, self.max_iterations)
+        found = self._found(problem, counts / counts.sum())
         coefficients = found.point.coefficients
         self.gates_, self.weights_ = gates, found.point.weights
         self.coefficients_ = coefficients[:, :, 0] if flat else coefficients
@@ -196,6 +198,32 @@ class GatedReLU:
         """
         x = self._fitted_rows(x)
         return MaskedRows(x, open_rows(x, self.gates_)).kernel(self.weights_)
+
+    def _found(self, problem: GroupLasso, ntk: np.ndarray) -> Weighed:
+        """Return what the rule finds, of numbers.
+
+        Raises:
+            ValueError: If rounding or overflow leaves none.
+        """
+        error: Exception | None = None
+        try:
+            with np.errstate(all="ignore"):
+                found = RULES[self.weights](
+                    problem, ntk, self.tolerance, self.max_iterations
+                )
+            certificate = found.certificate
+            numbers = (certificate.objective, certificate.gap, found.point.coefficients)
+            if all(np.all(np.isfinite(each)) for each in numbers):
+                return found
+        except (ValueError, np.linalg.LinAlgError, tf.errors.InvalidArgumentError) as fault:
+            error = fault
+        x, y = (np.max(np.abs(part)) for part in (problem.rows.x, problem.y))
+        raise ValueError(
+            "`regularization` is too small, or too large, for the sizes of `x` and `y`: "
+            "float64 holds no weights for it. Scale `x` and `y` to about one, and take one "
+            f"near 0.01. Received: regularization={self.regularization!r}, x with an entry "
+            f"of size {x:.3g}, y with one of size {y:.3g}"
+        ) from error
 
     def _gates_for(self, columns: int) -> np.ndarray:
         """Return the gates, `(p, columns)`."""

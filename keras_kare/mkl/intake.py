@@ -8,6 +8,9 @@ import numpy as np
 
 from keras_kare import _arrays, _validation
 
+LARGEST = 1e30
+"""Of rows and targets, whose tenth powers float64 holds."""
+
 
 def rows(name: str, x: Any) -> np.ndarray:
     """Return rows of finite numbers, `(n, d)`.
@@ -49,6 +52,21 @@ def targets(name: str, y: Any, count: int) -> tuple[np.ndarray, bool]:
     if found.dtype.kind in "iub":
         found = found.astype("float64")
     return _validation.check_targets(name, found, count).astype("float64"), np.ndim(y) == 1
+
+
+def check_size(name: str, values: np.ndarray) -> None:
+    """Refuse numbers of whose powers some overflow float64.
+
+    Args:
+        name: Of the argument.
+        values: What was passed, finite.
+    """
+    largest = float(np.max(np.abs(values), initial=0.0))
+    if largest > LARGEST:
+        raise ValueError(
+            f"`{name}` must be of numbers below {LARGEST:g}, whose products float64 holds: "
+            f"scale it to about one. Received: {name} with an entry of size {largest:.3g}"
+        )
 
 
 def check_gates(gates: Any) -> None:

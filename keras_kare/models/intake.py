@@ -35,6 +35,7 @@ def taken(kernel: Kernel, x: Any, y: Any = None, name: str = "") -> tuple[Any, A
     if x is None or is_iterator(x):  # for which others have an error
         return x, y
     x = plain(f"{name}x", x, _network(kernel))
+    kernel.check_codes(f"{name}x", x)
     counts = {len(part) for part in keras.tree.flatten(x) if np.ndim(part)}
     rows = counts.pop() if len(counts) == 1 else None
     return x, None if y is None else plain_targets(f"{name}y", y, rows)

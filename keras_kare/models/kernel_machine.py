@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_kare import _labels, _validation
+from keras_kare._arrays import plain
 from keras_kare._sentences import alone
 from keras_kare._step import columns
 from keras_kare.kernels import NTK, Kernel, ties
@@ -563,6 +564,8 @@ class KernelMachine(keras.Model):
         export_saved_model(self, filepath, form, classes, verbose, **kwargs)
 
     def _prediction_rows(self, x: Any) -> Any:
+        x = plain("x", x, self.network)
+        self.kernel.check_codes("x", x)
         x = _validation.check_rows("x", x, self.network)
         self.kernel.check_shapes("x", x)
         return x

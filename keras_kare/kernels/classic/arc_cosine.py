@@ -101,8 +101,9 @@ class ArcCosine(ClosedForm):
     def _wider(self, a: tf.Tensor) -> tf.Tensor:
         """Return rows with the bias; those of zeros have a direction of their own."""
         bias = tf.cast(self.bias_value, a.dtype) * tf.ones_like(a[:, :1])
-        zero = tf.cast(self._sizes(a) == 0.0, a.dtype)[:, None]
-        return tf.concat([a, bias, zero], axis=1)
+        rows = tf.concat([a, bias], axis=1)
+        zero = tf.reduce_all(rows == 0.0, axis=1, keepdims=True)
+        return tf.concat([rows, tf.cast(zero, a.dtype)], axis=1)
 
     def _next(self, sizes: tf.Tensor) -> tf.Tensor:
         """Return the kernel of rows with themselves, a layer on: `J_p(0)/π` is 1, 1, 3."""

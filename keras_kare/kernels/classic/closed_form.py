@@ -76,19 +76,18 @@ class ClosedForm(Kernel):
 
     def gram(self, x: Any, dtype: str | None = None) -> tf.Tensor:
         a = self._rows("x", x, dtype)
-        step = self._step(a, a)
-        return self._values(a, None) if step is None else self._in_tiles(a, a, step)
+        return self._sound(self._all(a, None, dtype), ("x", a), ("x", a))
 
     def cross(self, x1: Any, x2: Any, dtype: str | None = None) -> tf.Tensor:
         a, b = self._rows("x1", x1, dtype), self._rows("x2", x2, dtype)
-        step = self._step(a, b)
-        return self._values(a, b) if step is None else self._in_tiles(a, b, step)
+        return self._sound(self._all(a, b, dtype), ("x1", a), ("x2", b))
 
     def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
-        return self._diagonal(self._rows("x", x, dtype))
+        a = self._rows("x", x, dtype)
+        return self._sound(self._diagonal_in(a, self._type(dtype)), ("x", a))
 
     def check(self, x: Any, rows: int | None = None) -> None:
-        self._rows("x", x, None)
+        self.diag(x)  # no value between rows is larger
 
     def check_shapes(self, name: str, x: Any) -> None:
         parts = keras.tree.flatten(x)
@@ -98,6 +97,11 @@ class ClosedForm(Kernel):
                 f"`{name}` must be one array of rows of numbers, `(n, d)`, for a "
                 f"{type(self).__name__} kernel. Received: {name} of shape "
                 f"{' and '.join(str(tuple(shape)) for shape in shapes)}"
+            )
+        if shapes[0][1] == 0:
+            raise ValueError(
+                f"`{name}` must have at least one column. "
+                f"Received: {name} of shape {tuple(shapes[0])}"
             )
         if self.columns not in (None, shapes[0][1]) and shapes[0][1] is not None:
             raise ValueError(
@@ -146,7 +150,77 @@ class ClosedForm(Kernel):
                 "`kernel.adapt(x)` before a graph is traced. Received: a kernel that has "
                 "seen no rows"
             )
-        return tf.cast(x, dtype or self.variable_dtype)
+        return self._in_type(x, self._type(dtype))
+
+    def _type(self, dtype: str | None) -> tf.DType:
+        """Return the type of values."""
+        return tf.as_dtype(dtype or self.variable_dtype)
+
+    def _in_type(self, x: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        """Return rows in the type that they are computed with."""
+        return tf.cast(x, dtype)
+
+    def _values_in(self, a: tf.Tensor, b: tf.Tensor | None, dtype: tf.DType) -> tf.Tensor:
+        """Return `_values` in the type of values."""
+        return self._values(a, b)
+
+    def _diagonal_in(self, a: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+        """Return `_diagonal` in the type of values."""
+        return self._diagonal(a)
+
+    def _sound(self, values: tf.Tensor, *given: tuple[str, tf.Tensor]) -> tf.Tensor:
+        """Refuse values that are no numbers; in graphs, make those of NaN rows NaN.
+
+        Args:
+            values: Of an axis for each of the given rows.
+            *given: Names of arguments and their rows.
+        """
+        if tf.executing_eagerly():
+            if not _validation.all_finite(values):
+                self._refuse_values(values, given)
+            return values
+        for axis, (_, rows) in enumerate(given):
+            if rows.dtype.is_floating:
+                missing = tf.reduce_any(tf.math.is_nan(rows), axis=1)
+                zeros = tf.zeros_like(missing, values.dtype)
+                marks = tf.where(missing, zeros + np.nan, zeros)
+                values += marks[:, None] if axis < len(given) - 1 else marks
+        return values
+
+    def _refuse_values(self, values: tf.Tensor, given: Any) -> None:
+        """Say what is at fault where values hold NaN or Inf."""
+        for variable in self.variables:
+            if not _validation.all_finite(tf.convert_to_tensor(variable.value)):
+                raise ValueError(
+                    f"The kernel's variable `{variable.path}` holds NaN or Inf: its "
+                    "training has diverged, or it was set so. Train again with a smaller "
+                    "learning rate, or restore earlier weights."
+                )
+        names = " or ".join(dict.fromkeys(f"`{name}`" for name, _ in given))
+        largest = max(float(tf.reduce_max(tf.abs(rows))) for _, rows in given)
+        raise ValueError(
+            f"{type(self).__name__} has values that overflow {values.dtype.name}, since "
+            f"the numbers of {names} are too large: scale them to about one, or use "
+            f'`dtype="float64"`. Received: {names} with an entry of size {largest:.3g}'
+        )
+
+    def _all(
+        self, a: tf.Tensor, b: tf.Tensor | None, dtype: str | None, values: Any = None
+    ) -> tf.Tensor:
+        """Return values between all rows, in tiles where they need too much memory.
+
+        Args:
+            a: `(n1, d)`.
+            b: `(n2, d)`; `None` for `a`.
+            dtype: Of the values.
+            values: What to compute; defaults to `_values_in`.
+        """
+        other, given = a if b is None else b, self._type(dtype)
+        values, step = values or self._values_in, self._step(a, other)
+        if step is None:
+            return values(a, b, given)
+        parts = [values(rows, other, given) for rows in _rows.slices(a, step)]
+        return tf.concat(parts, axis=0)
 
     def _step(self, a: tf.Tensor, b: tf.Tensor) -> int | None:
         """Return how many rows of values go at a time; `None` for all."""
@@ -155,7 +229,3 @@ class ClosedForm(Kernel):
         row = self._arrays * len(b) * a.dtype.size
         step = max(16, memory.default_limit(self.memory_limit) // row)
         return None if step >= len(a) else step
-
-    def _in_tiles(self, a: tf.Tensor, b: tf.Tensor, step: int) -> tf.Tensor:
-        parts = [self._values(rows, b) for rows in _rows.slices(a, step)]
-        return tf.concat(parts, axis=0)

@@ -108,13 +108,14 @@ def _different(a: tf.Tensor, b: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tenso
     def unlike(s: tf.Tensor, t: tf.Tensor) -> tf.Tensor:
         return tf.cast(s[:, None] != t, weights.dtype)
 
-    def gradient(upstream: tf.Tensor) -> tuple[None, None, tf.Tensor]:
+    def gradient(upstream: tf.Tensor) -> tuple[Any, Any, tf.Tensor]:
         by_weights = tf.map_fn(
             lambda pair: tf.reduce_sum(upstream * unlike(*pair)),
             (tf.transpose(a), tf.transpose(b)),
             fn_output_signature=weights.dtype,
         )
-        return tf.zeros_like(a), tf.zeros_like(b), by_weights
+        rows = (tf.zeros_like(t) if t.dtype.is_floating else None for t in (a, b))
+        return *rows, by_weights
 
     def weighted(s: tf.Tensor, t: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
         return weight * unlike(s, t)
@@ -127,14 +128,14 @@ def _over_columns(term: Any, *parts: tf.Tensor) -> tf.Tensor:
     columns = [tf.transpose(part) for part in parts]
     rows = tf.shape(parts[0])[0], tf.shape(parts[1])[0]
     if tf.executing_eagerly():  # a loop of TensorFlow's takes as long as its work
-        total = tf.zeros(rows, parts[0].dtype)
+        total = tf.zeros(rows, parts[-1].dtype)
         for each in zip(*map(tf.unstack, columns), strict=True):
             total += term(*each)
         return total
     found = tf.while_loop(
         lambda k, _: k < tf.shape(columns[0])[0],
         lambda k, total: (k + 1, total + term(*(part[k] for part in columns))),
-        (tf.constant(0), tf.zeros(rows, parts[0].dtype)),
+        (tf.constant(0), tf.zeros(rows, parts[-1].dtype)),
         shape_invariants=(tf.TensorShape(()), tf.TensorShape((None, None))),
     )[1]
     return tf.ensure_shape(found, (parts[0].shape[0], parts[1].shape[0]))

@@ -39,9 +39,9 @@ def erf(p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> Three:
     """Return those of the error function: Williams' arcsine, as an arctangent."""
 
     def of(p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        k, determinant = _covariance(p, q, apart)
-        size = tf.sqrt(1.0 + 2.0 * (p + q) + 4.0 * determinant)
-        return (2.0 / np.pi) * tf.atan2(2.0 * k, size), (4.0 / np.pi) / size
+        u, v = 1.0 / (1.0 + 2.0 * p), 1.0 / (1.0 + 2.0 * q)
+        k, size = _shares(2.0 * p * u, 2.0 * q * v, u, v, apart)
+        return (2.0 / np.pi) * tf.atan2(k, size), (4.0 / np.pi) * root(u) * root(v) / size
 
     return _with_apart(of, p, q, apart)
 
@@ -51,18 +51,19 @@ def gelu(p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> Three:
 
     With `k = E[u v]` and `s² = (1 + p)(1 + q) − k²`, the first is
     `k/4 + (k asin(k/√((1 + p)(1 + q))) + (k² + p q s²)/((1 + p)(1 + q) s))/2π`.
+    It is computed of `k` and `s` in units of `√((1 + p)(1 + q))`, which do not overflow.
     The second is its derivative by `k` (Price's theorem).
     """
 
     def of(p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        k, determinant = _covariance(p, q, apart)
-        square = 1.0 + p + q + determinant
-        size = tf.sqrt(square)
+        u, v = 1.0 / (1.0 + p), 1.0 / (1.0 + q)
+        sizes, unit = root(p) * root(q), root(u) * root(v)
+        covariance = sizes * (1.0 - apart)
+        k, size = _shares(p * u, q * v, u, v, apart)
         angle = tf.atan2(k, size)
-        share = (p / (1.0 + p)) * (q / (1.0 + q))
-        inner = (k / (1.0 + p)) * (k / (1.0 + q)) / size
-        values = 0.25 * k + (k * angle + share * size + inner) / (2.0 * np.pi)
-        bend = 1.0 + 1.0 / square + 1.0 / (1.0 + p) / (1.0 + q) - share
+        rest = sizes * root(p * u) * root(q * v) * size + k * unit * k / size
+        values = 0.25 * covariance + (covariance * angle + rest) / (2.0 * np.pi)
+        bend = u + v * (p * u) + tf.square(unit / size) + tf.square(unit)
         return values, 0.25 + (angle + bend * k / size) / (2.0 * np.pi)
 
     return _with_apart(of, p, q, apart)
@@ -76,11 +77,18 @@ EXPECTATIONS: dict[str, Callable[[tf.Tensor, tf.Tensor, tf.Tensor], Three]] = {
 """By the name of the activation."""
 
 
-def _covariance(
-    p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor
+def _shares(
+    p: tf.Tensor, q: tf.Tensor, u: tf.Tensor, v: tf.Tensor, apart: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return `k = E[u v]`, and `p q − k²` without a difference of large numbers."""
-    return root(p) * root(q) * (1.0 - apart), p * q * apart * (2.0 - apart)
+    """Return `k = √(pq) (1 − a)`, and `√(1 − k²)` without a difference of near numbers.
+
+    Args:
+        p, q: Shares of variances, from 0 to 1.
+        u, v: One minus these.
+        apart: `a`.
+    """
+    size = tf.sqrt(u + v * p + p * q * apart * (2.0 - apart))
+    return root(p) * root(q) * (1.0 - apart), size
 
 
 def _with_apart(of: Any, p: tf.Tensor, q: tf.Tensor, apart: tf.Tensor) -> Three:
@@ -135,13 +143,16 @@ def apart_after_squares(apart: tf.Tensor) -> tuple[tf.Tensor, Any]:
     return after, lambda upstream: upstream * 4.0 / 3.0 * (1.0 - apart_after_relu(apart))
 
 
+def directions(rows: tf.Tensor) -> tf.Tensor:
+    """Return rows of length one, whatever theirs is; those of zeros stay."""
+    largest = tf.reduce_max(tf.abs(rows), axis=1, keepdims=True)  # no square overflows
+    rows = tf.math.divide_no_nan(rows, tf.stop_gradient(largest))
+    sizes = root(tf.reduce_sum(rows * rows, axis=1, keepdims=True))
+    return tf.math.divide_no_nan(rows, sizes)
+
+
 def apart_of(a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
     """Return one minus the cosine of the angles of rows, near 0 to the last digit."""
-
-    def directions(rows: tf.Tensor) -> tf.Tensor:
-        sizes = root(tf.reduce_sum(rows * rows, axis=1, keepdims=True))
-        return tf.math.divide_no_nan(rows, sizes)
-
     a, b = directions(a), None if b is None else directions(b)
     apart = 0.5 * distances.squared(a, b)
     beyond = 0.5 * distances.squared(a, -(a if b is None else b))

@@ -16,6 +16,9 @@ METRICS = ("isotropic", "diagonal", "full")
 LEAST = 1e-12
 """The least share of a metric's mean diagonal that a column has."""
 
+ROUNDING = 1e-5
+"""Share of the largest eigenvalue of a metric that is rounding, of float32 too."""
+
 MEDIAN_ROWS = 1000
 """Most rows whose distances `scale="median"` is the median of."""
 
@@ -108,10 +111,17 @@ class Metric(ClosedForm):
                 f"Received: matrix of shape {m.shape}, and trace "
                 f"{np.trace(m) if m.ndim == 2 else None}"
             )
+        values, vectors = np.linalg.eigh(m)
+        if values[0] < -ROUNDING * values[-1]:
+            raise ValueError(
+                "`matrix` must be positive semi-definite: distances are not negative. "
+                f"Received: matrix with eigenvalues from {values[0]:.3g} to "
+                f"{values[-1]:.3g}"
+            )
         m = m / np.mean(np.diag(m))
         if self.metric == "full":
-            values, vectors = np.linalg.eigh(m)
-            self.factor.assign(vectors * np.sqrt(np.maximum(values, 0.0)) @ vectors.T)
+            roots = np.sqrt(np.maximum(values / np.mean(values), 0.0))
+            self.factor.assign(vectors * roots @ vectors.T)
             return
         inverse = np.mean(np.exp(-2.0 * self.log_scale.numpy().astype("float64")))
         self.log_scale.assign(-0.5 * np.log(inverse * np.maximum(np.diag(m), LEAST)))

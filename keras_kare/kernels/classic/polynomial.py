@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from keras_kare import _validation
 from keras_kare.kernels.classic.closed_form import ClosedForm
+from keras_kare.kernels.classic.expectations import directions
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -81,11 +82,41 @@ class Polynomial(ClosedForm):
         base = tf.exp(tf.cast(self.log_gamma, products.dtype)) * products
         if self.offset:
             base += tf.exp(tf.cast(self.log_offset, products.dtype))
-        value = base
-        for _ in range(self.degree - 1):  # `tf.pow` has no derivative by a base below 0
-            value *= base
-        return value
+        return _power(base, self.degree)
+
+    def normalized(self, x1: Any, x2: Any = None, dtype: str | None = None) -> tf.Tensor:
+        name = "x" if x2 is None else "x1"
+        a, b = self._rows(name, x1, dtype), None
+        if x2 is None:
+            return self._sound(self._all(a, b, dtype, self._cosines), (name, a), (name, a))
+        b = self._rows("x2", x2, dtype)
+        return self._sound(self._all(a, b, dtype, self._cosines), (name, a), ("x2", b))
+
+    def normalized_diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
+        a = self._rows("x", x, dtype)
+        sizes = tf.reduce_sum(tf.square(self._directions(a)), axis=1)
+        return self._sound(sizes, ("x", a))
+
+    def _cosines(self, a: tf.Tensor, b: tf.Tensor | None, dtype: tf.DType) -> tf.Tensor:
+        left = self._directions(a)
+        right = left if b is None else self._directions(b)
+        return _power(tf.matmul(left, right, transpose_b=True), self.degree)
+
+    def _directions(self, a: tf.Tensor) -> tf.Tensor:
+        """Return rows of length one, with the root of the offset as one more column."""
+        a *= tf.exp(0.5 * tf.cast(self.log_gamma, a.dtype))
+        if self.offset:
+            more = tf.exp(0.5 * tf.cast(self.log_offset, a.dtype))
+            a = tf.concat([a, more * tf.ones_like(a[:, :1])], axis=1)
+        return directions(a)
 
     def get_config(self) -> dict[str, Any]:
         own = {"degree": self.degree, "gamma": self.gamma, "offset": self.offset}
         return {**super().get_config(), **own}
+
+
+def _power(base: tf.Tensor, degree: int) -> tf.Tensor:
+    value = base
+    for _ in range(degree - 1):  # `tf.pow` has no derivative by a base below 0
+        value *= base
+    return value

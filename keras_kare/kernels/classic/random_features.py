@@ -63,11 +63,13 @@ class RandomFeatures(Metric):
         )
 
     def _values(self, a: tf.Tensor, b: tf.Tensor | None) -> tf.Tensor:
-        a, b = self._mapped(a), None if b is None else self._mapped(b)
         if self.features is None:
-            return self._exact(a, b)
-        left = self._phi(a)
-        return tf.matmul(left, left if b is None else self._phi(b), transpose_b=True)
+            middle = tf.stop_gradient(tf.reduce_mean(a, axis=0))  # of rows as they are
+            a, b = a - middle, None if b is None else b - middle
+            return self._exact(self._mapped(a), None if b is None else self._mapped(b))
+        left = self._phi(self._mapped(a))
+        right = left if b is None else self._phi(self._mapped(b))
+        return tf.matmul(left, right, transpose_b=True)
 
     def _phi(self, a: tf.Tensor) -> tf.Tensor:
         """Return `√(2/p) [cos(a W), sin(a W)]` of mapped rows, `(n, p)`."""

@@ -47,6 +47,10 @@ class Combination(OfParts):
         for kernel in self.kernels:
             kernel.check_shapes(name, x)
 
+    def check_codes(self, name: str, x: Any) -> None:
+        for kernel in self.kernels:
+            kernel.check_codes(name, x)
+
     def pair_flops(self, x: Any) -> float:
         return sum(kernel.pair_flops(x) for kernel in self.kernels)
 

@@ -35,18 +35,29 @@ class Normalized(OfOne):
     """
 
     def gram(self, x: Any, dtype: str | None = None) -> tf.Tensor:
+        if (found := self.kernel.normalized(x, None, dtype)) is not None:
+            return found
         values = self.kernel.gram(x, dtype)
         sizes = _inverse_root(tf.linalg.diag_part(values))
         return sizes[:, None] * values * sizes
 
     def cross(self, x1: Any, x2: Any, dtype: str | None = None) -> tf.Tensor:
+        if (found := self.kernel.normalized(x1, x2, dtype)) is not None:
+            return found
         values = self.kernel.cross(x1, x2, dtype)
         left, right = (_inverse_root(self.kernel.diag(x, dtype)) for x in (x1, x2))
         return left[:, None] * values * right
 
     def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
+        if (found := self.kernel.normalized_diag(x, dtype)) is not None:
+            return found
         sizes = self.kernel.diag(x, dtype)
         return sizes * tf.square(_inverse_root(sizes))
+
+    def check(self, x: Any, rows: int | None = None) -> None:
+        if self.kernel.normalized_diag(x) is None:  # else values of any size do
+            super().check(x, rows)
+        self.built = True
 
 
 def _inverse_root(sizes: tf.Tensor) -> tf.Tensor:

@@ -69,6 +69,16 @@ class On(OfOne):
     def diag(self, x: Any, dtype: str | None = None) -> tf.Tensor:
         return self.kernel.diag(self._of("x", x), dtype)
 
+    def normalized(
+        self, x1: Any, x2: Any = None, dtype: str | None = None
+    ) -> tf.Tensor | None:
+        if x2 is None:
+            return self.kernel.normalized(self._of("x", x1), None, dtype)
+        return self.kernel.normalized(self._of("x1", x1), self._of("x2", x2), dtype)
+
+    def normalized_diag(self, x: Any, dtype: str | None = None) -> tf.Tensor | None:
+        return self.kernel.normalized_diag(self._of("x", x), dtype)
+
     def vjp(self, x: Any, v: Any, dtype: str | None = None) -> list[tf.Tensor]:
         return self.kernel.vjp(self._of("x", x), v, dtype)
 
@@ -96,6 +106,15 @@ class On(OfOne):
         shape = (part.shape[0], len(self.columns))
         self.kernel.check_shapes(name, tf.TensorSpec(shape, part.dtype))
 
+    def check_codes(self, name: str, x: Any) -> None:
+        if isinstance(x, dict) and not any(isinstance(c, int) for c in self.columns):
+            names = [self.columns] if isinstance(self.columns, str) else self.columns
+            self.kernel.check_codes(name, {key: x[key] for key in names if key in x})
+        elif isinstance(x, np.ndarray) and x.ndim == 2 and not isinstance(x, dict):
+            places = [c for c in self.columns if isinstance(c, int)]
+            if all(-x.shape[1] <= c < x.shape[1] for c in places):
+                self.kernel.check_codes(name, x[:, places])
+
     def adapt(self, x: Any) -> None:
         """Find from rows what depends on them; see `ClosedForm.adapt`."""
         self.kernel.adapt(self._of("x", x))
@@ -122,6 +141,7 @@ class On(OfOne):
                 else {key: x[key] for key in names}
             )
         if tf.executing_eagerly():
+            self.check_codes(name, x)
             x = _validation.check_rows(name, x)
         x = _one(name, x)
         _check_columns(name, x.shape, self.columns)

@@ -55,7 +55,7 @@ class OfNetwork(OfParts):
             self._identity = Identity(self.network)
         return digest(type(self).__qualname__, self._identity.digest)
 
-    def _part(self) -> keras.Model:
+    def _part(self) -> Any:
         """Return the part of the network whose outputs are taken: all of it."""
         return self.network
 
