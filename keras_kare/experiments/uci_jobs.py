@@ -23,7 +23,7 @@ HALVES = ("screen", "confirm")
 """Data sets of the repeated protocol: the recipe and its variants are chosen on the first
 half, and the recipe is confirmed on the second."""
 
-LOOKS = "once with the recipe before this one, and not yet with this one"
+LOOKS = "once with the recipe before this one, and once with this one"
 """How often accuracies on the second half have been looked at; who does so, counts here."""
 
 PAPER_FAMILIES = ("kare", "mse")
