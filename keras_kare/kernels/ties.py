@@ -94,7 +94,8 @@ def check_kept(kernel: Any) -> None:
 
 def _parts(part: Any) -> list[Any]:
     """Return the kernels and networks that a kernel is made of; none for a network."""
-    found: list[Any] = part.parts() if hasattr(part, "parts") else []
+    own = callable(getattr(type(part), "parts", None))  # networks may name a list so
+    found: list[Any] = part.parts() if own else []
     return found
 
 
