@@ -427,8 +427,7 @@ class TestCG:
     def test_a_better_start_takes_fewer_iterations(self):
         system, ridge = self.system()
         prepared = CG(rank=10, tolerance=1e-8).prepare(system)
-        ridge *= 100.0  # where rounding does not delay it
-        first = prepared.solve(1.1 * ridge)
+        first = prepared.solve(1.1 * ridge)  # of 2.0, rounding on some processors decides
         assert prepared.solve(ridge, first).iterations < prepared.solve(ridge).iterations
 
     def test_targets_of_zero(self):
