@@ -14,6 +14,8 @@ from typing import Any
 
 import keras
 
+from keras_kare.kernels.kernel import Kernel
+
 NUMBER = "tie"
 """The key of a part's number; a part that has one owner has none."""
 
@@ -94,9 +96,7 @@ def check_kept(kernel: Any) -> None:
 
 def _parts(part: Any) -> list[Any]:
     """Return the kernels and networks that a kernel is made of; none for a network."""
-    own = callable(getattr(type(part), "parts", None))  # networks may name a list so
-    found: list[Any] = part.parts() if own else []
-    return found
+    return part.parts() if isinstance(part, Kernel) else []
 
 
 def _occurrences(kernel: Any) -> Iterator[Any]:
