@@ -7,11 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_kare.kernels import DenseOperator
 from keras_kare.recipes.recipe import Key, Recipe
-from keras_kare.recipes.rough import rough_kernels
+from keras_kare.recipes.rough import eigenproblem, rough_kernels
 from keras_kare.recipes.workbench import Workbench
-from keras_kare.solvers import Spectral, System
 from keras_kare.solvers.spectral import SpectralPrepared
 
 
@@ -92,8 +90,7 @@ def path(
         spectral: The eigenproblem, where it is at hand.
     """
     if spectral is None:
-        system = System(DenseOperator(mixed.gram), np.asarray(y, "float64"), weights)
-        spectral = Spectral().prepare(system)
+        spectral = eigenproblem(mixed.gram, y, weights)
     system = spectral.system
     n = system.count
     cross = mixed.cross if weights is None else mixed.cross * system.root

@@ -146,14 +146,14 @@ def rough_kernels(
             continue
         kernel = rough_kernel(x, Rough(distance))
         gram = kernel.gram(x)
-        solvable = Solvable(kernel, gram, _prepared(gram, y, weights))
+        solvable = Solvable(kernel, gram, eigenproblem(gram, y, weights))
         for kind in wanted:
             if kind.bandwidth == 1.0:
                 yield kind, solvable
                 continue
             wider = gram ** (1.0 / kind.bandwidth)
             scaled = RoughKernel(distance, kind.bandwidth * kernel.scale)
-            yield kind, Solvable(scaled, wider, _prepared(wider, y, weights))
+            yield kind, Solvable(scaled, wider, eigenproblem(wider, y, weights))
         for count in range(1, rounds + 1):
             solvable = _learnt(x, y, solvable, ridges, weights)
             if count in learnt:
@@ -182,14 +182,14 @@ def _learnt(
         return before
     x = np.asarray(x, "float64")
     metric = _laplace(metric="full")
-    metric.adapt(x)
+    metric.build(x.shape)
     metric.set_metric(matrix)
     metric.adapt(x)
     kernel = RoughKernel(
         "l2", float(np.exp(metric.log_scale.numpy())), np.asarray(metric.factor)
     )
     gram = kernel.gram(x)
-    return Solvable(kernel, gram, _prepared(gram, y, weights))
+    return Solvable(kernel, gram, eigenproblem(gram, y, weights))
 
 
 def _left_out(solution: Solution) -> float:
@@ -197,8 +197,15 @@ def _left_out(solution: Solution) -> float:
     return np.inf if error is None else error
 
 
-def _prepared(
+def eigenproblem(
     gram: np.ndarray, y: np.ndarray, weights: np.ndarray | None
 ) -> SpectralPrepared:
+    """Return what solves machines of a Gram matrix at any ridge, prepared when asked for.
+
+    Args:
+        gram: `(n, n)`.
+        y: Targets, `(n, c)`.
+        weights: How often each row counts, `(n,)`, or `None` for once.
+    """
     system = System(DenseOperator(gram), np.asarray(y, "float64"), weights)
     return Spectral().prepare(system)
