@@ -14,7 +14,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from keras_kare import _labels
 from keras_kare.machine import calibration
-from keras_kare.recipes.cross_fitting import Evidence
+from keras_kare.recipes.cross_fitting import Evidence, squared_errors
 from keras_kare.recipes.defaults import DEFAULTS
 from keras_kare.sklearn.base import KAREEstimator
 from keras_kare.sklearn.counting import check_class_weight, merged, weights_of_classes
@@ -178,12 +178,11 @@ class KAREClassifier(ClassifierMixin, KAREEstimator):
         # One scale for all classes: rare ones should not count more than frequent ones.
         self.target_scale_ = np.sqrt(np.mean(variances)) or 1.0
         scaled = (signs - self.target_mean_) / self.target_scale_
+        squares = squared_errors(signs)
 
         def losses(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
             scores = self.target_mean_ + self.target_scale_ * values
-            return _wrong(scores, signs[rows], self._multilabel) + np.mean(
-                (scores - signs[rows]) ** 2, axis=1
-            )
+            return squares(scores, rows) + _wrong(scores, signs[rows], self._multilabel)
 
         return self._fit_machines(x, scaled, order, weights, losses)
 
