@@ -132,7 +132,7 @@ class TestTools:
 
     def test_networks_of_one_shape_are_traced_once(self, rng):
         X, y = wave(rng, n=24)
-        traced = perceptrons._workbench
+        traced = perceptrons.workbench
         traced.cache_clear()
         fitted = [regressor(random_state=seed).fit(X, y) for seed in range(2)]
         predictions = [each.predict(X) for each in fitted]
@@ -144,7 +144,7 @@ class TestTools:
         wider = regressor().fit(np.hstack([X, X]), y)  # up to eight columns
         assert traced.cache_info().currsize == 2
         assert np.all(np.isfinite(wider.predict(np.hstack([X, X]))))
-        shared = perceptrons.workbench(2, (8,), "gelu", "float32", 1.0)
+        shared = traced(perceptrons.wider(2), (8,), "gelu", "float32", 1.0)
         assert shared.descent._run.experimental_get_tracing_count() == 1
 
     def test_threads_do_not_mix_weights(self, rng):

@@ -20,6 +20,17 @@ LEAST, MOST = 8, 512
 """Inputs of the smallest network, and up to which they are powers of two."""
 
 
+def wider(inputs: int) -> int:
+    """Return the number of inputs of a network for so many columns.
+
+    Tables of other widths then share its traces, which take longer than training it.
+    """
+    if inputs > MOST:
+        return -(-inputs // MOST) * MOST
+    return max(LEAST, 2 ** (inputs - 1).bit_length())
+
+
+@functools.lru_cache(maxsize=8)
 def workbench(
     inputs: int,
     hidden_sizes: tuple[int, ...],
@@ -29,28 +40,8 @@ def workbench(
 ) -> Workbench:
     """Return a multilayer perceptron and its training by Adam, shared by all of its shape.
 
-    It may have more inputs than are asked for, so that tables of other widths share its
-    traces, which take longer than training it. One output serves any number of targets:
-    they share its kernel.
+    One output serves any number of targets: they share its kernel.
     """
-    return _workbench(wider(inputs), hidden_sizes, activation, dtype, kare_ridge)
-
-
-def wider(inputs: int) -> int:
-    """Return the number of inputs of a network for so many columns."""
-    if inputs > MOST:
-        return -(-inputs // MOST) * MOST
-    return max(LEAST, 2 ** (inputs - 1).bit_length())
-
-
-@functools.lru_cache(maxsize=8)
-def _workbench(
-    inputs: int,
-    hidden_sizes: tuple[int, ...],
-    activation: str,
-    dtype: str,
-    kare_ridge: float,
-) -> Workbench:
     network = make_network(inputs, hidden_sizes, 1, activation, dtype)
     loss = KARE(ridge=kare_ridge, relative=True)
     return Workbench(network, loss, keras.optimizers.Adam())

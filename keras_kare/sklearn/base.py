@@ -19,7 +19,7 @@ from keras_kare.recipes.cross_fitting import Evidence, Losses, cross_fit, folds_
 from keras_kare.recipes.defaults import DEFAULTS
 from keras_kare.recipes.ensemble import Ensemble, refit
 from keras_kare.recipes.many_rows import Table, divided, fit_many
-from keras_kare.recipes.perceptrons import LOCK, draw_weights, workbench
+from keras_kare.recipes.perceptrons import LOCK, draw_weights, wider, workbench
 from keras_kare.recipes.recipe import (
     RIDGES,
     ROUGHS,
@@ -266,7 +266,8 @@ class KAREEstimator(BaseEstimator):
 
     def _bench(self, inputs: int) -> Workbench:
         sizes = tuple(int(size) for size in self.hidden_sizes)
-        return workbench(inputs, sizes, self.activation, self.dtype, float(self.kare_ridge))
+        ridge = float(self.kare_ridge)
+        return workbench(wider(inputs), sizes, self.activation, self.dtype, ridge)
 
     def _inputs(self, X: Any) -> np.ndarray:
         """Return checked and transformed inputs of a fitted estimator, `(n, d)`."""
