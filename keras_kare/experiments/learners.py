@@ -29,6 +29,12 @@ from keras_kare.solvers import Spectral, System
 RIDGES = (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0)
 """Relative to the kernel's mean diagonal: `λ = λ~ tr(K) / n²`, in `K / n + λ I`."""
 
+LIGHTGBM = {"n_jobs": 1, "deterministic": True, "force_col_wise": True, "verbosity": -1}
+"""With which a seed determines LightGBM."""
+
+CATBOOST = {"thread_count": 1, "verbose": False, "allow_writing_files": False}
+"""With which CatBoost takes one thread, and writes no files."""
+
 CATBOOST_TREES = 10_000
 """Trees of all classes: its 1,000 iterations up to 10 classes. Their cost grows with the
 classes: 1,000 of the default depth take ten minutes with 100 classes and 1,200 rows, so
@@ -160,12 +166,7 @@ def hist_gradient_boosting(configuration: Configuration, classes: int, seed: int
 def lightgbm(configuration: Configuration, classes: int, seed: int) -> Any:
     """Make LightGBM's boosting, so that a seed determines it."""
     return importlib.import_module("lightgbm").LGBMClassifier(
-        random_state=seed,
-        n_jobs=1,
-        deterministic=True,
-        force_col_wise=True,
-        verbosity=-1,
-        **configuration,
+        random_state=seed, **LIGHTGBM, **configuration
     )
 
 
@@ -174,11 +175,7 @@ def catboost(configuration: Configuration, classes: int, seed: int) -> Any:
     """Make CatBoost's boosting, which writes no files."""
     options = {"iterations": min(1000, CATBOOST_TREES // classes), **configuration}
     return importlib.import_module("catboost").CatBoostClassifier(
-        random_seed=seed,
-        thread_count=1,
-        verbose=False,
-        allow_writing_files=False,
-        **options,
+        random_seed=seed, **CATBOOST, **options
     )
 
 

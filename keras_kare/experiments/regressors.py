@@ -31,7 +31,7 @@ from sklearn.gaussian_process.kernels import RBF, ConstantKernel, Matern, WhiteK
 from sklearn.preprocessing import StandardScaler
 
 from keras_kare.experiments.forecasts import Forecast
-from keras_kare.experiments.learners import RIDGES
+from keras_kare.experiments.learners import CATBOOST, LIGHTGBM, RIDGES
 from keras_kare.kernels import DenseOperator, Laplace
 from keras_kare.solvers import Spectral, System
 
@@ -166,18 +166,12 @@ def point(make: Callable[[int], Any]) -> Fit:
 
 
 def _lightgbm(seed: int) -> Any:
-    return importlib.import_module("lightgbm").LGBMRegressor(
-        random_state=seed,
-        n_jobs=1,
-        deterministic=True,
-        force_col_wise=True,
-        verbosity=-1,
-    )
+    return importlib.import_module("lightgbm").LGBMRegressor(random_state=seed, **LIGHTGBM)
 
 
 def _catboost(seed: int) -> Any:
     return importlib.import_module("catboost").CatBoostRegressor(
-        random_seed=seed, thread_count=1, verbose=False, allow_writing_files=False
+        random_seed=seed, **CATBOOST
     )
 
 
