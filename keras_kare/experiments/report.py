@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from keras_kare.datasets import uci_names
 from keras_kare.diagnostics.equivalence import LEARNERS, Equivalence
@@ -55,26 +55,27 @@ def write(results: Path, reference: Path | None) -> Path:
     """
     remarks = results / "remarks.md"
     parts = [remarks.read_text()] if remarks.exists() else []
-    parts += _simulation(results, reference)
-    for name in ("mnist", "higgs"):
-        parts += _images(results, reference, name)
-    parts += _uci(results, reference)
-    parts += _regression(results)
-    parts += _drift(results)
-    parts += _equivalence(results)
-    parts += _convergence(results)
+    for name, section in SECTIONS.items():
+        parts += _section(results, reference, name, section)
     page = results / "README.md"
     write_whole(page, "\n".join(parts).rstrip() + "\n")
     return page
 
 
-def _simulation(results: Path, reference: Path | None) -> Iterator[str]:
-    ours = _table(results, "simulation")
-    if ours is None:
+def _section(
+    results: Path, reference: Path | None, name: str, section: Section
+) -> Iterator[str]:
+    """Write an experiment's heading, cost and body, where it has run."""
+    rows = _table(results, name)
+    if rows is None:
         return
+    yield f"## {section.title}\n"
+    yield _cost(results, name, section.more)
+    yield from section.body(rows, results, reference)
+
+
+def _simulation(ours: pd.DataFrame, results: Path, reference: Path | None) -> Iterator[str]:
     published = _published(reference, "paper_fig1.csv")
-    yield "## Figure 1: simulation\n"
-    yield _cost(results, "simulation")
     for start in settings.INITIALIZATIONS:
         rows = ours[ours.initialization == start]
         if not len(rows):
@@ -86,13 +87,8 @@ def _simulation(results: Path, reference: Path | None) -> Iterator[str]:
         yield _best_table(rows, published, ["gamma", "sigma"])
 
 
-def _images(results: Path, reference: Path | None, name: str) -> Iterator[str]:
-    ours = _table(results, name)
-    if ours is None:
-        return
+def _images(ours: pd.DataFrame, results: Path, reference: Path | None) -> Iterator[str]:
     published = _published(reference, "paper_fig2.csv")
-    yield f"## Figure 2: {'MNIST, 7 against 9' if name == 'mnist' else 'Higgs'}\n"
-    yield _cost(results, name)
     for dataset in ("mnist", *image_jobs.HIGGS):
         for start in settings.INITIALIZATIONS:
             rows = ours[(ours.dataset == dataset) & (ours.initialization == start)]
@@ -106,12 +102,7 @@ def _images(results: Path, reference: Path | None, name: str) -> Iterator[str]:
             yield _best_table(rows, published, by).replace("_", " ")
 
 
-def _uci(results: Path, reference: Path | None) -> Iterator[str]:
-    ours = _table(results, "uci")
-    if ours is None:
-        return
-    yield "## Table 1: UCI\n"
-    yield _cost(results, "uci", f" The paper's took {PAPER_GPU_HOURS} GPU-hours.")
+def _uci(ours: pd.DataFrame, results: Path, reference: Path | None) -> Iterator[str]:
     for half in HALVES:
         yield from _repeated(ours, half, results)
     for protocol in ("honest", "customary", "paper"):
@@ -193,21 +184,11 @@ def _repeated(ours: pd.DataFrame, half: str, results: Path) -> Iterator[str]:
             yield tables.markdown_table(found.reset_index(names="against"), formats)
 
 
-def _regression(results: Path) -> Iterator[str]:
-    rows = _table(results, "regression")
-    if rows is None:
-        return
-    yield "## Regression\n"
-    yield _cost(results, "regression")
+def _regression(rows: pd.DataFrame, results: Path, reference: Path | None) -> Iterator[str]:
     yield from regression_report.sections(rows)
 
 
-def _drift(results: Path) -> Iterator[str]:
-    rows = _table(results, "drift")
-    if rows is None:
-        return
-    yield "## How far kernels move\n"
-    yield _cost(results, "drift")
+def _drift(rows: pd.DataFrame, results: Path, reference: Path | None) -> Iterator[str]:
     yield (
         "NTKs of networks that train by themselves, by gradient descent on all rows "
         "(arXiv:2504.11130). Under squared loss (dashed) the kernel comes to rest once "
@@ -228,12 +209,9 @@ def _drift(results: Path) -> Iterator[str]:
     )
 
 
-def _equivalence(results: Path) -> Iterator[str]:
-    rows = _table(results, "equivalence")
-    if rows is None:
-        return
-    yield "## Do networks predict as their kernels do?\n"
-    yield _cost(results, "equivalence")
+def _equivalence(
+    rows: pd.DataFrame, results: Path, reference: Path | None
+) -> Iterator[str]:
     yield (
         "ReLU networks that train by themselves under squared loss, against the kernel "
         "machines that are to be like them (arXiv:2501.10929, "
@@ -258,12 +236,9 @@ def _equivalence(results: Path) -> Iterator[str]:
     yield _picture(picture, figure, f"Gaps over width, {rows.dataset.iloc[0]}")
 
 
-def _convergence(results: Path) -> Iterator[str]:
-    rows = _table(results, "convergence")
-    if rows is None:
-        return
-    yield "## How near the NTK of a random network is to that of infinite width\n"
-    yield _cost(results, "convergence")
+def _convergence(
+    rows: pd.DataFrame, results: Path, reference: Path | None
+) -> Iterator[str]:
     yield (
         "Relative distance of Gram matrices on digits of MNIST: of the empirical NTK `K` "
         "of networks whose weights are drawn from `N(0, 1)` and scaled where they are "
@@ -279,6 +254,29 @@ def _convergence(results: Path) -> Iterator[str]:
     yield tables.markdown_table(table.merge(fitted, on=by), formats)
     caption = f"Distance to the kernel of infinite width, {rows.seed.nunique()} draws each"
     yield _picture(results / "convergence.png", convergence_figure(rows), caption)
+
+
+class Section(NamedTuple):
+    """What the page says of an experiment below its heading, and beside its cost."""
+
+    title: str
+    body: Callable[[pd.DataFrame, Path, Path | None], Iterator[str]]
+    more: str = ""
+
+
+SECTIONS = {
+    "simulation": Section("Figure 1: simulation", _simulation),
+    "mnist": Section("Figure 2: MNIST, 7 against 9", _images),
+    "higgs": Section("Figure 2: Higgs", _images),
+    "uci": Section("Table 1: UCI", _uci, f" The paper's took {PAPER_GPU_HOURS} GPU-hours."),
+    "regression": Section("Regression", _regression),
+    "drift": Section("How far kernels move", _drift),
+    "equivalence": Section("Do networks predict as their kernels do?", _equivalence),
+    "convergence": Section(
+        "How near the NTK of a random network is to that of infinite width", _convergence
+    ),
+}
+"""By experiment, in the page's order."""
 
 
 def finished(rows: pd.DataFrame) -> pd.DataFrame:
