@@ -135,7 +135,8 @@ def _uci(ours: pd.DataFrame, results: Path, reference: Path | None) -> Iterator[
             joined = joined[joined.ours | (joined.place <= BEST_PUBLISHED)]
             joined.index = [in_text(name) for name in joined.index]
             yield tables.markdown_table(joined.reset_index(names="method"))
-    missing = not_run()
+    stored = {*ours.method}  # here or elsewhere
+    missing = {name: why for name, why in not_run().items() if name not in stored}
     if missing:
         yield "Not run: " + "; ".join(f"{n} ({why})" for n, why in missing.items()) + ".\n"
 
