@@ -141,3 +141,28 @@ def test_networks_that_share_layers_are_refused_before_writing(rng, tmp_path):
         keras.models.clone_model(model)
     model.save_weights(tmp_path / "m.weights.h5")
     model.load_weights(tmp_path / "m.weights.h5")
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class WithParts(keras.Model):
+    """A network with a method that kernels have, too."""
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = keras.layers.Dense(1)
+
+    def parts(self):
+        raise AssertionError("this is no kernel")
+
+    def call(self, x):
+        return self.dense(x)
+
+
+def test_methods_of_networks_are_not_taken_for_those_of_kernels(rng, tmp_path):
+    x = rng.normal(size=(20, 3)).astype("float32")
+    network = WithParts()
+    network(x[:1])
+    model = kk.KAREModel(kk.kernels.NTK(network)).fit_head(x, x[:, :1])
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    np.testing.assert_array_equal(loaded.predict(x), model.predict(x))
