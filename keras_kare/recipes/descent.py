@@ -22,10 +22,11 @@ class Descent:
     serves any number of rows, targets, and starts.
 
     Args:
-        kernel: The kernel whose `network` is trained, with inputs of one array.
+        kernel: The kernel that is trained, with inputs of one array.
         loss: A `GramLoss`.
         optimizer: A Keras optimizer; its learning rate is given to `run`. Each `restart`
             sets it back to its start.
+        row: Shape and type of a row. Defaults to those of the kernel's `network`.
 
     Example:
 
@@ -35,15 +36,24 @@ class Descent:
     ```
     """
 
-    def __init__(self, kernel: Kernel, loss: GramLoss, optimizer: Any):
+    def __init__(
+        self,
+        kernel: Kernel,
+        loss: GramLoss,
+        optimizer: Any,
+        row: tf.TensorSpec | None = None,
+    ):
         self.kernel, self.loss, self.optimizer = kernel, loss, optimizer
         self._variables = list(kernel.trainable_variables)
         optimizer.build(self._variables)
         self._start = list(map(copy_of, optimizer.variables))
         dtype = self._variables[0].dtype
-        inputs = kernel.network.inputs[0]
+        if row is None:
+            inputs = kernel.network.inputs[0]
+            row = tf.TensorSpec(inputs.shape[1:], inputs.dtype)
+        self.rows = tf.TensorSpec((None, *row.shape), row.dtype)
         signature = [
-            tf.TensorSpec((None, *inputs.shape[1:]), inputs.dtype),
+            self.rows,
             tf.TensorSpec((None, None), dtype),
             *[tf.TensorSpec((), tf.int32)] * 3,
         ]
@@ -86,7 +96,7 @@ class Descent:
         _check_counts(steps, batches, len(x))
         self.optimizer.learning_rate.assign(learning_rate)
         dtype = self._variables[0].dtype
-        x = tf.cast(x, self.kernel.network.inputs[0].dtype)
+        x = tf.cast(x, self.rows.dtype)
         y = tf.cast(y, dtype)
         run: Any = self._run
         more: tuple[tf.Tensor, ...] = ()
@@ -108,6 +118,16 @@ class Descent:
             return np.append(losses, losses.dtype.type("nan"))
         return losses.numpy()[: int(taken)]
 
+    def seen(self, batch: list[tf.Tensor], moment: tf.Tensor) -> list[tf.Tensor]:
+        """Return what a step sees of its batch; subclasses may disturb it.
+
+        Args:
+            batch: `x`, `y`, and weights where there are some.
+            moment: The seed of `run` and the number of the step, `(2,)`: a seed for
+                TensorFlow's stateless random functions.
+        """
+        return batch
+
     def _steps(
         self, x: tf.Tensor, y: tf.Tensor, steps: Any, batches: Any, seed: Any, *weights: Any
     ) -> tuple[Any, Any]:
@@ -125,6 +145,8 @@ class Descent:
         def step(i: tf.Tensor, fine: tf.Tensor, losses: Any) -> tuple[Any, Any, Any]:
             rows = tf.cond(batches > 1, cut, lambda: tf.range(n))
             batch = [tf.gather(part, rows) for part in (x, y, *weights)]
+            moment = tf.stack([seed, tf.cast(self.optimizer.iterations, tf.int32)])
+            batch = self.seen(batch, moment)
             loss, _, gradients = differentiated(
                 self.loss, self.kernel, self._variables, *batch
             )
