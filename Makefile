@@ -61,6 +61,7 @@ experiments: $(VENV)/.installed
 	$(BIN)/python -m keras_kare.experiments convergence
 	$(BIN)/python -m keras_kare.experiments regression
 	$(BIN)/python -m keras_kare.experiments uci --protocol honest paper
+	$(BIN)/python -m keras_kare.experiments guarded
 	$(BIN)/python -m keras_kare.experiments uci --protocol repeated --half screen
 	$(BIN)/python -m keras_kare.experiments uci --protocol repeated --half confirm
 	$(BIN)/python -m keras_kare.experiments report --reference "$(KERAS_KARE_REFERENCE)"

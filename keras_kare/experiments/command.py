@@ -13,6 +13,7 @@ from keras_kare.experiments import (
     convergence_jobs,
     drift_jobs,
     equivalence_jobs,
+    guarded_jobs,
     image_jobs,
     regression_jobs,
     report,
@@ -37,9 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(report.write(options.out, options.reference))
         return
     _check(parser, options)
-    store = Store(options.out / options.name)
     experiment = EXPERIMENTS[options.name]
-    todo = experiment.jobs(options)
+    try:
+        todo = experiment.jobs(options)
+    except guarded_jobs.MissingChoicesError as error:
+        parser.error(str(error))
+    store = Store(options.out / options.name)
     try:
         left = runner.run(todo, experiment.work, store, options.workers, options.budget)
     finally:
@@ -125,6 +129,10 @@ def _uci(options: argparse.Namespace) -> list[Job]:
     ]
 
 
+def _guarded(options: argparse.Namespace) -> list[Job]:
+    return guarded_jobs.jobs(options.out, options.datasets)
+
+
 def _regression(options: argparse.Namespace) -> list[Job]:
     return regression_jobs.jobs(options.datasets or tuple(TABLES))
 
@@ -138,6 +146,7 @@ EXPERIMENTS = {
     "convergence": Experiment(_convergence, convergence_jobs.work),
     "regression": Experiment(_regression, regression_jobs.work, regression_jobs.current),
     "uci": Experiment(_uci, uci_jobs.work, uci_jobs.current),
+    "guarded": Experiment(_guarded, guarded_jobs.work, guarded_jobs.current),
 }
 
 
@@ -183,7 +192,10 @@ def _parser() -> argparse.ArgumentParser:
         "it, which are for one look (screen)",
     )
     parser.add_argument(
-        "--datasets", nargs="+", help="of uci (all up to 2,000 rows) and regression (all)"
+        "--datasets",
+        nargs="+",
+        help="of uci (all up to 2,000 rows), guarded (all of which uci made the choices) "
+        "and regression (all)",
     )
     parser.add_argument("--methods", nargs="+", help="families of uci (all)")
     parser.add_argument(

@@ -11,11 +11,11 @@ from keras_kare.datasets import preprocess, signed_one_hot
 from keras_kare.experiments import learners, settings
 from keras_kare.experiments.contenders import available
 from keras_kare.experiments.edge_cases import complete
-from keras_kare.experiments.lab import lab, values
+from keras_kare.experiments.lab import Lab, lab, values
 from keras_kare.experiments.protocols import Family, Paths
 from keras_kare.experiments.scaling import as_given, one_hot, standardize
 from keras_kare.experiments.settings import Architecture, Training
-from keras_kare.experiments.task import Configuration, Learner, Task
+from keras_kare.experiments.task import Configuration, Learner, Path, Task
 from keras_kare.experiments.variants import RECIPES
 from keras_kare.recipes.defaults import DEFAULTS
 from keras_kare.recipes.mixtures import kernels
@@ -95,21 +95,29 @@ def predict_kare(configuration: Configuration, task: Task) -> Paths:
 
     The network has one output, whose kernel serves all classes.
     """
-    x, labels, classes, x_test, _ = task
-    y = signed_one_hot(labels, classes)
-    depth, rate = configuration["depth"], configuration["rate"]
-    station = lab(x.shape[1], 1, Architecture(depth, WIDTH))
-    station.draw("torch", task.seed)
-    found: Paths = {"ntk": {}, "ntk_kare": {}}
-    found["ntk"] = _named("", station.predictions(x, y, x_test, settings.UCI_RIDGES))
-    before = 0
+    station, y = kare_start(configuration, task)
+    found: Paths = {"ntk": kare_path("", station, y, task), "ntk_kare": {}}
+    x, before = task.x, 0
     for epochs in configuration["epochs"]:
-        if not station.train_kare(x, y, kare_training(rate, epochs - before, len(x))):
+        training = kare_training(configuration["rate"], epochs - before, len(x))
+        if not station.train_kare(x, y, training):
             break
         before = epochs
-        path = station.predictions(x, y, x_test, settings.UCI_RIDGES)
-        found["ntk_kare"].update(_named(f"epochs={epochs} ", path))
+        found["ntk_kare"].update(kare_path(f"epochs={epochs} ", station, y, task))
     return found
+
+
+def kare_start(configuration: Configuration, task: Task) -> tuple[Lab, np.ndarray]:
+    """Return a network at the start of its training, and the targets."""
+    station = lab(task.x.shape[1], 1, Architecture(configuration["depth"], WIDTH))
+    station.draw("torch", task.seed)
+    return station, signed_one_hot(task.labels, task.classes)
+
+
+def kare_path(prefix: str, station: Lab, y: np.ndarray, task: Task) -> Path:
+    """Predict by the kernel of this moment; names begin with the prefix."""
+    found = station.predictions(task.x, y, task.x_test, settings.UCI_RIDGES)
+    return _named(prefix, found)
 
 
 def kare_training(rate: float, epochs: int, rows: int) -> Training:
@@ -170,5 +178,5 @@ def recipe_family(name: str) -> Family:
     )
 
 
-def _named(prefix: str, found: dict[float, np.ndarray]) -> dict[str, np.ndarray]:
+def _named(prefix: str, found: dict[float, np.ndarray]) -> Path:
     return {f"{prefix}ridge={ridge:g}": values for ridge, values in found.items()}

@@ -54,11 +54,13 @@ class Lab(Workbench):
         Returns:
             Whether every loss was finite.
         """
+        return bool(np.all(np.isfinite(self.kare_losses(x, y, training))))
+
+    def kare_losses(self, x: np.ndarray, y: np.ndarray, training: Training) -> np.ndarray:
+        """Descend on KARE, as `train_kare`; return losses, as `Descent.run`."""
         batches = batches_of(len(x), training.batch_size)
-        losses = self.descent.run(
-            x, y, training.learning_rate, training.epochs * batches, batches
-        )
-        return bool(np.all(np.isfinite(losses)))
+        steps = training.epochs * batches
+        return self.descent.run(x, y, training.learning_rate, steps, batches)
 
     def train_mse(
         self, x: np.ndarray, y: np.ndarray, training: Training, seed: int

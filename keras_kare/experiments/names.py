@@ -12,6 +12,7 @@ def _call(parameters: dict[str, object]) -> str:
 
 METHODS = {
     "ntk_kare": "NTK-KARE",
+    "ntk_kare_guarded": "NTK-KARE with a divergence guard (ours)",
     "after_ntk": "After-NTK",
     "ntk": "NTK at initialisation",
     "network": "Network",

@@ -82,6 +82,15 @@ class Chosen:
         words = [f"{k}={v}" for k, v in family.configurations[self.configuration].items()]
         return " ".join([*words, self.name]).strip()
 
+    @classmethod
+    def described(cls, text: str, family: Family) -> Chosen:
+        """Return the choice of which `describe` says so."""
+        for number in range(len(family.configurations)):
+            begins = cls(number, "").describe(family) + " "
+            if text.startswith(begins):
+                return cls(number, text.removeprefix(begins))
+        raise ValueError(f"`text` must be of the family's grid. Received: text={text!r}")
+
     def of(self, path: Mapping[str, np.ndarray]) -> np.ndarray | None:
         """Return the scores, or `None` where they are not there, or not finite."""
         values = path.get(self.name)
@@ -103,7 +112,7 @@ def published(
     choices: dict[str, Chosen] = {}
     best: dict[str, float] = {}
     for method, choice, values in scores:
-        accuracy = _accuracy(values, data.labels[test])
+        accuracy = accuracy_of(values, data.labels[test])
         if accuracy > best.get(method, -1.0):
             best[method], choices[method] = accuracy, choice
     rows = [
@@ -192,7 +201,7 @@ def _reported(
     for method, values, choice in _refit(family, data, train, test, choices, seed):
         yield {
             "method": method,
-            "accuracy": _accuracy(values, data.labels[test]),
+            "accuracy": accuracy_of(values, data.labels[test]),
             "chosen": choice.describe(family),
         }
 
@@ -214,7 +223,7 @@ def cross_validate(
         scores = _all_scores(family, data, rest, held, seed)
         for method, choice, values in scores:
             if family.criterion == "accuracy":
-                loss = (100.0 - _accuracy(values, data.labels[held])) * len(held)
+                loss = (100.0 - accuracy_of(values, data.labels[held])) * len(held)
             else:
                 loss = float(np.sum((values - aim) ** 2))
             losses.setdefault((method, choice), []).append(loss)
@@ -266,7 +275,7 @@ def _refit(
                 continue
             values = choice.of(found.get(method, {}))
             if values is None:
-                values = _most_frequent(data, train, test)
+                values = most_frequent(data, train, test)
             yield method, values, choice
 
 
@@ -278,17 +287,25 @@ def _predict(
     test: np.ndarray,
     seed: int,
 ) -> Paths:
-    x, x_test = family.inputs(data.x[train], data.x[test], len(data.x))
-    task = Task(x, data.labels[train], data.classes, x_test, seed)
+    task = task_of(family, data, train, test, seed)
     return family.predict(family.configurations[number], task)
 
 
-def _most_frequent(data: UCIDataset, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+def task_of(
+    family: Family, data: UCIDataset, train: np.ndarray, test: np.ndarray, seed: int = 0
+) -> Task:
+    """Return what a family's fits get of a data set."""
+    x, x_test = family.inputs(data.x[train], data.x[test], len(data.x))
+    return Task(x, data.labels[train], data.classes, x_test, seed)
+
+
+def most_frequent(data: UCIDataset, train: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Return scores of the test rows by which all are of the most frequent class."""
     label = np.bincount(data.labels[train]).argmax()
     return signed_one_hot(np.full(len(test), label), data.classes)
 
 
-def _accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
+def accuracy_of(scores: np.ndarray, labels: np.ndarray) -> float:
     """Return the percentage of right guesses."""
     return 100.0 * float(np.mean(guesses(scores) == labels))
 

@@ -11,6 +11,7 @@ from keras_kare.datasets import uci_names
 from keras_kare.diagnostics.equivalence import LEARNERS, Equivalence
 from keras_kare.experiments import (
     figures,
+    guarded_report,
     image_jobs,
     ranking,
     regression_report,
@@ -109,12 +110,16 @@ def _uci(ours: pd.DataFrame, results: Path, reference: Path | None) -> Iterator[
         rows = ours[ours.protocol == protocol]
         if not len(rows):
             continue
+        if protocol == "customary":
+            rows = guarded_report.beside(rows, _table(results, "guarded"))
         main = complete(rows)
         if not len(main):
             yield f"### Protocol *{protocol}*\n\nNo data set is complete yet.\n"
             continue
         yield f"### Protocol *{protocol}*, {len(main)} data sets\n"
         yield _ranking(main)
+        if protocol == "customary":
+            yield from guarded_report.sentences(rows)
         if protocol == "honest":
             shown = rows[rows.dataset.isin(main.index) & rows.method.isin(main.columns)]
             drawing = accuracy_figure(shown, protocol)
