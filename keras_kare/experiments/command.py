@@ -13,6 +13,7 @@ from keras_kare.experiments import (
     convergence_jobs,
     drift_jobs,
     equivalence_jobs,
+    fooled_jobs,
     guarded_jobs,
     image_jobs,
     regression_jobs,
@@ -133,6 +134,10 @@ def _guarded(options: argparse.Namespace) -> list[Job]:
     return guarded_jobs.jobs(options.out, options.datasets)
 
 
+def _fooled(options: argparse.Namespace) -> list[Job]:
+    return fooled_jobs.jobs(settings.SEEDS[: options.seeds])
+
+
 def _regression(options: argparse.Namespace) -> list[Job]:
     return regression_jobs.jobs(options.datasets or tuple(TABLES))
 
@@ -144,6 +149,7 @@ EXPERIMENTS = {
     "drift": Experiment(_drift, drift_jobs.work),
     "equivalence": Experiment(_equivalence, equivalence_jobs.work),
     "convergence": Experiment(_convergence, convergence_jobs.work),
+    "fooled": Experiment(_fooled, fooled_jobs.work),
     "regression": Experiment(_regression, regression_jobs.work, regression_jobs.current),
     "uci": Experiment(_uci, uci_jobs.work, uci_jobs.current),
     "guarded": Experiment(_guarded, guarded_jobs.work, guarded_jobs.current),

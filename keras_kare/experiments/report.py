@@ -11,6 +11,7 @@ from keras_kare.datasets import uci_names
 from keras_kare.diagnostics.equivalence import LEARNERS, Equivalence
 from keras_kare.experiments import (
     figures,
+    fooled_report,
     guarded_report,
     image_jobs,
     ranking,
@@ -21,6 +22,8 @@ from keras_kare.experiments import (
 from keras_kare.experiments.contenders import not_run
 from keras_kare.experiments.convergence_figure import convergence_figure, slopes
 from keras_kare.experiments.drift_figure import drift_figure
+from keras_kare.experiments.fooled_figure import fooled_figure
+from keras_kare.experiments.fooled_jobs import BASE
 from keras_kare.experiments.names import in_text
 from keras_kare.experiments.rank_figure import accuracy_figure
 from keras_kare.experiments.store import write_whole
@@ -215,6 +218,15 @@ def _drift(rows: pd.DataFrame, results: Path, reference: Path | None) -> Iterato
     )
 
 
+def _fooled(rows: pd.DataFrame, results: Path, reference: Path | None) -> Iterator[str]:
+    base = rows[rows.remedy == "none"]
+    for name, value in BASE.items():
+        base = base[base[name] == value]
+    caption = "KARE, its test error, and two estimates of it, over steps"
+    yield _picture(results / "fooled.png", fooled_figure(base), caption)
+    yield from fooled_report.sections(rows)
+
+
 def _equivalence(
     rows: pd.DataFrame, results: Path, reference: Path | None
 ) -> Iterator[str]:
@@ -276,6 +288,7 @@ SECTIONS = {
     "higgs": Section("Figure 2: Higgs", _images),
     "uci": Section("Table 1: UCI", _uci, f" The paper's took {PAPER_GPU_HOURS} GPU-hours."),
     "regression": Section("Regression", _regression),
+    "fooled": Section("Why KARE is fooled, and what helps", _fooled),
     "drift": Section("How far kernels move", _drift),
     "equivalence": Section("Do networks predict as their kernels do?", _equivalence),
     "convergence": Section(
