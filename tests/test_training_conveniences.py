@@ -345,6 +345,20 @@ class TestLinesOfWarnings:
             model.fit(x, y, validation_data=(x, 100.0 * y), verbose=0)
         assert [w.filename for w in warned] == [__file__]
 
+    def test_of_kare_that_a_rehearsal_finds_fooled(self, rng):
+        """Targets that are noise: only rows that a rehearsal left out can tell."""
+        x = rng.normal(size=(40, 4)).astype("float32")
+        y = rng.normal(size=(40, 1)).astype("float32")
+        model = self.made()
+        model.compile(keras.optimizers.Adam(0.1), kk.losses.KARE(1e-3))
+        with pytest.warns(UserWarning, match="rows held out from a rehearsal") as warned:
+            history = model.fit(x, y, epochs=100, verbose=0)
+        assert [w.filename for w in warned] == [__file__]
+        assert "than 3 times as much: training has overfitted" in str(warned[0].message)
+        said = float(str(warned[0].message).split("rehearsal of the training is ")[1][:4])
+        assert said > 3.0 * history.history["loss"][-1]
+        assert said > 0.5 * np.mean(y**2)
+
     def test_of_a_rehearsal_that_failed(self, rng, monkeypatch):
         def fails(*arguments):
             raise ValueError("no choice")

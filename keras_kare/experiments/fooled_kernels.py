@@ -33,7 +33,7 @@ class Kind(NamedTuple):
         loss: `"kare"` or `"holdout"`.
         shuffled: Whether steps see rows in another order each.
         inputs, targets: Standard deviation of the noise on inputs and on targets, another
-            at each step, in units of their own.
+            at each step, in units of that of each column: `input_noise` of `KAREModel`.
     """
 
     name: str
@@ -69,7 +69,7 @@ class _Disturbed(Descent):
 def _noisy(values: tf.Tensor, noise: float, moment: tf.Tensor) -> tf.Tensor:
     if not noise:
         return values
-    scale = noise * tf.math.reduce_std(values)
+    scale = noise * tf.math.reduce_std(values, axis=0)
     return values + scale * tf.random.stateless_normal(tf.shape(values), moment)
 
 

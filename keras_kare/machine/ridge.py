@@ -57,12 +57,14 @@ class Choice:
         relative: Whether `ridge` is in units of `tr(K)/n²`.
         evidence: What the machine at this ridge said of rows that it had not seen, where
             targets stand for classes.
+        error: The mean squared error of such rows, where they chose.
     """
 
     ridge: float
     by: str
     relative: bool = True
     evidence: Evidence | None = dataclasses.field(default=None, compare=False, repr=False)
+    error: float | None = dataclasses.field(default=None, compare=False, repr=False)
 
     def to_json(self) -> dict[str, Any]:
         """Return what another choice of this ridge is made with."""
@@ -153,7 +155,9 @@ def by_rows(problem: Problem, prepared: Prepared, other: Rows, by: str) -> Choic
     choose = _least if prepared.direct else _downhill
     choice, solution = choose(prepared, error, by)
     found = of_rows(problem, other, predict, solution, by)
-    return dataclasses.replace(choice, evidence=found)
+    squared = np.mean((predict(solution) - targets) ** 2, axis=1)
+    left = float(np.average(squared, weights=other.weights))
+    return dataclasses.replace(choice, evidence=found, error=left)
 
 
 def by_leave_one_out(problem: Problem, prepared: Prepared) -> Choice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -19,7 +20,13 @@ from keras_kare.kernels.structured.untouched import untouched
 from keras_kare.layers import NTKRidgeHead
 from keras_kare.machine import Intercept, Rows
 from keras_kare.machine.machine import PROVISIONAL
-from keras_kare.models import classification, gathering, intake, training_step
+from keras_kare.models import (
+    classification,
+    gathering,
+    intake,
+    overfitting,
+    training_step,
+)
 from keras_kare.models.kernel_machine import KernelMachine
 from keras_kare.models.session import Session
 from keras_kare.models.shared_step import SharedStep, shares_steps
@@ -30,9 +37,6 @@ FIRST_STEP = (
     "The kernel's graph is traced, and the first step taken with it; networks of the same "
     "architecture wait for that once."
 )
-
-PARTED = 3.0
-"""How many times KARE the error on validation rows may be, without a warning."""
 
 
 @keras.saving.register_keras_serializable(package="keras_kare")
@@ -120,6 +124,7 @@ class KAREModel(KernelMachine):
             )
         super().__init__(kernel, head, task, name=name, **kwargs)
         self.validation_anchors = validation_anchors
+        self.input_noise = 0.0
         self._session: Session | None = None
         self._intercept: Intercept | None = None
         self._told = Told()
@@ -136,6 +141,7 @@ class KAREModel(KernelMachine):
         metrics: Any = None,
         weighted_metrics: Any = None,
         jit_compile: Any = False,
+        input_noise: float = 0.0,
         **kwargs: Any,
     ) -> None:
         """Configure training.
@@ -157,12 +163,22 @@ class KAREModel(KernelMachine):
                 a fixed kernel, optimistic once the kernel has been trained on these rows.
             weighted_metrics: As in Keras: metrics to which weights of rows apply.
             jit_compile: Must be false: XLA cannot say what jitter a Cholesky needed.
+            input_noise: Standard deviation of Gaussian noise on the rows of a training
+                step, in units of that of each column in the batch. It is another at each
+                step, so that kernels cannot be trained to please these very rows; the
+                head is solved on the rows as they are. Steps then are not shared with
+                other models. Defaults to `0.0`.
             **kwargs: As in `keras.Model.compile`.
 
         Raises:
-            ValueError: If `loss` is no loss of a Gram matrix, or `jit_compile=True` or
-                loss weights are given.
+            ValueError: If `loss` is no loss of a Gram matrix, `jit_compile=True` or
+                loss weights are given, or `input_noise` is negative or not finite.
         """
+        if not (_validation.is_number(input_noise) and 0.0 <= input_noise < math.inf):
+            raise ValueError(
+                "`input_noise` must be a number of at least 0. "
+                f"Received: input_noise={input_noise!r}"
+            )
         if jit_compile not in (False, None, "auto"):
             raise ValueError(
                 "`jit_compile` is not supported yet: training checks its factorisations "
@@ -180,6 +196,7 @@ class KAREModel(KernelMachine):
             )
             for given in (metrics, weighted_metrics)
         )
+        self.input_noise = float(input_noise)
         self._wanted = metrics_module.Wanted.by(metrics, weighted_metrics)
         optimizer = keras.optimizers.get(optimizer)
         if kwargs.get("auto_scale_loss", True) and self._needs_scaling(optimizer):
@@ -205,6 +222,8 @@ class KAREModel(KernelMachine):
     def train_step(self, data: Any) -> dict[str, tf.Tensor]:
         """Train on one batch: its Gram matrix, the loss, one update of the network."""
         x, y, weights = keras.utils.unpack_x_y_sample_weight(data)
+        if self.input_noise:
+            x = training_step.noisy(x, self.input_noise, self.optimizer.iterations)
         given = (y,) if weights is None else (y, weights)
         return self._updated(x, y, weights, *self._differentiated(x, *given))
 
@@ -344,7 +363,8 @@ class KAREModel(KernelMachine):
         `validation_anchors` rows as anchors.
 
         KARE can be fooled by training. A warning tells when, in the last epoch,
-        `val_loss` was more than three times `loss`; stop earlier, with
+        `val_loss` was more than three times `loss`, or, after a rehearsal, the error on
+        the rows that it left out; stop earlier, with
         `keras.callbacks.EarlyStopping("val_loss", restore_best_weights=True)`, or
         minimise `kk.losses.HoldoutKARE`.
 
@@ -418,7 +438,7 @@ class KAREModel(KernelMachine):
                 self._session = None
         session.end(history, start, watch, (initial_epoch, epochs), shuffle)
         if not keeps_best(callbacks):
-            _warn_if_parted(history)
+            overfitting.warn_after(history)
         return history
 
     @alone
@@ -503,6 +523,10 @@ class KAREModel(KernelMachine):
         elif not self.machine.is_fresh():
             self._session.solve_for_validation()
 
+    def get_compile_config(self) -> dict[str, Any]:
+        config: dict[str, Any] = super().get_compile_config()
+        return config and {**config, "input_noise": self.input_noise}
+
     def compile_from_config(self, config: dict[str, Any]) -> None:
         self.compile(**keras.saving.deserialize_keras_object(config))
         if self.built and self.optimizer is not None:
@@ -511,21 +535,3 @@ class KAREModel(KernelMachine):
     def get_config(self) -> dict[str, Any]:
         config: dict[str, Any] = super().get_config()
         return {**config, "validation_anchors": self.validation_anchors}
-
-
-def _warn_if_parted(history: keras.callbacks.History) -> None:
-    """Tell when KARE no longer estimates the error on held-out rows."""
-    values = [history.history.get(name) for name in ("loss", "val_loss")]
-    if not all(values):
-        return
-    loss, val_loss = (value[-1] for value in values)
-    if not val_loss > PARTED * loss:
-        return
-    warnings.warn(
-        f"KARE says {loss:.3g}, but the mean squared error on validation rows is "
-        f"{val_loss:.3g}, more than {PARTED:g} times as much: training has overfitted "
-        "KARE. Stop earlier, with `keras.callbacks.EarlyStopping('val_loss', "
-        "restore_best_weights=True)`, take a larger ridge in the loss, or minimise "
-        "`kk.losses.HoldoutKARE`.",
-        stacklevel=4,
-    )

@@ -19,6 +19,7 @@ from keras_kare import _sentences
 from keras_kare.machine import Choice, Rows
 from keras_kare.machine import ridge as ridges
 from keras_kare.models.gathering import even_batch_size, for_training
+from keras_kare.models.overfitting import warn_if_parted
 
 HELD_OUT = 0.2
 FEWEST = 10
@@ -87,7 +88,7 @@ def rehearse(
     kept = model.history, model.stop_training
     start.restore()
     try:
-        keras.Model.fit(
+        history = keras.Model.fit(
             model,
             **for_training(
                 model, training, even_batch_size(len(training), batches), shuffle
@@ -96,7 +97,7 @@ def rehearse(
             epochs=first + epochs,
             verbose=0,
         )
-        return model.machine.choose_ridge(training, choosing, NAME, model._intercept)
+        choice = model.machine.choose_ridge(training, choosing, NAME, model._intercept)
     except (tf.errors.InvalidArgumentError, ValueError) as error:
         return ridges.without_evidence(
             "default (rehearsal failed)",
@@ -108,3 +109,7 @@ def rehearse(
     finally:
         ended.restore()
         model.history, model.stop_training = kept
+    if choice.error is not None and history.history.get("loss"):
+        loss = history.history["loss"][-1]
+        warn_if_parted(loss, choice.error, NAME, stacklevel=5)
+    return choice

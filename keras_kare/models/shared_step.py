@@ -25,6 +25,7 @@ def shares_steps(model: Any, ours: type) -> bool:
     return (
         model.kernel.shares
         and not model.run_eagerly
+        and not model.input_noise  # drawn in the model's own step
         and not getattr(model.loss, "supplies_gradients", False)
         and model.steps_per_execution == 1
         and model.distribute_strategy is default

@@ -40,6 +40,40 @@ def several_rows(x: Any, y: Any) -> Any:
         return tf.identity(y)
 
 
+def noisy(x: Any, noise: float, step: Any) -> Any:
+    """Return rows with Gaussian noise on their numbers, another at each step.
+
+    Args:
+        x: Rows, or several arrays of them; what is not floating stays as it is.
+        noise: Its standard deviation, in units of that of each column of these rows.
+        step: Number of the step, which seeds the noise.
+
+    Raises:
+        ValueError: If nothing is floating.
+    """
+    parts = keras.tree.flatten(x)
+    floating = [tf.as_dtype(part.dtype).is_floating for part in parts]
+    if not any(floating):
+        raise ValueError(
+            "`input_noise` needs rows of floating numbers. Put noise on what the first "
+            f"layers return, or set `input_noise=0.0`. Received: input_noise={noise!r} and "
+            f"rows of type {', '.join(tf.as_dtype(part.dtype).name for part in parts)}"
+        )
+    step = tf.cast(step, tf.int32)
+    return keras.tree.pack_sequence_as(
+        x,
+        [
+            part + _noise(part, noise, tf.stack([number, step])) if adds else part
+            for number, (part, adds) in enumerate(zip(parts, floating, strict=True))
+        ],
+    )
+
+
+def _noise(part: Any, noise: float, seed: tf.Tensor) -> tf.Tensor:
+    spread = noise * tf.math.reduce_std(part, axis=0)
+    return spread * tf.random.stateless_normal(tf.shape(part), seed, dtype=part.dtype)
+
+
 def network_losses(model: Any, x: Any, noted: list[Any]) -> list[tf.Tensor]:
     """Return what layers have noted, as of activities, and regularisers of weights."""
     if tf.executing_eagerly():
