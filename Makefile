@@ -60,6 +60,7 @@ experiments: $(VENV)/.installed
 	$(BIN)/python -m keras_kare.experiments equivalence --seeds 3
 	$(BIN)/python -m keras_kare.experiments convergence
 	$(BIN)/python -m keras_kare.experiments regression
+	$(BIN)/python -m keras_kare.experiments fooled
 	$(BIN)/python -m keras_kare.experiments uci --protocol honest paper
 	$(BIN)/python -m keras_kare.experiments guarded
 	$(BIN)/python -m keras_kare.experiments uci --protocol repeated --half screen

@@ -36,12 +36,12 @@ def sections(rows: pd.DataFrame) -> Iterator[str]:
         "trace of `∂ŷ/∂y`, through training and machine, has more than that of the machine "
         "alone, the `d` of KARE (Ye, JASA 1998), measured by "
         f"repeating trainings on targets that are moved a little in {PROBES} random "
-        "directions.\n"
+        "directions; *corrected* is KARE with all, where they leave any to residuals.\n"
     )
     yield f"### What makes the gap, after {EARLY} steps\n"
     yield markdown_table(
         factors(rows),
-        {"test / KARE": ".2f", "test / start": ".2f", "directions": ".0f", "d": ".0f"}
+        {"test / KARE": ".2f", "test / start": ".2f", "directions": ".1f", "d": ".1f"}
         | {"cross-fitted / test": ".2f", "corrected / test": ".2f"},
     )
     yield "### What closes it\n"

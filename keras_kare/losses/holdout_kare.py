@@ -22,6 +22,10 @@ class HoldoutKARE(GramLoss):
     kernel still learns from all rows: for an estimate that nothing has seen, keep
     validation rows.) `fit(shuffle=True)` makes new halves each epoch.
 
+    It puts overfitting off rather than ending it: trained on the same rows for long it
+    was fooled nearly as KARE was, wherever that was measured
+    (`benchmarks/results/README.md`).
+
     Its value belongs to machines of half as many rows, so that it is larger than KARE
     of the same kernel. Batches need at least four rows.
 

@@ -33,7 +33,7 @@ def warn_if_parted(loss: float, measured: float, rows: str, stacklevel: int) -> 
         f"KARE says {loss:.3g}, but the mean squared error on {rows} is {measured:.3g}, "
         f"more than {PARTED:g} times as much: training has overfitted KARE. Stop earlier, "
         "with `keras.callbacks.EarlyStopping('val_loss', restore_best_weights=True)` and "
-        "validation rows, take a larger ridge in the loss, a narrower network, or minimise "
-        "`kk.losses.HoldoutKARE`.",
+        "validation rows, train with noise, `compile(..., input_noise=1.0)`, or take a "
+        "narrower network or a larger ridge in the loss.",
         stacklevel=stacklevel + 1,
     )
