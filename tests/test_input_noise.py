@@ -87,7 +87,7 @@ def test_training_without_graphs_and_by_full_kare(rng):
     for model in models:
         model.fit(x, y, epochs=2, shuffle=False, verbose=0)
     same_weights(*(model.kernel.network for model in models))
-    loss = kk.losses.FullKARE(method="primal")
+    loss = kk.losses.FullKARE()
     models[1].compile(keras.optimizers.SGD(0.5), loss, input_noise=0.5)
     losses = models[1].fit(x, y, epochs=3, verbose=0).history["loss"]
     assert len(set(losses)) == 3
