@@ -19,6 +19,8 @@ All of them run on one thread, and a seed determines their scores.
 | `lightgbm` | boosted trees | lightgbm |
 | `catboost` | boosted symmetric trees | catboost |
 | `xrfm` | kernel ridge whose metric learns from gradients of its predictions | xrfm |
+| `tabpfn` | a transformer that was trained on tables | tabpfn, and weights |
+| `tabicl` | a transformer that was trained on tables | tabicl, and weights |
 """
 
 from __future__ import annotations
@@ -53,12 +55,14 @@ class Contender:
             classes otherwise, larger for likelier. Classes without training rows have
             the lowest score; training rows of one class are allowed.
         library: The package that it needs. Defaults to `"sklearn"`.
+        note: What else there is to say of that. Defaults to nothing.
     """
 
     name: str
     configurations: tuple[Configuration, ...]
     predict: Learner
     library: str = "sklearn"
+    note: str = ""
 
     @property
     def remedy(self) -> str:
@@ -72,13 +76,12 @@ def available() -> dict[str, Contender]:
 
 
 def not_run() -> dict[str, str]:
-    """Say why the others do not run: `NOT_RUN`, and libraries that are not installed."""
-    missing = {
-        name: f"{each.library} is not installed: `{each.remedy}`"
+    """Say why the others do not run: libraries that are not installed."""
+    return {
+        name: f"{each.library} is not installed: `{each.remedy}`{each.note}"
         for name, each in CONTENDERS.items()
         if not _installed(each.library)
     }
-    return {**NOT_RUN, **missing}
 
 
 def _installed(library: str) -> bool:
@@ -94,6 +97,11 @@ def _grid(**values: tuple[Any, ...]) -> tuple[Configuration, ...]:
 
 
 _RIDGES = tuple(map(learners.ridge_name, learners.RIDGES))
+
+WEIGHTS = (
+    "; its weights are no part of the package: they are downloaded on first use, once a "
+    "person has accepted their terms"
+)
 
 L1_RIDGES = tuple(10.0**power for power in range(-6, 3))
 
@@ -138,11 +146,7 @@ CONTENDERS: dict[str, Contender] = {
             complete(learners.xrfm),
             "xrfm",
         ),
+        Contender("tabpfn", _grid(), complete(learners.tabpfn), "tabpfn", WEIGHTS),
+        Contender("tabicl", _grid(), complete(learners.tabicl), "tabicl", WEIGHTS),
     )
 }
-
-NOT_RUN: dict[str, str] = {
-    "tabpfn": "its weights are no part of its package: they are downloaded on first "
-    "use, once a person has accepted their terms"
-}
-"""Contenders that one might miss here, and why."""

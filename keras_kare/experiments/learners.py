@@ -179,6 +179,22 @@ def catboost(configuration: Configuration, classes: int, seed: int) -> Any:
     )
 
 
+@probabilities
+def tabpfn(configuration: Configuration, classes: int, seed: int) -> Any:
+    """Make TabPFN at its defaults."""
+    return importlib.import_module("tabpfn").TabPFNClassifier(
+        random_state=seed, device="cpu", **configuration
+    )
+
+
+@probabilities
+def tabicl(configuration: Configuration, classes: int, seed: int) -> Any:
+    """Make TabICL at its defaults."""
+    return importlib.import_module("tabicl").TabICLClassifier(
+        random_state=seed, device="cpu", **configuration
+    )
+
+
 def xrfm(configuration: Configuration, task: Task) -> Path:
     """Return xRFM's scores; held-out rows choose its iteration, then all rows train.
 

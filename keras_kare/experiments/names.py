@@ -32,6 +32,8 @@ METHODS = {
     "hist_gradient_boosting": "HistGradientBoosting",
     "lightgbm": "LightGBM",
     "catboost": "CatBoost",
+    "tabpfn": "TabPFN",
+    "tabicl": "TabICL",
     "kare_regressor": "KARERegressor()",
     "kare_untrained": "KARERegressor(epochs=0)",
     "gp_rbf": "Gaussian process, RBF",
