@@ -130,6 +130,16 @@ class TestTools:
             clone(fitted).predict(X)
         assert not hasattr(pickle.loads(pickle.dumps(regressor())), "machines_")
 
+    @pytest.mark.parametrize(
+        "new", [{"activation": "relu"}, {"hidden_sizes": (4, 4)}, {"dtype": "float64"}]
+    )
+    def test_new_parameters_wait_for_the_next_fit(self, rng, new):
+        X, y = wave(rng)
+        fitted = regressor(epochs=0, laplace=False).fit(X, y)
+        before = fitted.predict(X)
+        np.testing.assert_array_equal(fitted.set_params(**new).predict(X), before)
+        assert np.any(fitted.fit(X, y).predict(X) != before)
+
     def test_networks_of_one_shape_are_traced_once(self, rng):
         X, y = wave(rng, n=24)
         traced = perceptrons.workbench
