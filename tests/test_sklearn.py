@@ -7,6 +7,7 @@ import copy
 import pickle
 import random
 import time
+from decimal import Decimal
 
 import keras
 import numpy as np
@@ -226,6 +227,17 @@ class TestColumns:
         assert np.all(np.isfinite(fitted.predict(new)))
         with pytest.raises(ValueError, match="feature names"):
             fitted.predict(frame.rename(columns={"size": "length"}))
+
+    @pytest.mark.parametrize("hole", [None, pd.NA, Decimal("nan")])
+    def test_objects_that_are_numbers_are_numeric(self, rng, hole):
+        X, y = wave(rng)
+        frame = pd.DataFrame(X, columns=["a", "b"])
+        frame["a"] = [hole, *(Decimal(str(value)) for value in X[1:, 0])]
+        frame["b"] = frame["b"].astype(object)
+        fitted = regressor(epochs=0).fit(frame, y)
+        assert inputs_of(fitted, frame).shape == (60, 3)
+        frame["b"] = frame["b"].astype("category")  # says that numbers are codes
+        assert inputs_of(regressor(epochs=0).fit(frame, y), frame).shape == (60, 52)
 
     @pytest.mark.parametrize("given", [[-1], [False, True]])
     def test_numbered_columns_of_arrays(self, rng, given):
@@ -609,9 +621,14 @@ class TestBadInput:
         frame = pd.DataFrame({"size": X[:, 0], "colour": "red"})
         with pytest.raises(ValueError, match="Column 'colour' of `X`"):
             regressor(categorical_features=None).fit(frame, y)
-        dates = pd.DataFrame({"day": pd.to_datetime(["2020-01-01"] * 24)})
-        with pytest.raises(ValueError, match="day"):
-            regressor().fit(dates, y)
+        for mixed in ([1, "red"], [["red"], ["blue"]]):
+            with pytest.raises(ValueError, match=r"Column 'colour'.*one type.*Received"):
+                regressor().fit(frame.assign(colour=mixed * 12), y)
+        days = pd.Series(pd.date_range("2020-01-01", periods=24))
+        kinds = days, days.dt.date, days.dt.to_period("D"), (days - days[0]).astype(object)
+        for dates in kinds:
+            with pytest.raises(ValueError, match=r"turn dates into numbers.*'day'"):
+                regressor().fit(pd.DataFrame({"day": dates}), y)
         with pytest.raises(ValueError, match="n_samples=1"):
             regressor().fit(X[:1], y[:1])
 

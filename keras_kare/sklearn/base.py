@@ -331,7 +331,10 @@ class KAREEstimator(BaseEstimator):
                 self.n_features_in_,
                 getattr(self, "feature_names_in_", None),
             )
-        return preprocessing.as_table(X, self._categorical, self)
+        table = preprocessing.as_table(X, self._categorical, self)
+        if reset:
+            preprocessing.check_categories(table, self._categorical, X)
+        return table
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
