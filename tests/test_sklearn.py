@@ -7,6 +7,7 @@ import copy
 import pickle
 import random
 import time
+from decimal import Decimal
 
 import keras
 import numpy as np
@@ -130,6 +131,16 @@ class TestTools:
             clone(fitted).predict(X)
         assert not hasattr(pickle.loads(pickle.dumps(regressor())), "machines_")
 
+    @pytest.mark.parametrize(
+        "new", [{"activation": "relu"}, {"hidden_sizes": (4, 4)}, {"dtype": "float64"}]
+    )
+    def test_new_parameters_wait_for_the_next_fit(self, rng, new):
+        X, y = wave(rng)
+        fitted = regressor(epochs=0, laplace=False).fit(X, y)
+        before = fitted.predict(X)
+        np.testing.assert_array_equal(fitted.set_params(**new).predict(X), before)
+        assert np.any(fitted.fit(X, y).predict(X) != before)
+
     def test_networks_of_one_shape_are_traced_once(self, rng):
         X, y = wave(rng, n=24)
         traced = perceptrons.workbench
@@ -216,6 +227,17 @@ class TestColumns:
         assert np.all(np.isfinite(fitted.predict(new)))
         with pytest.raises(ValueError, match="feature names"):
             fitted.predict(frame.rename(columns={"size": "length"}))
+
+    @pytest.mark.parametrize("hole", [None, pd.NA, Decimal("nan")])
+    def test_objects_that_are_numbers_are_numeric(self, rng, hole):
+        X, y = wave(rng)
+        frame = pd.DataFrame(X, columns=["a", "b"])
+        frame["a"] = [hole, *(Decimal(str(value)) for value in X[1:, 0])]
+        frame["b"] = frame["b"].astype(object)
+        fitted = regressor(epochs=0).fit(frame, y)
+        assert inputs_of(fitted, frame).shape == (60, 3)
+        frame["b"] = frame["b"].astype("category")  # says that numbers are codes
+        assert inputs_of(regressor(epochs=0).fit(frame, y), frame).shape == (60, 52)
 
     @pytest.mark.parametrize("given", [[-1], [False, True]])
     def test_numbered_columns_of_arrays(self, rng, given):
@@ -599,9 +621,14 @@ class TestBadInput:
         frame = pd.DataFrame({"size": X[:, 0], "colour": "red"})
         with pytest.raises(ValueError, match="Column 'colour' of `X`"):
             regressor(categorical_features=None).fit(frame, y)
-        dates = pd.DataFrame({"day": pd.to_datetime(["2020-01-01"] * 24)})
-        with pytest.raises(ValueError, match="day"):
-            regressor().fit(dates, y)
+        for mixed in ([1, "red"], [["red"], ["blue"]]):
+            with pytest.raises(ValueError, match=r"Column 'colour'.*one type.*Received"):
+                regressor().fit(frame.assign(colour=mixed * 12), y)
+        days = pd.Series(pd.date_range("2020-01-01", periods=24))
+        kinds = days, days.dt.date, days.dt.to_period("D"), (days - days[0]).astype(object)
+        for dates in kinds:
+            with pytest.raises(ValueError, match=r"turn dates into numbers.*'day'"):
+                regressor().fit(pd.DataFrame({"day": dates}), y)
         with pytest.raises(ValueError, match="n_samples=1"):
             regressor().fit(X[:1], y[:1])
 

@@ -72,6 +72,7 @@ class KAREEstimator(BaseEstimator):
     _categorical: list[int]
     _ensemble: Ensemble
     _importances: np.ndarray | None
+    _network: tuple[tuple[int, ...], str, str, float]
     approximation_: dict[str, Any] | None
 
     def __init__(
@@ -156,6 +157,9 @@ class KAREEstimator(BaseEstimator):
             losses: As for `cross_fit`.
         """
         rng = check_random_state(self.random_state)
+        sizes = tuple(int(size) for size in self.hidden_sizes)
+        # kept: `set_params` before `predict` is for the next fit
+        self._network = sizes, self.activation, self.dtype, float(self.kare_ridge)
         half = end = None
         if self.time_budget is not None:
             begun = time.perf_counter()
@@ -265,9 +269,7 @@ class KAREEstimator(BaseEstimator):
         )
 
     def _bench(self, inputs: int) -> Workbench:
-        sizes = tuple(int(size) for size in self.hidden_sizes)
-        ridge = float(self.kare_ridge)
-        return workbench(wider(inputs), sizes, self.activation, self.dtype, ridge)
+        return workbench(wider(inputs), *self._network)
 
     def _inputs(self, X: Any) -> np.ndarray:
         """Return checked and transformed inputs of a fitted estimator, `(n, d)`."""
@@ -329,7 +331,10 @@ class KAREEstimator(BaseEstimator):
                 self.n_features_in_,
                 getattr(self, "feature_names_in_", None),
             )
-        return preprocessing.as_table(X, self._categorical, self)
+        table = preprocessing.as_table(X, self._categorical, self)
+        if reset:
+            preprocessing.check_categories(table, self._categorical, X)
+        return table
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

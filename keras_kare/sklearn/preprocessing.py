@@ -12,7 +12,10 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Sequence
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -32,6 +35,12 @@ COPIES = 4
 
 MAX_CATEGORIES = 50
 """Most columns that a categorical feature becomes."""
+
+NUMBERS = (Real, Decimal)
+"""What numbers are among objects (and no truth values)."""
+
+DATES = (datetime.date, datetime.timedelta, np.datetime64, np.timedelta64)
+"""What dates are among objects."""
 
 
 def is_frame(X: Any) -> bool:
@@ -154,6 +163,24 @@ def as_table(X: Any, categorical: Sequence[int], estimator: Any) -> np.ndarray:
     return table
 
 
+def check_categories(table: np.ndarray, categorical: Sequence[int], X: Any) -> None:
+    """Refuse columns whose categories cannot be sorted, by their names or numbers.
+
+    Raises:
+        ValueError: If there are lists, or text among something else.
+    """
+    for i in categorical:
+        types = {type(value) for value in table[:, i] if value is not np.nan}
+        text = {issubclass(each, str) for each in types}
+        if len(text) > 1 or any(each.__hash__ is None for each in types):
+            name = X.columns[i] if is_frame(X) else i
+            raise ValueError(
+                f"Column {name!r} of `X` must hold categories of one type, all text or all "
+                "numbers: turn them into text. Received: "
+                f"{', '.join(sorted(each.__name__ for each in types))} in column {name!r}"
+            )
+
+
 def make_preprocessor(
     n_features: int, categorical: Sequence[int], standardize: bool, few_values: int
 ) -> ColumnTransformer:
@@ -196,7 +223,10 @@ def sources(preprocessor: ColumnTransformer) -> np.ndarray:
 
 def _by_type(frame: Any) -> list[int]:
     """Return columns of text, categories and truth values; the others must be numbers."""
-    kinds = _kinds(frame)
+    kinds = [
+        _kind_of_objects(frame.iloc[:, i]) if kind == "O" else kind
+        for i, kind in enumerate(_kinds(frame))
+    ]
     pairs = zip(frame.columns, kinds, strict=True)
     other = [name for name, kind in pairs if kind not in "iufcbO"]
     if other:
@@ -205,6 +235,20 @@ def _by_type(frame: Any) -> list[int]:
             f"days since a day). Received: neither in columns {other}"
         )
     return [i for i, kind in enumerate(kinds) if kind in "bO"]
+
+
+def _kind_of_objects(column: Any) -> str:
+    """Return "f" for a pandas column of numbers, "M" for one with dates, else "O"."""
+    if column.dtype.name == "category":
+        return "O"
+    values = np.asarray(column, dtype=object)[~np.asarray(column.isna(), bool)]
+    if any(isinstance(value, DATES) or hasattr(value, "to_timestamp") for value in values):
+        return "M"  # also a pandas `Period`
+    numbers = [
+        isinstance(value, NUMBERS) and not isinstance(value, bool | np.bool_)
+        for value in values
+    ]
+    return "f" if numbers and all(numbers) else "O"
 
 
 def _kinds(frame: Any) -> list[str]:
