@@ -629,6 +629,10 @@ class TestBadInput:
         for dates in kinds:
             with pytest.raises(ValueError, match=r"turn dates into numbers.*'day'"):
                 regressor().fit(pd.DataFrame({"day": dates}), y)
+        table = pd.DataFrame({"size": X[:, 0], "day": days})
+        for X_dates in (table, table[["day"]], table[["day"]].to_numpy()):
+            with pytest.raises(ValueError, match="turn dates into numbers"):
+                regressor(categorical_features=None).fit(X_dates, y)
         with pytest.raises(ValueError, match="n_samples=1"):
             regressor().fit(X[:1], y[:1])
 
