@@ -728,6 +728,8 @@ class TestWeights:
             classifier().fit(X, y > 0.0, sample_weight=(y > 0.0))
         with pytest.raises(ValueError, match="one class"):
             classifier(class_weight={False: 0.0}).fit(X, y > 0.0)
+        with pytest.raises(ValueError, match=r"`class_weight`.*more than one row.*0\.24"):
+            classifier(class_weight={False: 0.01, True: 0.01}).fit(X, y > 0.0)
 
 
 class TestLabels:
