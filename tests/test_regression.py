@@ -298,3 +298,16 @@ class TestReport:
         with pytest.raises(SystemExit):
             command.main(["regression", "--datasets", "moon", "--out", str(tmp_path)])
         assert "no such table: 'moon'" in capsys.readouterr().err
+
+    @pytest.mark.parametrize(
+        "given",
+        [
+            ["regression", "--methods", "kare"],
+            ["simulation", "--datasets", "diabetes"],
+            ["regression", "--workers", "-1"],
+        ],
+    )
+    def test_options_of_others_are_refused(self, tmp_path, capsys, given):
+        with pytest.raises(SystemExit):
+            command.main([*given, "--budget", "0", "--out", str(tmp_path)])
+        assert f"argument {given[1]}: " in capsys.readouterr().err

@@ -629,6 +629,10 @@ class TestBadInput:
         for dates in kinds:
             with pytest.raises(ValueError, match=r"turn dates into numbers.*'day'"):
                 regressor().fit(pd.DataFrame({"day": dates}), y)
+        table = pd.DataFrame({"size": X[:, 0], "day": days})
+        for X_dates in (table, table[["day"]], table[["day"]].to_numpy()):
+            with pytest.raises(ValueError, match="turn dates into numbers"):
+                regressor(categorical_features=None).fit(X_dates, y)
         with pytest.raises(ValueError, match="n_samples=1"):
             regressor().fit(X[:1], y[:1])
 
@@ -724,6 +728,8 @@ class TestWeights:
             classifier().fit(X, y > 0.0, sample_weight=(y > 0.0))
         with pytest.raises(ValueError, match="one class"):
             classifier(class_weight={False: 0.0}).fit(X, y > 0.0)
+        with pytest.raises(ValueError, match=r"`class_weight`.*more than one row.*0\.24"):
+            classifier(class_weight={False: 0.01, True: 0.01}).fit(X, y > 0.0)
 
 
 class TestLabels:

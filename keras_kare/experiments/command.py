@@ -28,6 +28,9 @@ from keras_kare.experiments.regression_tables import TABLES
 from keras_kare.experiments.store import Job, Store
 from keras_kare.experiments.variants import VARIANTS
 
+TAKEN_BY = {"datasets": ("uci", "guarded", "regression"), "methods": ("uci",)}
+"""Which experiments some options are for."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run what the command line asks for."""
@@ -58,6 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """Refuse what would otherwise be left out in silence."""
+    for option, those in TAKEN_BY.items():
+        if getattr(options, option) is not None and options.name not in those:
+            parser.error(f"argument --{option}: {options.name} takes none")
+    if options.workers is not None and options.workers < 0:
+        parser.error(f"argument --workers: at least 0. Received: {options.workers}")
     known = {name for protocol in options.protocol for name in families(protocol)}
     if options.half == "confirm":
         known -= {*VARIANTS}

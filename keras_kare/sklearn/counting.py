@@ -98,7 +98,7 @@ def weights_of_classes(
 
     Raises:
         ValueError: If it is something else, or its weights are no finite numbers, at
-            least 0.
+            least 0, or all rows count for one, or less.
     """
     if class_weight is None:
         return weights
@@ -115,7 +115,9 @@ def weights_of_classes(
                 "`class_weight` must name labels of `y`. Received: "
                 f"class_weight for {unknown}, labels {classes.tolist()}"
             )
-    return np.asarray(counts * factors[codes], "float64")
+    counts = np.asarray(counts * factors[codes], "float64")
+    _validation.check_counts_a_row("class_weight", counts)
+    return counts
 
 
 def check_class_weight(class_weight: Any) -> None:

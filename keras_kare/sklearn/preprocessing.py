@@ -100,13 +100,15 @@ def check_table(X: Any, estimator: Any, dtype: Any) -> np.ndarray:
     """Return a two-dimensional array; holes are allowed.
 
     Raises:
-        ValueError: If there is text where `dtype` is numeric; its column is named.
+        ValueError: If there are text or dates where `dtype` is numeric; their columns are
+            named.
         TypeError, ValueError: scikit-learn's own, for complex input, infinite values, or no
             rows.
     """
     if is_frame(X) and dtype is not None and "O" in _kinds(X):
         X = X.astype(object).where(X.notna(), np.nan)  # numbers among pandas' own holes
     if dtype is not None:
+        _refuse_dates(X)
         _refuse_text(X)
     return np.asarray(
         check_array(X, dtype=dtype, estimator=estimator, input_name="X", **ALLOW_NAN)
@@ -228,13 +230,26 @@ def _by_type(frame: Any) -> list[int]:
         for i, kind in enumerate(_kinds(frame))
     ]
     pairs = zip(frame.columns, kinds, strict=True)
-    other = [name for name, kind in pairs if kind not in "iufcbO"]
-    if other:
+    _refuse_columns([name for name, kind in pairs if kind not in "iufcbO"])
+    return [i for i, kind in enumerate(kinds) if kind in "bO"]
+
+
+def _refuse_columns(names: list[Any]) -> None:
+    """Refuse columns, of dates or of what is unknown, if there are some."""
+    if names:
         raise ValueError(
             "Columns must hold numbers or categories; turn dates into numbers (for example "
-            f"days since a day). Received: neither in columns {other}"
+            f"days since a day). Received: neither in columns {names}"
         )
-    return [i for i, kind in enumerate(kinds) if kind in "bO"]
+
+
+def _refuse_dates(X: Any) -> None:
+    """Refuse columns of dates where numbers must be: NumPy has numbers for their holes."""
+    if is_frame(X):
+        pairs = zip(X.columns, _kinds(X), strict=True)
+        _refuse_columns([name for name, kind in pairs if kind in "mM"])
+    elif getattr(X, "ndim", 0) == 2 and X.dtype.kind in "mM":
+        _refuse_columns([*range(X.shape[1])])
 
 
 def _kind_of_objects(column: Any) -> str:
