@@ -347,6 +347,13 @@ def test_accuracy_figure_by_hand():
         assert axis.get_legend() is not None
 
 
+def test_accuracy_figure_names_the_half():
+    scores = {("a", "ntk_kare"): [50.0], ("a", "ntk"): [40.0]}
+    figure = rank_figure.accuracy_figure(uci_rows(scores), "honest", half="the half")
+    title = "UCI, honest protocol, the half: 1 of 1 data sets complete"
+    assert figure.get_suptitle() == title
+
+
 def test_accuracy_figure_of_partial_results(tmp_path):
     complete = {("a", "ntk"): [80.0], ("a", "svm"): [70.0]}
     never = complete | {("b", "ntk_kare"): [90.0]}

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 _Z95 = 1.96
 
 
-def accuracy_figure(uci: pd.DataFrame, protocol: str, method: str = "ntk_kare") -> Figure:
+def accuracy_figure(
+    uci: pd.DataFrame, protocol: str, method: str = "ntk_kare", half: str | None = None
+) -> Figure:
     """Draw the UCI results: the methods' mean ranks, and one method against the rest.
 
     Only splits that every method has finished count, so that no method is favoured by
@@ -30,6 +32,8 @@ def accuracy_figure(uci: pd.DataFrame, protocol: str, method: str = "ntk_kare") 
             `"repeated"`.
         method: The method that the right panel compares with the others. Defaults
             to `"ntk_kare"`.
+        half: What the title calls the data sets, where they are a part. Defaults to
+            `None`.
 
     Returns:
         A figure of two panels. Left, each method's rank (1 is best, ties share) averaged
@@ -55,8 +59,9 @@ def accuracy_figure(uci: pd.DataFrame, protocol: str, method: str = "ntk_kare") 
     figure = Figure(figsize=(11.0, height), layout="constrained")
     left, right = figure.subplots(1, 2)
     started = rows["dataset"].nunique()
+    part = "" if half is None else f", {half}"
     figure.suptitle(
-        f"UCI, {protocol} protocol: {len(scores)} of {started} data sets complete"
+        f"UCI, {protocol} protocol{part}: {len(scores)} of {started} data sets complete"
     )
     _draw_ranks(left, scores)
     _draw_lead(right, scores, method)
@@ -90,7 +95,7 @@ def _draw_lead(axis: Axes, scores: pd.DataFrame, method: str) -> None:
     """Draw a point for each data set; above the line the method wins."""
     name = METHODS.get(method, method)
     axis.set_xlabel("Accuracy of the best other method (%)")
-    axis.set_ylabel(f"{name} less the best other (percentage points)")
+    axis.set_ylabel(f"{name} less that (points)")
     axis.set_title("Against the best other on each data set")
     if scores.empty:
         return nothing(axis, "no data set has every method yet")

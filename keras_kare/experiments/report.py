@@ -171,7 +171,7 @@ def _repeated(ours: pd.DataFrame, half: str, results: Path) -> Iterator[str]:
     yield _ranking(main)
     shown = rivals[rivals.dataset.isin(main.index) & rivals.method.isin(main.columns)]
     if "recipe" in main:
-        drawing = accuracy_figure(shown, "repeated", "recipe")
+        drawing = accuracy_figure(shown, "repeated", "recipe", words)
         caption = f"Ranks and accuracies, repeated protocol, {words}"
         yield _picture(results / f"uci_{half}.png", drawing, caption)
     accuracy = finished(rows)
