@@ -62,6 +62,14 @@ def check_positive(name: str, value: Any, *others: str | None) -> None:
         )
 
 
+def check_at_least_zero(name: str, value: Any) -> None:
+    """Refuse what is no finite number of at least 0."""
+    if not (is_number(value) and 0.0 <= value < math.inf):
+        raise ValueError(
+            f"`{name}` must be a number of at least 0. Received: {name}={value!r}"
+        )
+
+
 def check_memory_limit(value: Any) -> None:
     """Refuse a limit that is no positive number of bytes."""
     if value is None:

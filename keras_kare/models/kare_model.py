@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from typing import Any
 
@@ -174,11 +173,7 @@ class KAREModel(KernelMachine):
             ValueError: If `loss` is no loss of a Gram matrix, `jit_compile=True` or
                 loss weights are given, or `input_noise` is negative or not finite.
         """
-        if not (_validation.is_number(input_noise) and 0.0 <= input_noise < math.inf):
-            raise ValueError(
-                "`input_noise` must be a number of at least 0. "
-                f"Received: input_noise={input_noise!r}"
-            )
+        _validation.check_at_least_zero("input_noise", input_noise)
         if jit_compile not in (False, None, "auto"):
             raise ValueError(
                 "`jit_compile` is not supported yet: training checks its factorisations "

@@ -82,11 +82,7 @@ class InfiniteWidth(ClosedForm):
         _validation.check_option("activation", activation, tuple(EXPECTATIONS))
         _validation.check_option("kind", kind, KINDS)
         _validation.check_positive("weight_std", weight_std)
-        if not (_validation.is_number(bias_std) and 0.0 <= bias_std < np.inf):
-            raise ValueError(
-                "`bias_std` must be a number of at least 0. Received: "
-                f"bias_std={bias_std!r}"
-            )
+        _validation.check_at_least_zero("bias_std", bias_std)
         super().__init__(memory_limit, name, **kwargs)
         self.depth, self.activation, self.kind = int(depth), activation, kind
         self._starts = {"weight_std": float(weight_std), "bias_std": float(bias_std)}

@@ -54,10 +54,7 @@ class Polynomial(ClosedForm):
     ):
         _validation.check_whole("degree", degree, 1)
         _validation.check_positive("gamma", gamma, None)
-        if not (_validation.is_number(offset) and 0.0 <= offset < np.inf):
-            raise ValueError(
-                f"`offset` must be a number of at least 0. Received: offset={offset!r}"
-            )
+        _validation.check_at_least_zero("offset", offset)
         super().__init__(memory_limit, name, **kwargs)
         self.degree, self.gamma, self.offset = degree, gamma, offset
 
