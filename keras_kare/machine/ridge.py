@@ -148,16 +148,15 @@ def by_rows(problem: Problem, prepared: Prepared, other: Rows, by: str) -> Choic
     scales, targets = _scales(prepared), problem.targets(other.x, other.y)
     predict = Predictor(problem.kernel, prepared, other.x)
 
-    def error(solution: Solution) -> float:
-        squared = np.mean((predict(solution) - targets) ** 2 / scales, axis=1)
+    def error(predicted: np.ndarray, scales: np.ndarray | float = 1.0) -> float:
+        squared = np.mean((predicted - targets) ** 2 / scales, axis=1)
         return float(np.average(squared, weights=other.weights))
 
     choose = _least if prepared.direct else _downhill
-    choice, solution = choose(prepared, error, by)
-    found = of_rows(problem, other, predict, solution, by)
-    squared = np.mean((predict(solution) - targets) ** 2, axis=1)
-    left = float(np.average(squared, weights=other.weights))
-    return dataclasses.replace(choice, evidence=found, error=left)
+    choice, solution = choose(prepared, lambda s: error(predict(s), scales), by)
+    predicted = predict(solution)
+    found = of_rows(problem, other, lambda _: predicted, solution, by)
+    return dataclasses.replace(choice, evidence=found, error=error(predicted))
 
 
 def by_leave_one_out(problem: Problem, prepared: Prepared) -> Choice:
