@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_kare.kernels import NTK, Gaussian, Kernel, Laplace, Polynomial, Sum, Weighted
 from keras_kare.losses import KARE, GramLoss, HoldoutKARE
+from keras_kare.models.training_step import noise_like
 from keras_kare.recipes.descent import Descent, copy_of
 from keras_kare.recipes.perceptrons import draw_weights, make_network
 
@@ -67,10 +68,7 @@ class _Disturbed(Descent):
 
 
 def _noisy(values: tf.Tensor, noise: float, moment: tf.Tensor) -> tf.Tensor:
-    if not noise:
-        return values
-    scale = noise * tf.math.reduce_std(values, axis=0)
-    return values + scale * tf.random.stateless_normal(tf.shape(values), moment)
+    return values + noise_like(values, noise, moment) if noise else values
 
 
 class Trained:

@@ -63,13 +63,14 @@ def noisy(x: Any, noise: float, step: Any) -> Any:
     return keras.tree.pack_sequence_as(
         x,
         [
-            part + _noise(part, noise, tf.stack([number, step])) if adds else part
+            part + noise_like(part, noise, tf.stack([number, step])) if adds else part
             for number, (part, adds) in enumerate(zip(parts, floating, strict=True))
         ],
     )
 
 
-def _noise(part: Any, noise: float, seed: tf.Tensor) -> tf.Tensor:
+def noise_like(part: Any, noise: float, seed: tf.Tensor) -> tf.Tensor:
+    """Draw Gaussian noise of `noise` standard deviations of each column, from a seed."""
     spread = noise * tf.math.reduce_std(part, axis=0)
     return spread * tf.random.stateless_normal(tf.shape(part), seed, dtype=part.dtype)
 
