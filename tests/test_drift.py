@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from pages import page_of
 
-from keras_kare.experiments import command, drift_jobs, report
+from keras_kare.experiments import drift_jobs
 from keras_kare.experiments.drift_figure import drift_figure
 from keras_kare.kernels import NTK
 
@@ -60,13 +61,7 @@ def test_a_run_and_its_page(tmp_path, monkeypatch):
     monkeypatch.setattr(drift_jobs, "STEPS", (0, 3))
     work = drift_jobs.work
     few = [each for each in drift_jobs.jobs([0, 1]) if each["dataset"] == "circle"]
-    monkeypatch.setitem(
-        command.EXPERIMENTS,
-        "drift",
-        command.Experiment(lambda options: few, lambda job: work(job, (0, 3))),
-    )
-    command.main(["drift", "--out", str(tmp_path), "--workers", "0"])
-    page = report.write(tmp_path, None).read_text()
+    page = page_of("drift", few, lambda job: work(job, (0, 3)), tmp_path, monkeypatch)
     assert "How far kernels move" in page
     assert "After 3 steps, means over 2 seeds" in page
     assert "| circle | residual | 16 | cross-entropy |" in page

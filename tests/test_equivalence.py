@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from pages import page_of
 
 import keras_kare as kk
 from keras_kare.diagnostics.self_training import SelfTraining, regression
@@ -174,10 +175,7 @@ def test_a_run_and_its_page(tmp_path, monkeypatch):
     monkeypatch.setattr(equivalence_jobs, "WIDTHS", (8,))
     monkeypatch.setattr(equivalence_jobs, "DEPTHS", (1, 2))
     jobs = [job for job in equivalence_jobs.jobs([0]) if job["dataset"] == "simulation"]
-    experiment = command.Experiment(lambda options: jobs, lambda job: work(job, 5))
-    monkeypatch.setitem(command.EXPERIMENTS, "equivalence", experiment)
-    command.main(["equivalence", "--out", str(tmp_path), "--workers", "0"])
-    page = report.write(tmp_path, None).read_text()
+    page = page_of("equivalence", jobs, lambda job: work(job, 5), tmp_path, monkeypatch)
     assert "Do networks predict as their kernels do?" in page
     assert "Mean gap over 1 seeds" in page
     assert "| simulation | 2 | 8 |" in page

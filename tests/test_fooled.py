@@ -7,9 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import tensorflow as tf
+from pages import page_of
 
 import keras_kare as kk
-from keras_kare.experiments import command, fooled_jobs, fooled_report, report
+from keras_kare.experiments import fooled_jobs, fooled_report
 from keras_kare.experiments.fooled_figure import fooled_figure
 from keras_kare.experiments.fooled_jobs import Machine
 from keras_kare.experiments.fooled_kernels import RATES, Kind, Trained
@@ -171,21 +172,16 @@ def test_rows_of_jobs(data_folder, monkeypatch, mnist_cache, name):
 def test_a_run_and_its_page(tmp_path, monkeypatch):
     monkeypatch.setattr(fooled_jobs, "DATASETS", ("simulation",))
     small = {**fooled_jobs.BASE, "rows": N, "width": 4}
-    for module in (fooled_jobs, fooled_report, report):
-        monkeypatch.setattr(module, "BASE", small)
-    monkeypatch.setattr(fooled_jobs, "KINDS", ("ntk",))
     factors = {"width": (8,)}
     remedies = {name: fooled_jobs.REMEDIES[name] for name in ("none", "starts")}
     for module in (fooled_jobs, fooled_report):
+        monkeypatch.setattr(module, "BASE", small)
+        monkeypatch.setattr(module, "KINDS", ("ntk",))
         monkeypatch.setattr(module, "FACTORS", factors)
         monkeypatch.setattr(module, "REMEDIES", remedies)
     work = fooled_jobs.work
-    few = command.Experiment(
-        lambda options: fooled_jobs.jobs((0, 1)), lambda job: work(job, (0, 30))
-    )
-    monkeypatch.setitem(command.EXPERIMENTS, "fooled", few)
-    command.main(["fooled", "--out", str(tmp_path), "--workers", "0"])
-    page = report.write(tmp_path, None).read_text()
+    few = fooled_jobs.jobs((0, 1))
+    page = page_of("fooled", few, lambda job: work(job, (0, 30)), tmp_path, monkeypatch)
     assert "Why KARE is fooled, and what helps" in page
     assert "| width | 4 |" in page
     assert "| width | 8 |" in page

@@ -18,12 +18,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from sklearn.metrics.pairwise import euclidean_distances
 
 from keras_kare import datasets
 from keras_kare.experiments.fooled_kernels import RATES, Kind, Trained, trained
+from keras_kare.experiments.learners import median_distance
 from keras_kare.experiments.store import Job, Row
 from keras_kare.recipes.cross_fitting import folds_of
+from keras_kare.recipes.mixtures import Kernels, path
 from keras_kare.recipes.recipe import RIDGES
+from keras_kare.recipes.rough import eigenproblem
 
 DATASETS = ("simulation", "mnist", "credit")
 STEPS = (0, 1, 3, 10, 30, 100, 300)
@@ -113,13 +117,7 @@ def work(job: Job, steps: Sequence[int] = STEPS) -> list[Row]:
     data = load(job)
     remedy, n = REMEDIES[job["remedy"]], len(data.x)
     station = trained(
-        Kind(
-            job["kind"],
-            data.x.shape[1],
-            job["width"],
-            job["ridge"],
-            *remedy[:4],
-        )
+        Kind(job["kind"], data.x.shape[1], job["width"], job["ridge"], *remedy[:4])
     )
     train = _Training(station, remedy, job["seed"], steps)
     found = [
@@ -155,20 +153,21 @@ def load(job: Job) -> datasets.Split:
         y, y_test = ((part - mean) / scale for part in (data.y, data.y_test))
         y, y_test = (part + noise * rng.normal(size=part.shape) for part in (y, y_test))
     else:
-        data = _digits(n, seed) if name == "mnist" else _credit(n, seed)
+        digits = name == "mnist"
+        data = (
+            datasets.mnist(rows=n, test_rows=TEST_ROWS, seed=seed)
+            if digits
+            else _credit(n, seed)
+        )
         y, y_test = (
             part * np.where(rng.random(part.shape) < noise, -1.0, 1.0)
             for part in (data.y, data.y_test)
         )
     x, x_test = data.x, data.x_test
     if job["kind"] != "ntk":
-        unit = _median_distance(x)
+        unit = median_distance(euclidean_distances(x))
         x, x_test = x / unit, x_test / unit
     return datasets.Split(x, y, x_test, y_test)
-
-
-def _digits(rows: int, seed: int) -> datasets.Split:
-    return datasets.mnist(rows=rows, test_rows=TEST_ROWS, seed=seed)
 
 
 def _credit(rows: int, seed: int) -> datasets.Split:
@@ -179,12 +178,6 @@ def _credit(rows: int, seed: int) -> datasets.Split:
     x, x_test = datasets.preprocess(data.x[train], data.x[test], len(data.x))
     y = np.where(data.labels == 1, 1.0, -1.0)[:, None]
     return datasets.Split(x, y[train], x_test, y[test])
-
-
-def _median_distance(x: np.ndarray) -> float:
-    from sklearn.metrics.pairwise import euclidean_distances
-
-    return float(np.median(euclidean_distances(x)[np.triu_indices(len(x), 1)]))
 
 
 class _Training(NamedTuple):
@@ -229,38 +222,40 @@ class Machine:
     """
 
     def __init__(self, gram: np.ndarray, n: int, y: np.ndarray, ridge: float):
-        self._values, self._vectors = np.linalg.eigh(gram[:n, :n] / n)
-        self._cross, self._ridge, self.n = gram[n:, :n] / n, ridge, n
-        self._unit = float(np.trace(gram[:n, :n])) / n**2
-        self._rotated = self._vectors.T @ y
-        self._kept = 1.0 - self._shrunk(ridge) * ridge * self._unit
-        self.freedom = float(np.sum(self._kept))
+        self._kernels = Kernels(gram[:n, :n], gram[n:, :n], np.diag(gram)[n:])
+        self._spectral = eigenproblem(self._kernels.gram, y, None)
+        self._y, self._ridge = y, ridge
+        self._solution = self._spectral.solve(ridge * self._spectral.system.unit)
+        self.freedom = float(self._solution.effective_dimension or 0.0)
         self.fitted = self.fit(y)
         self.train_error = float(np.mean((y - self.fitted) ** 2))
 
     def fit(self, y: np.ndarray) -> np.ndarray:
         """Return what the kernel's machine of other targets predicts of their rows."""
-        return np.asarray(self._vectors @ (self._vectors.T @ y * self._kept[:, None]))
+        values, vectors = self._spectral.eigenvalues, self._spectral.vectors
+        kept = values / (values + self._solution.ridge)
+        return np.asarray(vectors @ (vectors.T @ y * kept[:, None]))
 
-    def predict(self, ridge: float | None = None) -> np.ndarray:
+    def predict(self) -> np.ndarray:
         """Return predictions of the rows that do not train, `(m, 1)`."""
-        shrunk = self._shrunk(self._ridge if ridge is None else ridge)
-        found = self._cross @ (self._vectors @ (self._rotated * shrunk[:, None]))
-        return np.asarray(found)
+        return self._predicted((self._ridge,))[0]
 
     def errors(self, y_test: np.ndarray) -> Row:
         """Return KARE and test errors: at the ridge, and the least of all ridges."""
-        left = 1.0 - self.freedom / self.n
-        every = [np.mean((self.predict(each) - y_test) ** 2) for each in RIDGES]
+        own, *others = (
+            float(np.mean((predicted - y_test) ** 2))
+            for predicted in (self.predict(), *self._predicted(RIDGES))
+        )
         return {
-            "kare": self.train_error / left**2,
-            "test": float(np.mean((self.predict() - y_test) ** 2)),
-            "best_test": float(min(every)),
+            "kare": self._solution.kare,
+            "test": own,
+            "best_test": min(others),
             "freedom": self.freedom,
         }
 
-    def _shrunk(self, ridge: float) -> np.ndarray:
-        return np.asarray(1.0 / (np.maximum(self._values, 0.0) + ridge * self._unit))
+    def _predicted(self, ridges: Sequence[float]) -> list[np.ndarray]:
+        found = path(self._kernels, self._y, ridges, spectral=self._spectral)
+        return [each.values for each in found.values()]
 
 
 def _held_out(train: _Training, data: datasets.Split, ridge: float) -> list[float]:

@@ -7,13 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from keras_kare.experiments.fooled_jobs import BASE, FACTORS, PROBES, REMEDIES, STARTS
+from keras_kare.experiments.fooled_jobs import (
+    BASE,
+    FACTORS,
+    KINDS,
+    PROBES,
+    REMEDIES,
+    STARTS,
+)
 from keras_kare.experiments.tables import markdown_table
 
 if TYPE_CHECKING:
     import pandas as pd
-
-SETTING = tuple(BASE)
 
 EARLY = 30
 """Steps at which settings are compared: later, all KARE is about zero."""
@@ -55,6 +60,11 @@ def sections(rows: pd.DataFrame) -> Iterator[str]:
     yield markdown_table(table, dict.fromkeys(table.columns[2:], ".2f"))
 
 
+def base(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return those of the setting that others are compared with."""
+    return _where(rows, remedy="none", **BASE)
+
+
 def factors(rows: pd.DataFrame, steps: int = EARLY) -> pd.DataFrame:
     """Compare settings, one factor at a time, after some steps.
 
@@ -67,21 +77,17 @@ def factors(rows: pd.DataFrame, steps: int = EARLY) -> pd.DataFrame:
     """
     import pandas as pd
 
-    rows = rows[rows.remedy == "none"]
-    start = _best_of(rows[rows.steps == 0])
-    rows = rows[rows.steps == steps]
+    rows = _where(_with_start(rows), remedy="none", steps=steps)
     found = []
     for factor in FACTORS:
         for value in _values(factor, rows):
             here = _where(rows, **{**BASE, factor: value})
-            by = [*SETTING, "dataset", "seed"]
-            before = here[by].merge(start, on=by)["start"].to_numpy()
             found.append(
                 {
                     "factor": factor,
                     "value": f"{value:g}" if isinstance(value, float) else str(value),
                     "test / KARE": _geometric(here.test / here.kare),
-                    "test / start": _geometric(here.best_test / before),
+                    "test / start": _geometric(here.best_test / here.start),
                     "directions": here.directions.mean(),
                     "d": here.freedom.mean(),
                     "cross-fitted / test": _geometric(here.cross_fitted / here.test),
@@ -99,11 +105,8 @@ def remedies(rows: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    start = _best_of(rows[(rows.steps == 0) & (rows.remedy == "none")])
-    by = [*SETTING, "dataset", "seed"]
-    rows = rows.merge(start, on=by)
-    found = []
-    for kind in ("ntk", "diagonal"):
+    rows, found = _with_start(rows), []
+    for kind in KINDS:
         for name in REMEDIES:
             here = _where(rows, **{**BASE, "kind": kind}, remedy=name)
             if len(here):
@@ -138,9 +141,11 @@ def _stopped(part: pd.DataFrame, estimate: str) -> float:
     return _geometric(at.best_test / at.start)
 
 
-def _best_of(rows: pd.DataFrame) -> pd.DataFrame:
-    kept = rows[[*SETTING, "dataset", "seed", "best_test"]]
-    return kept.rename(columns={"best_test": "start"})
+def _with_start(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows with the untrained kernel's `best_test`, as `start`."""
+    by = [*BASE, "dataset", "seed"]
+    start = _where(rows, remedy="none", steps=0)[[*by, "best_test"]]
+    return rows.merge(start.rename(columns={"best_test": "start"}), on=by)
 
 
 def _values(factor: str, rows: pd.DataFrame) -> list[Any]:

@@ -52,7 +52,7 @@ def kernel_ridge(make: Callable[..., Kernel]) -> Learner:
     """
 
     def scores(configuration: Configuration, task: Task) -> Path:
-        s = configuration["bandwidth"] * _median(euclidean_distances(task.x))
+        s = configuration["bandwidth"] * median_distance(euclidean_distances(task.x))
         kernel = make(s, dtype="float64")
         gram, cross = (
             np.asarray(part)
@@ -65,7 +65,7 @@ def kernel_ridge(make: Callable[..., Kernel]) -> Learner:
     return scores
 
 
-def _median(distances: np.ndarray) -> float:
+def median_distance(distances: np.ndarray) -> float:
     """Return the median distance of different rows; of unequal rows, where it is zero."""
     pairs = distances[np.triu_indices(len(distances), 1)]
     median = float(np.median(pairs))
@@ -91,7 +91,7 @@ def laplace_l1(configuration: Configuration, task: Task) -> Path:
         task: Rows.
     """
     y, n = signed_one_hot(task.labels, task.classes), len(task.x)
-    median = _median(manhattan_distances(task.x))
+    median = median_distance(manhattan_distances(task.x))
     least, found = (np.inf, np.inf), np.zeros((len(task.x_test), y.shape[1]))
     for bandwidth in configuration["bandwidths"]:
         kernel = Laplace(bandwidth * median, distance="l1", dtype="float64")
@@ -122,7 +122,7 @@ def recipe(configuration: Configuration, task: Task) -> Path:
 
 def svc(configuration: Configuration, task: Task) -> Path:
     """Return the decisions of a support vector machine."""
-    s = configuration["bandwidth"] * _median(euclidean_distances(task.x))
+    s = configuration["bandwidth"] * median_distance(euclidean_distances(task.x))
     model = SVC(C=configuration["C"], gamma=0.5 / s**2, decision_function_shape="ovr")
     decision = model.fit(task.x, task.labels).decision_function(task.x_test)
     return {"": np.reshape(decision, (len(task.x_test), -1))}

@@ -23,7 +23,6 @@ from keras_kare.experiments.contenders import not_run
 from keras_kare.experiments.convergence_figure import convergence_figure, slopes
 from keras_kare.experiments.drift_figure import drift_figure
 from keras_kare.experiments.fooled_figure import fooled_figure
-from keras_kare.experiments.fooled_jobs import BASE
 from keras_kare.experiments.names import in_text
 from keras_kare.experiments.rank_figure import accuracy_figure
 from keras_kare.experiments.store import write_whole
@@ -219,11 +218,8 @@ def _drift(rows: pd.DataFrame, results: Path, reference: Path | None) -> Iterato
 
 
 def _fooled(rows: pd.DataFrame, results: Path, reference: Path | None) -> Iterator[str]:
-    base = rows[rows.remedy == "none"]
-    for name, value in BASE.items():
-        base = base[base[name] == value]
     caption = "KARE, its test error, and two estimates of it, over steps"
-    yield _picture(results / "fooled.png", fooled_figure(base), caption)
+    yield _picture(results / "fooled.png", fooled_figure(fooled_report.base(rows)), caption)
     yield from fooled_report.sections(rows)
 
 
