@@ -113,7 +113,7 @@ class Workbench:
     ) -> np.ndarray:
         """Return what the kernel says of rows, of any number by the same trace."""
         work = functools.partial(getattr(self.kernel, verb), dtype=dtype)
-        more = [self._spec] * (len(rows) - 1)
+        more = [self.descent.rows] * (len(rows) - 1)
         graph = self._trace(f"{verb} {dtype}", work, *more)
         return np.asarray(graph(*map(self._rows, rows)))
 
@@ -121,16 +121,11 @@ class Workbench:
         """Return the graph of that name, traced when first asked for."""
         if name not in self._traced:
             graph = tf.function(lambda *given: work(*given), autograph=False)
-            self._traced[name] = graph.get_concrete_function(self._spec, *specs)
+            self._traced[name] = graph.get_concrete_function(self.descent.rows, *specs)
         return self._traced[name]
 
-    @property
-    def _spec(self) -> tf.TensorSpec:
-        first = self.network.inputs[0]
-        return tf.TensorSpec((None, *first.shape[1:]), first.dtype)
-
     def _rows(self, x: np.ndarray) -> tf.Tensor:
-        first = self.network.inputs[0]
-        missing = [[0, 0], [0, first.shape[1] - x.shape[1]]] if x.ndim == 2 else None
-        x = tf.cast(x, first.dtype)
+        rows = self.descent.rows
+        missing = [[0, 0], [0, rows.shape[1] - x.shape[1]]] if x.ndim == 2 else None
+        x = tf.cast(x, rows.dtype)
         return x if missing is None else tf.pad(x, missing)
