@@ -95,7 +95,7 @@ def _draw_lead(axis: Axes, scores: pd.DataFrame, method: str) -> None:
     """Draw a point for each data set; above the line the method wins."""
     name = METHODS.get(method, method)
     axis.set_xlabel("Accuracy of the best other method (%)")
-    axis.set_ylabel(f"{name} less that (points)")
+    axis.set_ylabel(f"{name} less the best other (points)")
     axis.set_title("Against the best other on each data set")
     if scores.empty:
         return nothing(axis, "no data set has every method yet")
